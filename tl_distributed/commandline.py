@@ -1,0 +1,194 @@
+"""What every command shares: settings as a frozen dataclass, absl flags made from it, one-line errors.
+
+A command declares its flags as a dataclass whose fields are made by `setting`; `run_command` turns the
+command line into one frozen instance, calls the command with it, and ends a user's mistake with one line
+on standard error and exit code 2. Nothing below the commands reads flags.
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: a flag, a path, a file, a record.
+
+    The message is one line that names the culprit and says what to do. Commands print it without a
+    traceback and exit with code 2.
+    """
+
+    exit_code = 2
+
+
+def setting(
+    default: Any,
+    help_text: str,
+    *,
+    topic: str,
+    choices: Sequence[str] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """Declares a dataclass field together with its flag.
+
+    Args:
+      default: The one default of this setting. `None` means "decided later"; `help_text` says how.
+      help_text: One sentence, with the unit.
+      topic: Heading under which `--help` lists the flag.
+      choices: Allowed values of a string setting; empty allows any.
+      minimum: Smallest allowed number, inclusive.
+      maximum: Largest allowed number, inclusive.
+    """
+    metadata = {"help": help_text, "topic": topic, "choices": tuple(choices), "minimum": minimum, "maximum": maximum}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class _SettingParser(flags.ArgumentParser):
+    """Parses one flag by the annotation of its field; messages name what the flag takes."""
+
+    _EXPECTS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+    def __init__(self, kind: type, is_list: bool, field: dataclasses.Field):
+        super().__init__()
+        self._kind, self._is_list, self._meta = kind, is_list, field.metadata
+        self.syntactic_help = ""
+
+    def parse(self, argument: Any) -> Any:
+        if argument is None or (self._is_list and isinstance(argument, tuple)):
+            return argument
+        if self._is_list:
+            parts = [part.strip() for part in str(argument).split(",")]
+            return tuple(self._parse_one(part) for part in parts if part)
+        return self._parse_one(argument)
+
+    def _parse_one(self, argument: Any) -> Any:
+        try:
+            value = self._convert(argument)
+        except (TypeError, ValueError):
+            raise ValueError(f"expects {self._EXPECTS[self._kind]}") from None
+        self._check_range(value)
+        return value
+
+    def _convert(self, argument: Any) -> Any:
+        if self._kind is bool and not isinstance(argument, bool):
+            words = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+            if str(argument).lower() not in words:
+                raise ValueError
+            return words[str(argument).lower()]
+        return self._kind(argument)
+
+    def _check_range(self, value: Any) -> None:
+        choices, low, high = (self._meta[key] for key in ("choices", "minimum", "maximum"))
+        if choices and value not in choices:
+            raise ValueError(f"takes one of {', '.join(choices)}")
+        number = isinstance(value, (int, float))
+        if number and value != value:  # NaN compares with nothing
+            raise ValueError("expects a number, not NaN")
+        if number and low is not None and value < low or number and high is not None and value > high:
+            bounds = [f"at least {low:g}" if low is not None else "", f"at most {high:g}" if high is not None else ""]
+            raise ValueError("takes " + " and ".join(filter(None, bounds)))
+
+
+def _kind_of(annotation: Any) -> tuple[type, bool]:
+    """Returns (scalar type, whether it is a comma-separated list) of a field's annotation."""
+    if isinstance(annotation, types.UnionType):  # `int | None`
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is tuple:
+        return typing.get_args(annotation)[0], True
+    return annotation, False
+
+
+def define_flags(config_class: type, flag_values: flags.FlagValues) -> None:
+    """Defines one absl flag for each field of `config_class` that was made by `setting`."""
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        if "topic" not in field.metadata:
+            continue
+        kind, is_list = _kind_of(hints[field.name])
+        parser = _SettingParser(kind, is_list, field)
+        if kind is bool:  # BooleanFlag brings --noNAME
+            flag = flags.BooleanFlag(field.name, field.default, field.metadata["help"])
+            flag.parser = parser
+        else:
+            flag = flags.Flag(parser, flags.ArgumentSerializer(), field.name, field.default, field.metadata["help"])
+        flags.DEFINE_flag(flag, flag_values=flag_values)
+
+
+def parse_arguments(config_class: type, arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """Turns command-line arguments (without the program's name) into (config, positional arguments).
+
+    `--flagfile=PATH` is read in place, so that a later flag wins.
+
+    Raises:
+      UserError: An unknown flag, or a value that the flag does not take.
+    """
+    flag_values = flags.FlagValues()
+    define_flags(config_class, flag_values)
+    try:
+        positional = flag_values(["command", *arguments])[1:]
+    except flags.Error as error:
+        raise UserError(_one_line(error)) from None
+    names = [field.name for field in dataclasses.fields(config_class) if "topic" in field.metadata]
+    return config_class(**{name: flag_values[name].value for name in names}), positional
+
+
+def help_text(config_class: type, description: str) -> str:
+    """Returns the command's description and its flags, grouped by topic in order of declaration."""
+    topics: dict[str, list[str]] = {}
+    for field in dataclasses.fields(config_class):
+        if "topic" not in field.metadata:
+            continue
+        meta, default = field.metadata, field.default
+        takes = f" ({'|'.join(meta['choices'])})" if meta["choices"] else ""
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        ending = "" if shown in (None, "") else f" [default: {shown}]"
+        body = textwrap.fill(meta["help"] + takes + ending, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        topics.setdefault(meta["topic"], []).append(f"  --{field.name}\n{body}")
+    sections = [f"{topic}:\n" + "\n".join(lines) for topic, lines in topics.items()]
+    return "\n\n".join([description.strip(), *sections])
+
+
+def run_command(
+    main: Callable[[Any, list[str]], int | None],
+    config_class: type,
+    description: str,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Parses the command line, calls `main(config, positional)`, and exits.
+
+    A `UserError` ends with its one line and exit code 2, Ctrl-C with 130; anything else is a defect
+    and keeps its traceback.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments):
+        print(help_text(config_class, description))
+        raise SystemExit(0)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up chatter hides our own lines
+    try:
+        config, positional = parse_arguments(config_class, arguments)
+        code = main(config, positional)
+    except UserError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    raise SystemExit(code or 0)
+
+
+def refuse_positional(positional: Sequence[str]) -> None:
+    """Raises `UserError` for words that a command without positional arguments was given."""
+    if positional:
+        raise UserError(f"unexpected argument {positional[0]!r}; flags are written --name=value")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""Readers of the record data sets that `data_prep` writes."""

@@ -1,0 +1,142 @@
+"""The schema of a data set on disk: one file for the writer (`data_prep`) and the reader.
+
+A data set is a folder of `{train,val,test}-00000-of-00016.tfrecord` shards and one `dataset.json`, which
+is written last: a folder without it is an unfinished build and is never read.
+
+A record is a `tf.train.Example` with two features, both single values:
+  image: bytes, raw uint8 pixels, row-major `[height, width, 3]` RGB, of the data set's one image shape.
+  label: int64, index into `class_names`.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from tl_distributed.commandline import UserError
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "dataset.json"
+SPLITS = ("train", "val", "test")
+IMAGE_FEATURE, LABEL_FEATURE = "image", "label"
+
+
+def shard_name(split: str, index: int, num_shards: int) -> str:
+    """Returns e.g. `train-00003-of-00016.tfrecord`."""
+    return f"{split}-{index:05d}-of-{num_shards:05d}.tfrecord"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard file: its name in the folder, number of records, size in bytes and SHA-256 in hex."""
+
+    file: str
+    num_records: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split: examples, examples of each class by name, and its shards in order."""
+
+    num_examples: int
+    counts_per_class: dict[str, int]
+    shards: tuple[Shard, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What `dataset.json` holds.
+
+    `image_shape` is (height, width, 3). `source` names the source, `details` whatever else the writer
+    knows (input, fractions, duplicates, versions). A split may be absent (a source without a test split).
+    """
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    seed: int
+    source: str
+    splits: dict[str, Split]
+    details: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+def parse_manifest(text: str, path: str) -> DatasetInfo:
+    """Parses the text of the `dataset.json` at `path`.
+
+    Raises:
+      UserError: Not JSON, another schema version, or a missing or malformed entry (named).
+    """
+    try:
+        raw = json.loads(text)
+        version = raw["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{path}: schema version {version}, this version reads {SCHEMA_VERSION}; "
+                "build the data set again with python -m data_prep.build_tfrecords --overwrite"
+            )
+        splits = {
+            name: Split(
+                int(split["num_examples"]),
+                {str(key): int(value) for key, value in split["counts_per_class"].items()},
+                tuple(Shard(**shard) for shard in split["shards"]),
+            )
+            for name, split in raw["splits"].items()
+        }
+        height, width, channels = raw["image_shape"]
+        return DatasetInfo(
+            tuple(raw["class_names"]), (height, width, channels), raw["seed"], raw["source"], splits, raw["details"]
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a data set description ({type(error).__name__}: {error})") from None
+
+
+def read_manifest(data_dir: str) -> DatasetInfo:
+    """Reads `dataset.json` of a finished data set.
+
+    Raises:
+      UserError: No such folder, an unfinished build, or a manifest that `parse_manifest` refuses.
+    """
+    import tensorflow as tf
+
+    path = f"{data_dir.rstrip('/')}/{MANIFEST_FILE}"
+    if not tf.io.gfile.exists(path):
+        found = "an unfinished build" if tf.io.gfile.exists(data_dir) else "no such folder"
+        raise UserError(
+            f"--data_dir={data_dir}: no {MANIFEST_FILE} there ({found}); "
+            "build the data set with python -m data_prep.build_tfrecords --output_dir=" + data_dir
+        )
+    with tf.io.gfile.GFile(path) as file:
+        return parse_manifest(file.read(), path)
+
+
+def encode_record(pixels: bytes, label: int) -> bytes:
+    """Serialises one record deterministically; `pixels` are the raw bytes of the uint8 image."""
+    import tensorflow as tf
+
+    features = {
+        IMAGE_FEATURE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels])),
+        LABEL_FEATURE: tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def parse_records(serialized: Any, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
+    """Parses a batch of serialised records: `[batch] string` to (`[batch, h, w, 3] uint8`, `[batch] int32`).
+
+    Parsing after batching is three to four times faster than record by record.
+    """
+    import tensorflow as tf
+
+    spec = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string), LABEL_FEATURE: tf.io.FixedLenFeature([], tf.int64)}
+    parsed = tf.io.parse_example(serialized, spec)
+    pixels = tf.io.decode_raw(parsed[IMAGE_FEATURE], tf.uint8, fixed_length=None)
+    return tf.reshape(pixels, [-1, *image_shape]), tf.cast(parsed[LABEL_FEATURE], tf.int32)

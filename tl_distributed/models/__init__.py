@@ -1,0 +1,1 @@
+"""Backbones, heads, their weights, and which of their layers train."""

@@ -1,0 +1,1 @@
+"""On-device image operations: pure functions of (images, seeds) that compile under XLA."""

@@ -1,0 +1,1 @@
+"""What a run shows: progress, TensorBoard, plots, figures of merit."""

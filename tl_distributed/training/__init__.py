@@ -1,0 +1,1 @@
+"""The training engine: step, loop, phases, optimizer, schedules, checkpoints."""
