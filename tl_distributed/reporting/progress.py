@@ -3,6 +3,7 @@
 Imports no TensorFlow, so that data preparation and `--help` stay quick.
 """
 
+import numbers
 import sys
 import time
 from typing import Any, TextIO
@@ -44,7 +45,7 @@ class Progress:
           total: Number of units at the end, `initial` included. `None`: unknown, so no share and no time left.
           unit: Plural name of what is counted, e.g. `"images"`.
           label: What is being done, shown in front.
-          initial: Units done before, by the run that this one resumes. They count towards the share done, not the speed.
+          initial: Units that the run resumed here had done; they count towards the share done, not the speed.
           stream: Where to write; standard error unless given.
           log_every_seconds: Shortest time between two lines when `stream` is not a terminal.
         """
@@ -121,10 +122,7 @@ class Progress:
         return [f"{_format_number(done / seconds)} {self._unit}/s"] if done > 0 and seconds > 0 else []
 
     def _formatted_values(self) -> list[str]:
-        return [
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in self._values.items()
-        ]
+        return [f"{name} {_format_value(value)}" for name, value in self._values.items()]
 
     def _write(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -141,6 +139,11 @@ def format_duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _format_value(value: Any) -> str:
+    is_fraction = isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
+    return f"{float(value):.4g}" if is_fraction else str(value)
 
 
 def _format_number(value: float) -> str:
