@@ -4,6 +4,7 @@ Imports no TensorFlow, so that data preparation and `--help` stay quick.
 """
 
 import numbers
+import os
 import sys
 import time
 from typing import Any, TextIO
@@ -59,7 +60,7 @@ class Progress:
         if self._stream is None:
             self._stream = sys.stderr
         self._start = self._line_time = time.monotonic()
-        if self._stream.isatty():
+        if _takes_a_bar(self._stream):
             self._bar = _Bar(
                 total=self._total,
                 initial=self._initial,
@@ -132,6 +133,14 @@ class _Bar(tqdm):
     """A bar whose every update looks at the clock, so that no watching thread is needed."""
 
     monitor_interval = 0
+
+
+def _takes_a_bar(stream: TextIO) -> bool:
+    """Tells whether `stream` is a terminal that knows its width; some containers' terminals say 0 columns."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (AttributeError, OSError, ValueError):  # not a file, or no terminal behind it
+        return False
 
 
 def format_duration(seconds: float) -> str:
