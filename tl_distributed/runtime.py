@@ -1,0 +1,114 @@
+"""Start-up of a process: devices, strategy, precision, XLA, determinism."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from tl_distributed.commandline import UserError
+from tl_distributed.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """What a run runs on.
+
+    Attributes:
+      strategy: The `tf.distribute.Strategy`; `one_device` and `mirrored` alike go through it.
+      precision: Keras dtype policy: float32, mixed_bfloat16 or mixed_float16.
+      use_xla: Whether the step is compiled.
+      devices: One line a device, for the log and `config.json`.
+      num_replicas: Devices that train in step.
+    """
+
+    strategy: Any
+    precision: str
+    use_xla: bool
+    devices: tuple[str, ...]
+
+    @property
+    def num_replicas(self) -> int:
+        return self.strategy.num_replicas_in_sync
+
+
+def start_runtime(config: Config) -> Runtime:
+    """Claims the devices and sets Keras's global precision, seed and TensorFlow's determinism.
+
+    Call it once, before anything touches a device.
+
+    Raises:
+      UserError: Devices that the strategy or the batch size does not fit, or a precision that the device lacks.
+    """
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:  # leave memory to the other processes of a shared node
+        tf.config.experimental.set_memory_growth(gpu, True)
+    devices = _training_devices(config, gpus)
+    strategy = _strategy(config, devices)
+    replicas = strategy.num_replicas_in_sync
+    if config.global_batch_size % replicas:
+        raise UserError(
+            f"--global_batch_size={config.global_batch_size} does not divide by the {replicas} replicas; "
+            f"the nearest that does is {max(1, round(config.global_batch_size / replicas)) * replicas}"
+        )
+    precision = _precision(config.precision, gpus)
+    keras.config.set_dtype_policy(precision)
+    use_xla = bool(gpus) if config.xla == "auto" else config.xla == "on"
+    return Runtime(strategy, precision, use_xla, _describe(devices, gpus))
+
+
+def _training_devices(config: Config, gpus: list[Any]) -> list[str]:
+    """Returns the logical devices to train on, GPUs first."""
+    if config.virtual_devices and gpus:
+        raise UserError(
+            f"--virtual_devices={config.virtual_devices} splits the CPU, but there are {len(gpus)} GPUs; "
+            "drop it, or hide them with CUDA_VISIBLE_DEVICES="
+        )
+    if config.virtual_devices > 1:
+        _split_cpu(config.virtual_devices)
+    kind = "GPU" if gpus else "CPU"
+    return [device.name for device in tf.config.list_logical_devices(kind)]
+
+
+def _split_cpu(count: int) -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    except RuntimeError:  # already claimed in this process: fine if it was split the same way
+        if len(tf.config.list_logical_devices("CPU")) != count:
+            raise UserError(f"--virtual_devices={count}: this process has claimed its devices already") from None
+
+
+def _strategy(config: Config, devices: list[str]) -> Any:
+    if config.strategy == "one_device" or (config.strategy == "auto" and len(devices) == 1):
+        return tf.distribute.OneDeviceStrategy(devices[0])
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def _precision(wanted: str, gpus: list[Any]) -> str:
+    capabilities = [_compute_capability(gpu) for gpu in gpus]
+    weakest = min(capabilities) if capabilities else (0, 0)
+    if wanted == "auto":
+        return "mixed_bfloat16" if weakest >= (8, 0) else "mixed_float16" if weakest >= (7, 0) else "float32"
+    if wanted != "float32" and not gpus:
+        logging.info("--precision=%s on a CPU is for trying things: it is emulated, and slow.", wanted)
+    return wanted
+
+
+def _compute_capability(gpu: Any) -> tuple[int, int]:
+    return tuple(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)))
+
+
+def _describe(devices: list[str], gpus: list[Any]) -> tuple[str, ...]:
+    if not gpus:
+        return tuple(devices)
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return tuple(
+        f"{name} ({detail.get('device_name', 'GPU')}, compute capability "
+        f"{'.'.join(map(str, detail.get('compute_capability', ('?',))))})"
+        for name, detail in zip(devices, details, strict=False)
+    )
