@@ -1,0 +1,99 @@
+"""Which layers train: the head only, the top of the backbone too, or all."""
+
+import difflib
+from typing import Any
+
+from tl_distributed.commandline import UserError
+from tl_distributed.models.heads import backbone_layers, head_layers
+
+_MODES = ("scratch", "frozen", "partial", "full")
+_RATE_BEFORE_FREEZING = "rate_before_freezing"
+
+
+def freeze_for(classifier: Any, mode: str, *, unfreeze_last_layers: int, unfreeze_from: str) -> None:
+    """Sets which layers of `classifier` train. May be called again for the next phase.
+
+    A frozen layer behaves as in inference, also when the model is called with `training=True`: BatchNorm
+    uses its moving statistics and leaves them as they are (Keras does that for `trainable=False`), and
+    dropout and stochastic depth pass their input through (Keras would go on dropping), so that a frozen
+    backbone is a fixed function of the image, as under the published `backbone(x, training=False)`.
+
+    Args:
+      classifier: Model of `heads.build_classifier`.
+      mode: "scratch" and "full" train everything, "frozen" the head, "partial" the head and the top of
+        the backbone.
+      unfreeze_last_layers: With "partial", how many of the backbone's layers train, counted from its
+        output in the order of `model.layers`; layers without weights count too, as in `base.layers[-30:]`.
+      unfreeze_from: With "partial", the name of the first layer that trains; empty to count instead.
+
+    Raises:
+      UserError: "partial" with neither or both of the two, more layers than there are, or an unknown
+        layer; the nearest name is suggested.
+    """
+    if mode not in _MODES:
+        raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r}")
+    layers = backbone_layers(classifier)
+    first_trained = 0
+    if mode == "frozen":
+        first_trained = len(layers)
+    elif mode == "partial":
+        first_trained = _first_trained(layers, unfreeze_last_layers, unfreeze_from)
+    classifier.trainable = True
+    for index, layer in enumerate(layers):
+        _set_trains(layer, index >= first_trained)
+    for layer in head_layers(classifier):
+        _set_trains(layer, True)
+
+
+def parameter_counts(classifier: Any) -> tuple[int, int]:
+    """Returns (trainable, frozen) numbers of parameters; BatchNorm's moving statistics count as frozen."""
+    trainable = sum(_size(weight) for weight in classifier.trainable_weights)
+    frozen = sum(_size(weight) for weight in classifier.non_trainable_weights)
+    return trainable, frozen
+
+
+def _first_trained(layers: list[Any], unfreeze_last_layers: int, unfreeze_from: str) -> int:
+    if bool(unfreeze_last_layers) == bool(unfreeze_from):
+        raise UserError(
+            "--transfer=partial: needs one of --unfreeze_last_layers=N and --unfreeze_from=LAYER, "
+            f"got {'both' if unfreeze_from else 'neither'}"
+        )
+    if not unfreeze_from:
+        if unfreeze_last_layers > len(layers):
+            raise UserError(
+                f"--unfreeze_last_layers={unfreeze_last_layers}: the backbone has {len(layers)} layers; "
+                "use --transfer=full to train all"
+            )
+        return len(layers) - unfreeze_last_layers
+    names = [layer.name for layer in layers]
+    if unfreeze_from in names:
+        return names.index(unfreeze_from)
+    nearest = difflib.get_close_matches(unfreeze_from, names, n=3, cutoff=0.5)
+    suggestion = f"did you mean {' or '.join(nearest)}?" if nearest else f"its last ones are {', '.join(names[-5:])}"
+    raise UserError(f"--unfreeze_from={unfreeze_from}: the backbone has no such layer; {suggestion}")
+
+
+def _set_trains(layer: Any, trains: bool) -> None:
+    layer.trainable = trains  # reaches the layers inside
+    for part in layer._flatten_layers():
+        for attribute in _drop_rates(part):
+            before = getattr(part, _RATE_BEFORE_FREEZING, getattr(part, attribute))
+            setattr(part, _RATE_BEFORE_FREEZING, before)
+            setattr(part, attribute, before if trains else 0.0)
+
+
+def _drop_rates(layer: Any) -> list[str]:
+    """Names of the attributes of `layer` that hold a probability of dropping."""
+    import keras
+
+    dropouts = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
+    if isinstance(layer, dropouts):  # the spatial dropouts are kinds of Dropout
+        return ["rate"]
+    return ["drop_path_rate"] if hasattr(layer, "drop_path_rate") else []  # ConvNeXt's StochasticDepth
+
+
+def _size(weight: Any) -> int:
+    size = 1
+    for dimension in weight.shape:
+        size *= dimension
+    return size
