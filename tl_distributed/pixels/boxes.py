@@ -1,0 +1,62 @@
+"""Random boxes of a given area and aspect ratio that always fit, and masks of boxes."""
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Boxes(NamedTuple):
+    """Boxes in whole pixels, right and bottom exclusive; all `[batch] int32`."""
+
+    left: tf.Tensor
+    top: tf.Tensor
+    right: tf.Tensor
+    bottom: tf.Tensor
+
+    def mask(self, image_size: int) -> tf.Tensor:
+        """Returns `[batch, image_size, image_size, 1] bool`, true inside of the box."""
+        pixels = tf.range(image_size)[tf.newaxis]
+        columns = (pixels >= self.left[:, tf.newaxis]) & (pixels < self.right[:, tf.newaxis])
+        rows = (pixels >= self.top[:, tf.newaxis]) & (pixels < self.bottom[:, tf.newaxis])
+        return (rows[:, :, tf.newaxis] & columns[:, tf.newaxis, :])[..., tf.newaxis]
+
+    def area(self) -> tf.Tensor:
+        """Returns `[batch] int32`, pixels inside of the box."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
+
+def random_box_size(
+    area_uniform: tf.Tensor,
+    aspect_uniform: tf.Tensor,
+    *,
+    width: int,
+    height: int,
+    area_range: tuple[float, float],
+    aspect_range: tuple[float, float],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws the width and height of boxes that fit into an image.
+
+    The usual recipe draws until a box fits, which no compiled program can. Here the area is drawn first, uniformly,
+    and then the aspect ratio, log-uniformly, among those with which a box of that area fits. An image so long
+    that no box of the wanted area and aspect ratio fits gets the largest that does.
+
+    Args:
+      area_uniform, aspect_uniform: `[batch] float32` in [0, 1).
+      width, height: Size of the image, in pixels.
+      area_range: Smallest and largest share of the image's area, in (0, 1].
+      aspect_range: Smallest and largest width / height.
+
+    Returns:
+      Width and height in pixels, `[batch] float32`, not rounded.
+    """
+    low_aspect, high_aspect = aspect_range
+    largest = min(1.0, high_aspect * height / width, width / (height * low_aspect))
+    low_area, high_area = (min(area, largest) for area in area_range)
+    area = (low_area + area_uniform * (high_area - low_area)) * (width * height)
+    low = tf.maximum(math.log(low_aspect), tf.math.log(area / (height * height)))
+    high = tf.minimum(math.log(high_aspect), tf.math.log(width * width / area))
+    aspect = tf.exp(low + aspect_uniform * tf.maximum(high - low, 0.0))
+    box_width, box_height = tf.sqrt(area * aspect), tf.sqrt(area / aspect)
+    # Rounding alone can exceed the image where the only aspect ratio that fits fills it.
+    return tf.minimum(box_width, float(width)), tf.minimum(box_height, float(height))
