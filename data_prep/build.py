@@ -1,0 +1,127 @@
+"""One build from the first image to the finished data set."""
+
+import os
+
+from data_prep import manifest, shard_writer, spill, splits, staging
+from data_prep.config import BuildConfig
+from data_prep.sources.base import Source
+from tl_distributed.commandline import UserError
+from tl_distributed.data.records import DatasetInfo
+
+
+def build(config: BuildConfig) -> DatasetInfo:
+    """Builds the data set that `config` describes and returns its description.
+
+    Raises:
+      UserError: A mistake in the input, the output folder is taken, or the disk refuses (full, no
+        permission). Nothing is left behind, and a data set that was there stays as it was.
+    """
+    import tensorflow as tf
+
+    try:
+        with staging.open_staging(config.output_dir, overwrite=config.overwrite) as place:
+            info = _build_into(config, place)
+            place.publish()
+            return info
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"--output_dir={config.output_dir}: {_cause(error)}; nothing was changed there") from error
+
+
+def _build_into(config: BuildConfig, place: staging.Staging) -> DatasetInfo:
+    source = open_source(config)
+    splits.check_class_names(source.class_names)
+    image_bytes = source.image_size**2 * 3
+    with spill.PixelFile(place.pixel_path, image_bytes) as pixel_file:
+        index = spill.read_source(source, pixel_file, seed=config.seed)
+        for note in source.notes:
+            print(note, flush=True)
+        assignment = _assign(config, source, index)
+        shards = shard_writer.write_shards(
+            place.build_dir,
+            assignment.order,
+            index.labels,
+            pixel_file,
+            image_bytes=image_bytes,
+            num_shards=config.num_shards,
+            num_writers=num_threads(config),
+        )
+    info = manifest.describe(config, source, assignment, index.labels, shards)
+    manifest.write(place.build_dir, info)
+    return info
+
+
+def _assign(config: BuildConfig, source: Source, index: spill.Index) -> splits.Assignment:
+    splits.check_classes_present(source.class_names, index.labels, index.origins)
+    assignment = splits.assign_splits(
+        index.hashes,
+        index.labels,
+        index.origins,
+        val_fraction=config.val_fraction,
+        limit_per_class=config.limit_per_class,
+    )
+    for pair, count in assignment.dropped_duplicates.items():
+        dropped, kept = pair.split("/")
+        print(f"{count:,} images of {dropped} are in {kept} too, pixel for pixel: kept in {kept} only", flush=True)
+    train = assignment.order.get("train", index.labels[:0])
+    for name, count in splits.count_per_class(source.class_names, index.labels[train]).items():
+        if count == 0:
+            raise UserError(
+                f"class {name!r}: every image of train is in test or val too, so none is left to learn from"
+            )
+    return assignment
+
+
+def num_threads(config: BuildConfig) -> int:
+    """Returns `--num_writers`, or the number of cores that this process may use."""
+    if config.num_writers:
+        return config.num_writers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_source(config: BuildConfig) -> Source:
+    """Makes the source of `--source`; imports only that one, as some need packages that others do not.
+
+    Raises:
+      UserError: What the source's constructor refuses.
+    """
+    match config.source:
+        case "synthetic":
+            from data_prep.sources.synthetic import SyntheticSource
+
+            return SyntheticSource(
+                task=config.synthetic_task,
+                image_size=config.image_size,
+                seed=config.seed,
+                images_per_class=config.images_per_class,
+            )
+        case "image_folder":
+            from data_prep.sources.image_folder import ImageFolderSource
+
+            return ImageFolderSource(
+                path=config.input,
+                image_size=config.image_size,
+                crop_to_aspect_ratio=config.crop_to_aspect_ratio,
+                skip_unreadable=config.skip_unreadable,
+                num_threads=num_threads(config),
+            )
+        case "cifar10_archive":
+            from data_prep.sources.cifar10_archive import Cifar10ArchiveSource
+
+            return Cifar10ArchiveSource(path=config.input, image_size=config.image_size)
+        case _:
+            from data_prep.sources.tfds_source import TfdsSource
+
+            return TfdsSource(
+                name=config.source,
+                tfds_name=config.tfds_name or config.source,
+                data_dir=config.input,
+                image_size=config.image_size,
+                crop_to_aspect_ratio=config.crop_to_aspect_ratio,
+            )
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror or error}{where}"
+    return f"{getattr(error, 'message', error)}"

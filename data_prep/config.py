@@ -1,0 +1,104 @@
+"""Settings of `build_tfrecords` and `verify_tfrecords`."""
+
+import dataclasses
+
+from tl_distributed.commandline import UserError, setting
+
+SOURCES = ("cifar10", "cifar10_archive", "image_folder", "tfds", "synthetic")
+# Sources that take each of these flags; anywhere else a given value would be ignored in silence.
+_TAKEN_BY = {
+    "input": ("cifar10", "cifar10_archive", "image_folder", "tfds"),
+    "tfds_name": ("tfds",),
+    "skip_unreadable": ("image_folder",),
+    "crop_to_aspect_ratio": ("image_folder", "tfds"),
+    "images_per_class": ("synthetic",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildConfig:
+    """One build: where the images come from, how they are split, where the shards go."""
+
+    source: str = setting("cifar10", "Where the images come from.", topic="Source", choices=SOURCES)
+    input: str = setting(
+        "",
+        "The images on disk: for image_folder a folder, .tar, .tar.gz or .zip of train/<class>/* with optional val/ "
+        "and test/ (or of <class>/* alone, which gives no test split); for cifar10_archive the official binary or python "
+        "archive or its unpacked folder; for cifar10 and tfds the TFDS data folder (empty: TFDS's own).",
+        topic="Source",
+    )
+    tfds_name: str = setting("", "Name of a TFDS image classification set, for --source=tfds.", topic="Source")
+    synthetic_task: str = setting(
+        "source",
+        "Which synthetic task to draw: the one to pre-train on, or the small one to transfer to.",
+        topic="Source",
+        choices=("source", "target"),
+    )
+    images_per_class: int = setting(
+        0, "Training images a class that --source=synthetic draws; 0: the task's own.", topic="Source", minimum=0
+    )
+    skip_unreadable: bool = setting(
+        False,
+        "Leave out images that cannot be decoded and count them, instead of stopping at the first.",
+        topic="Source",
+    )
+    image_size: int = setting(
+        32,
+        "Height and width of the stored images in pixels; others are resized.",
+        topic="Images",
+        minimum=1,
+        maximum=4096,
+    )
+    crop_to_aspect_ratio: bool = setting(
+        False,
+        "Cut the largest centred square out of an image that is not square, instead of squashing it.",
+        topic="Images",
+    )
+    val_fraction: float = setting(
+        0.2,
+        "Share of each class of train that becomes the validation split; not used where the source has its own.",
+        topic="Splits",
+        minimum=0,
+        maximum=0.9,
+    )
+    limit_per_class: int = setting(
+        0,
+        "Keep this many images of each class of train, chosen by --seed before the validation share is taken from "
+        "them; test and the source's own validation stay whole. 0: all.",
+        topic="Splits",
+        minimum=0,
+    )
+    seed: int = setting(0, "Decides the validation share and the order of the records.", topic="Splits", minimum=0)
+    output_dir: str = setting(
+        "data/cifar10", "Folder of the finished data set; appears when all is done.", topic="Output"
+    )
+    num_shards: int = setting(16, "Files a split.", topic="Output", minimum=1, maximum=99999)
+    num_writers: int = setting(
+        0,
+        "Threads that decode and write; 0: one a core. The files are the same for any number.",
+        topic="Output",
+        minimum=0,
+    )
+    overwrite: bool = setting(
+        False, "Replace a finished data set in --output_dir, once the new one is complete.", topic="Output"
+    )
+
+    def __post_init__(self) -> None:
+        for name, sources in _TAKEN_BY.items():
+            if getattr(self, name) and self.source not in sources:
+                raise UserError(f"--{name} is not used by --source={self.source}, only by {', '.join(sources)}")
+        if not self.input and self.source in ("cifar10_archive", "image_folder"):
+            raise UserError(f"--source={self.source} needs --input=PATH")
+        if not self.tfds_name and self.source == "tfds":
+            raise UserError("--source=tfds needs --tfds_name=NAME, e.g. --tfds_name=oxford_flowers102")
+        if not self.output_dir:
+            raise UserError("--output_dir must name a folder")
+        if self.seed >= 2**63:
+            raise UserError(f"--seed={self.seed}: takes at most 2**63 - 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyConfig:
+    """One verification."""
+
+    data_dir: str = setting("data/cifar10", "Folder of a finished data set.", topic="Input")

@@ -1,0 +1,70 @@
+"""The description of a finished build, `dataset.json`: how it is made up and written."""
+
+import os
+
+import numpy as np
+
+from data_prep import splits
+from data_prep.config import BuildConfig
+from data_prep.sources.base import Source
+from tl_distributed.data.records import MANIFEST_FILE, DatasetInfo, Shard, Split
+
+
+def describe(
+    config: BuildConfig,
+    source: Source,
+    assignment: splits.Assignment,
+    labels: np.ndarray,
+    shards: dict[str, tuple[Shard, ...]],
+) -> DatasetInfo:
+    """Puts together everything that a reader, or a person years later, may ask of the data set.
+
+    Holds nothing that differs between two builds of the same input: no time, no host, no output path.
+    """
+    described = {
+        name: Split(len(order), splits.count_per_class(source.class_names, labels[order]), shards[name])
+        for name, order in assignment.order.items()
+    }
+    own_val = "val" in source.splits
+    details = {
+        "input": config.input,
+        "val": "the source's own"
+        if own_val
+        else "a stratified share of the source's train, chosen by content and seed",
+        "val_fraction": None if own_val else config.val_fraction,
+        "limit_per_class": config.limit_per_class,
+        "content_hash": splits.CONTENT_HASH,
+        "dropped_duplicates": assignment.dropped_duplicates,
+        "repeats_within": assignment.repeats_within,
+        "source": source.details,
+    }
+    size = source.image_size
+    return DatasetInfo(tuple(source.class_names), (size, size, 3), config.seed, source.name, described, details)
+
+
+def write(folder: str, info: DatasetInfo) -> None:
+    """Writes `dataset.json` in a local folder: to a temporary name, flushed to the disk, then renamed."""
+    path = os.path.join(folder, MANIFEST_FILE)
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        file.write(info.to_json())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + ".tmp", path)
+
+
+def table(info: DatasetInfo) -> str:
+    """Returns a table of images by class and split, for the terminal."""
+    names = list(info.splits)
+    width = max(len("images"), *map(len, info.class_names))
+    header = " ".join([" " * width, *(f"{name:>10}" for name in names)])
+    rows = [
+        " ".join([f"{label:<{width}}", *(f"{info.splits[name].counts_per_class[label]:>10,}" for name in names)])
+        for label in info.class_names
+    ]
+    if len(rows) > MAX_ROWS:
+        rows = [*rows[: MAX_ROWS - 1], f"... {len(rows) - MAX_ROWS + 1} more classes"]
+    totals = " ".join([f"{'images':<{width}}", *(f"{info.splits[name].num_examples:>10,}" for name in names)])
+    return "\n".join([header, *rows, totals])
+
+
+MAX_ROWS = 30  # of a table; ImageNet's thousand classes would push everything else off the screen

@@ -1,0 +1,126 @@
+"""Images in class folders, in a folder or an archive of one."""
+
+import collections
+import concurrent.futures
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_prep.sources.base import Chunk, Source
+from data_prep.sources.containers import Member, UnreadableFile, open_container
+from data_prep.sources.decode import UnreadableImage, decode_image
+from data_prep.sources.image_layout import find_layout
+from tl_distributed.commandline import UserError
+
+_CHUNK_IMAGES = 256
+_CHUNK_BYTES = 16 * 2**20  # of files read ahead for one chunk: large photographs travel in smaller chunks
+_NAMES_KEPT = 100  # unreadable images that `details` names
+
+
+class ImageFolderSource(Source):
+    """`train/<class>/*` with optional `val/` and `test/`, or `<class>/*`; JPEG, PNG, BMP and GIF.
+
+    Pixels become what `decode.decode_image` describes. Threads decode, in the order of the files.
+    """
+
+    name = "image_folder"
+
+    def __init__(
+        self, *, path: str, image_size: int, crop_to_aspect_ratio: bool, skip_unreadable: bool, num_threads: int
+    ):
+        """Lists the container and checks its layout; reads no pixels.
+
+        Args:
+          path: Folder, zip or tar (plain or compressed).
+          image_size: Height and width to resize to, in pixels.
+          crop_to_aspect_ratio: Cut the centred square instead of squashing.
+          skip_unreadable: Leave out, count and name images that cannot be decoded; otherwise the first one is an error.
+          num_threads: Threads that decode.
+
+        Raises:
+          UserError: The path or its layout is not what it should be.
+        """
+        self.image_size = image_size
+        self._crop, self._skip_unreadable, self._num_threads = crop_to_aspect_ratio, skip_unreadable, num_threads
+        self._container = open_container(path)
+        self._layout = find_layout(self._container)
+        self.class_names = self._layout.class_names
+        self.splits = tuple(self._layout.files)
+        self._unreadable: list[str] = []
+        fitting = "centred square" if crop_to_aspect_ratio else "squashed to a square"
+        self.details = {"resize": f"bilinear, antialiased, {fitting}", "unreadable": 0, "unreadable_files": []}
+        self.notes = []
+        if not self._layout.has_split_folders:
+            self.notes.append(f"{path}: no train/ there, so every class folder is train and there is no test split")
+        if self._layout.ignored:
+            listed = ", ".join(f"{count:,} {kind}" for kind, count in self._layout.ignored.items())
+            self.notes.append(f"{path}: ignored files that are no JPEG, PNG, BMP or GIF in a class folder: {listed}")
+
+    def count(self, split: str) -> int:
+        return len(self._layout.files[split])
+
+    def chunks(self, split: str) -> Iterator[Chunk]:
+        labels = self._layout.files[split]
+        members = self._container.members(labels.keys())
+        with concurrent.futures.ThreadPoolExecutor(self._num_threads, "decoder") as pool:
+            waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+            try:
+                for batch in _batches(members):
+                    waiting.append(pool.submit(self._decode, batch))
+                    if len(waiting) > 2 * self._num_threads:
+                        yield self._collect(waiting.popleft(), labels)
+                while waiting:
+                    yield self._collect(waiting.popleft(), labels)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        self._report()
+
+    def _decode(self, batch: list[Member]) -> list[tuple[str, np.ndarray | str]]:
+        """Returns (name, pixels, or what is wrong with the file) of each member; runs in a thread."""
+        decoded: list[tuple[str, np.ndarray | str]] = []
+        for member in batch:
+            try:
+                data = member.read()
+                pixels = decode_image(data, size=self.image_size, crop_to_aspect_ratio=self._crop)
+                decoded.append((member.name, pixels))
+            except (UnreadableFile, UnreadableImage) as error:
+                decoded.append((member.name, str(error)))
+        return decoded
+
+    def _collect(self, future: concurrent.futures.Future, labels: dict[str, int]) -> Chunk:
+        images, names = [], []
+        for name, result in future.result():
+            if isinstance(result, np.ndarray):
+                images.append(result)
+                names.append(name)
+            elif self._skip_unreadable:
+                self._unreadable.append(f"{name}: {result}")
+            else:
+                raise UserError(
+                    f"--input={self._container.path}: cannot read {name} ({result}); "
+                    "mend or remove it, or add --skip_unreadable"
+                )
+        shape = (len(images), self.image_size, self.image_size, 3)
+        stacked = np.stack(images) if images else np.zeros(shape, np.uint8)
+        return Chunk(stacked, np.array([labels[name] for name in names], np.int64), names)
+
+    def _report(self) -> None:
+        new = len(self._unreadable) - self.details["unreadable"]
+        if new:
+            first = self._unreadable[self.details["unreadable"]]
+            self.notes.append(f"{self._container.path}: left out {new:,} unreadable images, the first {first}")
+        self.details["unreadable"] = len(self._unreadable)
+        self.details["unreadable_files"] = self._unreadable[:_NAMES_KEPT]
+
+
+def _batches(members: Iterator[Member]) -> Iterator[list[Member]]:
+    batch: list[Member] = []
+    num_bytes = 0
+    for member in members:
+        batch.append(member)
+        num_bytes += member.num_bytes
+        if len(batch) >= _CHUNK_IMAGES or num_bytes >= _CHUNK_BYTES:
+            yield batch
+            batch, num_bytes = [], 0
+    if batch:
+        yield batch

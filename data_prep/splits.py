@@ -1,0 +1,176 @@
+"""Who goes where: duplicates, the limit a class, the validation share, and the order of the records.
+
+Everything is decided by seeded content hashes, never by the order in which the source hands out its
+images: the same images and seed give the same splits in the same order, be they read from a folder, from
+an archive of it, or by any number of threads.
+"""
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from tl_distributed.commandline import UserError
+from tl_distributed.data.records import SPLITS
+
+TRAIN, VAL, TEST = (SPLITS.index(name) for name in ("train", "val", "test"))
+CONTENT_HASH = "BLAKE2b-128 of the raw pixels, keyed by the seed"
+
+
+def content_hashes(images: np.ndarray, *, seed: int) -> np.ndarray:
+    """Hashes each image of `[n, height, width, 3] uint8` to a row of `[n, 2] uint64`, uniform for a given seed."""
+    key = seed.to_bytes(8, "little")
+    digests = (hashlib.blake2b(image, digest_size=16, key=key).digest() for image in np.ascontiguousarray(images))
+    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """The outcome of `assign_splits`.
+
+    Attributes:
+      order: Indices of the images of each split, in the order in which they are written; only splits that exist.
+      dropped_duplicates: Images left out of a split because another holds the same pixels, by
+        "left out of/kept in", e.g. `{"train/test": 3}`.
+      repeats_within: Images of each split whose pixels the same split holds already; they are kept.
+    """
+
+    order: dict[str, np.ndarray]
+    dropped_duplicates: dict[str, int]
+    repeats_within: dict[str, int]
+
+
+def assign_splits(
+    hashes: np.ndarray, labels: np.ndarray, origins: np.ndarray, *, val_fraction: float, limit_per_class: int
+) -> Assignment:
+    """Decides split and position of every image.
+
+    An image that test holds too stays in test only, and one that the source's own val holds too leaves
+    train. Equal images of train fall on the same side of the validation cut.
+
+    Args:
+      hashes: `[n, 2] uint64` from `content_hashes`.
+      labels: `[n]` class indices.
+      origins: `[n]` the source's split of each image, an index into `SPLITS`.
+      val_fraction: Share of each class of train that becomes val, in [0, 1); unused if the source has val. A class of
+        two different images or more gives at least one and keeps at least one.
+      limit_per_class: Images of each class of train to keep before the cut; 0 keeps all.
+    """
+    groups = _group_equal(hashes)
+    split_of = origins.astype(np.int8).copy()
+    dropped = _drop_duplicates(groups, split_of)
+    if limit_per_class:
+        _limit_train(groups, labels, split_of, limit_per_class)
+    if not (origins == VAL).any():
+        _cut_validation(groups, labels, split_of, val_fraction)
+    order, repeats = {}, {}
+    for code, name in enumerate(SPLITS):
+        members = np.flatnonzero(split_of == code)
+        if members.size:
+            order[name] = _shuffle(hashes, groups, labels, members)
+            repeats[name] = int(members.size - np.unique(groups[members]).size)
+    return Assignment(order, dropped, repeats)
+
+
+def check_class_names(class_names: Sequence[str]) -> None:
+    """Raises `UserError` for fewer than two classes, or names that differ in upper and lower case only."""
+    if len(class_names) < 2:
+        found = f"only one class ({class_names[0]})" if class_names else "no class"
+        raise UserError(f"the source has {found}; a classifier needs at least two")
+    seen: dict[str, str] = {}
+    for name in class_names:
+        other = seen.setdefault(name.strip().casefold(), name)
+        if other is not name:
+            raise UserError(f"classes {other!r} and {name!r} have the same name but for case or spaces; rename one")
+
+
+def check_classes_present(class_names: Sequence[str], labels: np.ndarray, origins: np.ndarray) -> None:
+    """Raises `UserError` for a class without a training image; names the split that holds it, if any."""
+    in_train = np.bincount(labels[origins == TRAIN], minlength=len(class_names))
+    for index in np.flatnonzero(in_train == 0):
+        name = class_names[index]
+        elsewhere = [SPLITS[code] for code in (TEST, VAL) if ((origins == code) & (labels == index)).any()]
+        if elsewhere:
+            raise UserError(f"class {name!r} of {elsewhere[0]} has no image in train: nothing could learn it")
+        raise UserError(f"class {name!r} is empty: it has no image in train; remove it or give it images")
+
+
+def count_per_class(class_names: Sequence[str], labels: np.ndarray) -> dict[str, int]:
+    """Counts the `[n]` labels of each class, by name, in the order of the names."""
+    counts = np.bincount(labels, minlength=len(class_names))
+    return {name: int(count) for name, count in zip(class_names, counts, strict=True)}
+
+
+def _group_equal(hashes: np.ndarray) -> np.ndarray:
+    """Numbers images so that equal ones share a number; as the hashes are keyed, the numbers are a seeded shuffle."""
+    order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+    ordered = hashes[order]
+    starts = np.ones(len(order), bool)
+    starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    groups = np.empty(len(order), np.int64)
+    groups[order] = np.cumsum(starts) - 1
+    return groups
+
+
+def _drop_duplicates(groups: np.ndarray, split_of: np.ndarray) -> dict[str, int]:
+    """Marks with -1 in `split_of` whatever test, or else val, holds too; returns the counts."""
+    dropped: Counter[str] = Counter()
+    for kept, losers in ((TEST, (TRAIN, VAL)), (VAL, (TRAIN,))):
+        held = np.zeros(groups.max(initial=-1) + 1, bool)
+        held[groups[split_of == kept]] = True
+        for loser in losers:
+            repeated = (split_of == loser) & held[groups]
+            split_of[repeated] = -1
+            dropped[f"{SPLITS[loser]}/{SPLITS[kept]}"] += int(repeated.sum())
+    return {pair: count for pair, count in dropped.items() if count}
+
+
+def _members_by_class(groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray) -> list[np.ndarray]:
+    """Returns the train images of each class, each in the seeded order of their contents."""
+    train = np.flatnonzero(split_of == TRAIN)
+    train = train[np.lexsort((groups[train], labels[train]))]
+    return np.split(train, np.flatnonzero(np.diff(labels[train])) + 1)
+
+
+def _limit_train(groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray, limit_per_class: int) -> None:
+    for members in _members_by_class(groups, labels, split_of):
+        split_of[members[limit_per_class:]] = -1
+
+
+def _cut_validation(groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray, val_fraction: float) -> None:
+    if val_fraction == 0:
+        return
+    sizes = np.bincount(groups[split_of == TRAIN], minlength=groups.max(initial=-1) + 1)
+    in_val = np.zeros(sizes.size, bool)
+    # Equal images with different labels count for the class that comes first.
+    decided = np.zeros(sizes.size, bool)
+    for members in _members_by_class(groups, labels, split_of):
+        wanted = min(max(1, int(members.size * val_fraction + 0.5)), members.size - 1)
+        candidates = np.unique(groups[members])  # sorted, which is the seeded order
+        for group in candidates[~decided[candidates]]:
+            if wanted <= 0:
+                break
+            if sizes[group] <= wanted:
+                in_val[group] = True
+                wanted -= sizes[group]
+        decided[candidates] = True
+    split_of[(split_of == TRAIN) & in_val[groups]] = VAL
+
+
+def _shuffle(hashes: np.ndarray, groups: np.ndarray, labels: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Orders the images of one split by their keyed hash, spreading repeats of an image over the split."""
+    members = members[np.lexsort((labels[members], groups[members]))]
+    own_groups = groups[members]
+    first_of_group = np.searchsorted(own_groups, own_groups, side="left")
+    occurrence = (np.arange(members.size) - first_of_group).astype(np.uint64)
+    keys = _mix(hashes[members, 0] ^ _mix(occurrence))
+    return members[np.lexsort((occurrence, hashes[members, 1], keys))]
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """Scrambles uint64 one to one: the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

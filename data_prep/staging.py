@@ -1,0 +1,164 @@
+"""Where a build grows until it is complete, and the step that makes it appear.
+
+A build lives in `<output_dir>.partial`, beside its goal and so on the same disk:
+
+  lock       held by the running build; the system frees it however that process ends
+  build/     the data set; `dataset.json` is written into it last
+  replaced/  with `--overwrite`, for the moment between two renames: the data set of before
+  pixels.raw the first pass
+
+A folder whose lock is free was left by a build that was killed: `replaced/` goes back to its place and the
+rest is deleted, as if that build had never been. Object stores (`gs://`, `s3://`) have no rename: the build
+grows in the local temporary folder, the shards are copied, and `dataset.json`, copied last, is the moment at which
+the data set exists.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from tl_distributed.commandline import UserError
+from tl_distributed.data.records import MANIFEST_FILE, SPLITS
+
+_SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
+
+
+class Staging:
+    """The folders of a running build; see `open_staging`.
+
+    Attributes:
+      build_dir: Local folder to write shards and `dataset.json` into.
+      pixel_path: Local path of the first pass's file, which does not exist yet.
+    """
+
+    def __init__(self, folder: str, output_dir: str):
+        self._folder, self._output_dir = folder, output_dir
+        self.build_dir = os.path.join(folder, "build")
+        self.pixel_path = os.path.join(folder, "pixels.raw")
+        os.mkdir(self.build_dir)
+
+    def publish(self) -> None:
+        """Makes the complete build the data set at the output folder, in place of what is there."""
+        if _is_remote(self._output_dir):
+            _copy_to_remote(self.build_dir, self._output_dir)
+        else:
+            _rename_into_place(self.build_dir, os.path.join(self._folder, "replaced"), self._output_dir)
+
+
+@contextlib.contextmanager
+def open_staging(output_dir: str, *, overwrite: bool) -> Iterator[Staging]:
+    """Checks that a build may go to `output_dir` and yields a place for it to grow.
+
+    Everything the build left there is deleted at the end, also after an error or Ctrl-C.
+
+    Raises:
+      UserError: A finished data set is there and `overwrite` is false, something that is no data set is
+        there, the folder cannot be made, or another build for it is running.
+    """
+    if _is_remote(output_dir):
+        _check_output(output_dir, overwrite)
+        with tempfile.TemporaryDirectory(prefix="build_tfrecords-") as folder:
+            yield Staging(folder, output_dir)
+        return
+    goal = os.path.realpath(output_dir)  # a link to a folder stays a link
+    folder = goal + ".partial"
+    with _locked(folder):
+        _undo_killed_build(folder, goal)
+        try:
+            _check_output(output_dir, overwrite)
+            yield Staging(folder, goal)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def _check_output(output_dir: str, overwrite: bool) -> None:
+    import tensorflow as tf
+
+    if not tf.io.gfile.exists(output_dir):
+        return
+    if not tf.io.gfile.isdir(output_dir):
+        raise UserError(f"--output_dir={output_dir} is a file; name a folder")
+    entries = [entry.rstrip("/") for entry in tf.io.gfile.listdir(output_dir)]
+    foreign = sorted(entry for entry in entries if entry != MANIFEST_FILE and not _SHARD_NAME.fullmatch(entry))
+    if foreign:
+        raise UserError(
+            f"--output_dir={output_dir} holds {foreign[0]!r}, which is no part of a data set and would be lost; "
+            "name another folder"
+        )
+    if MANIFEST_FILE in entries and not overwrite:
+        raise UserError(
+            f"--output_dir={output_dir} holds a finished data set; add --overwrite to replace it or name another folder"
+        )
+    if not _is_remote(output_dir) and os.path.ismount(output_dir):
+        raise UserError(f"--output_dir={output_dir} is a mount point and cannot be replaced; name a folder inside it")
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    import fcntl
+
+    try:
+        os.makedirs(folder, exist_ok=True)
+        lock = open(os.path.join(folder, "lock"), "w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(f"cannot make {folder} ({error.strerror}); name another --output_dir") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The build that held it may have deleted the folder since: then this lock guards nothing.
+            alive = os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
+        except OSError:
+            alive = False
+        if not alive:
+            raise UserError(f"another build is writing {folder}; wait for it to end, or name another --output_dir")
+        yield
+
+
+def _undo_killed_build(folder: str, goal: str) -> None:
+    left = [entry for entry in os.listdir(folder) if entry != "lock"]
+    if not left:
+        return
+    if "replaced" in left and not os.path.exists(goal):
+        os.rename(os.path.join(folder, "replaced"), goal)
+        print(f"{goal}: put back, a build was killed while it replaced it", flush=True)
+    print(f"{folder}: deleting what a build left that was killed", flush=True)
+    for entry in os.listdir(folder):
+        path = os.path.join(folder, entry)
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        elif entry != "lock":
+            os.remove(path)
+
+
+def _rename_into_place(build_dir: str, replaced: str, goal: str) -> None:
+    if os.path.exists(goal):
+        os.rename(goal, replaced)
+    os.rename(build_dir, goal)
+    parent = os.open(os.path.dirname(goal), os.O_RDONLY)
+    try:
+        os.fsync(parent)  # the renames survive a power failure
+    finally:
+        os.close(parent)
+
+
+def _copy_to_remote(build_dir: str, output_dir: str) -> None:
+    import tensorflow as tf
+
+    output_dir = output_dir.rstrip("/")
+    names = sorted(os.listdir(build_dir))
+    names.remove(MANIFEST_FILE)
+    tf.io.gfile.makedirs(output_dir)
+    manifest = f"{output_dir}/{MANIFEST_FILE}"
+    if tf.io.gfile.exists(manifest):  # from here until the end nothing can be read, not even the old
+        tf.io.gfile.remove(manifest)
+    for entry in tf.io.gfile.listdir(output_dir):
+        tf.io.gfile.remove(f"{output_dir}/{entry}")
+    for name in [*names, MANIFEST_FILE]:
+        tf.io.gfile.copy(os.path.join(build_dir, name), f"{output_dir}/{name}", overwrite=True)
