@@ -92,7 +92,7 @@ class _SettingParser(flags.ArgumentParser):
         number = isinstance(value, (int, float))
         if number and value != value:  # NaN compares with nothing
             raise ValueError("expects a number, not NaN")
-        if number and low is not None and value < low or number and high is not None and value > high:
+        if (number and low is not None and value < low) or (number and high is not None and value > high):
             bounds = [f"at least {low:g}" if low is not None else "", f"at most {high:g}" if high is not None else ""]
             raise ValueError("takes " + " and ".join(filter(None, bounds)))
 

@@ -27,9 +27,7 @@ class Config:
         "none where the backbone has no ImageNet weights or --transfer=scratch.",
         topic=MODEL,
     )
-    pooling: str = setting(
-        "avg", "From feature map to vector.", topic=MODEL, choices=("avg", "max", "flatten")
-    )
+    pooling: str = setting("avg", "From feature map to vector.", topic=MODEL, choices=("avg", "max", "flatten"))
     head_units: tuple[int, ...] = setting((), "Hidden ReLU layers of the head, e.g. 256 or 512,128.", topic=MODEL)
     dropout: float = setting(
         0.2, "Share of the head's inputs dropped in training.", topic=MODEL, minimum=0, maximum=0.95
@@ -46,9 +44,7 @@ class Config:
     unfreeze_last_layers: int = setting(
         0, "partial, two_phase: train the backbone's last N layers.", topic=TRANSFER, minimum=0
     )
-    unfreeze_from: str = setting(
-        "", "partial, two_phase: train the backbone from this layer on.", topic=TRANSFER
-    )
+    unfreeze_from: str = setting("", "partial, two_phase: train the backbone from this layer on.", topic=TRANSFER)
 
     image_size: int = setting(
         0, "Side in pixels that the backbone sees; 0 is the backbone's own.", topic=PIXELS, minimum=0, maximum=2048
@@ -97,9 +93,7 @@ class Config:
     head_epochs: int = setting(
         3, "two_phase: epochs in which only the head trains, before the main phase.", topic=OPTIMIZATION, minimum=1
     )
-    global_batch_size: int = setting(
-        128, "Images in a step, over all replicas.", topic=OPTIMIZATION, minimum=1
-    )
+    global_batch_size: int = setting(128, "Images in a step, over all replicas.", topic=OPTIMIZATION, minimum=1)
     learning_rate: float = setting(
         1e-3, "Peak rate where only new weights train (scratch, frozen, two_phase's head).",
         topic=OPTIMIZATION, minimum=0,
@@ -122,9 +116,7 @@ class Config:
     weight_decay: float = setting(
         1e-4, "Decoupled decay, times the rate; not on biases, norms and layer scales.", topic=OPTIMIZATION, minimum=0
     )
-    clip_norm: float = setting(
-        0.0, "Largest global norm of the gradient; 0 is off.", topic=OPTIMIZATION, minimum=0
-    )
+    clip_norm: float = setting(0.0, "Largest global norm of the gradient; 0 is off.", topic=OPTIMIZATION, minimum=0)
     ema_decay: float = setting(
         0.0, "Decay a step of the averaged weights that are evaluated and saved; 0 is off.",
         topic=OPTIMIZATION, minimum=0, maximum=0.99999,
@@ -162,18 +154,12 @@ class Config:
         "auto", "memory holds the split as uint8, stream reads shards; auto goes by size and free memory.",
         topic=INPUT, choices=("auto", "memory", "stream"),
     )  # fmt: skip
-    shuffle_buffer_examples: int = setting(
-        16384, "stream: examples held for shuffling.", topic=INPUT, minimum=1
-    )
+    shuffle_buffer_examples: int = setting(16384, "stream: examples held for shuffling.", topic=INPUT, minimum=1)
 
     workdir: str = setting("", "Folder of the run; by default runs/BACKBONE_TRANSFER.", topic=RUN)
-    seed: int = setting(
-        0, "Seed of weights, order, augmentation and dropout.", topic=RUN, minimum=0, maximum=2**31 - 1
-    )
+    seed: int = setting(0, "Seed of weights, order, augmentation and dropout.", topic=RUN, minimum=0, maximum=2**31 - 1)
     deterministic: bool = setting(False, "Use deterministic kernels only (slower on GPUs).", topic=RUN)
-    checkpoint_every_steps: int = setting(
-        0, "Steps between checkpoints; 0 is once an epoch.", topic=RUN, minimum=0
-    )
+    checkpoint_every_steps: int = setting(0, "Steps between checkpoints; 0 is once an epoch.", topic=RUN, minimum=0)
     keep_checkpoints: int = setting(2, "Newest checkpoints kept, beside the best.", topic=RUN, minimum=1)
     log_every_steps: int = setting(
         0, "Steps between lines of metrics.jsonl; 0 is about 20 an epoch.", topic=RUN, minimum=0
@@ -194,7 +180,9 @@ class Config:
             raise UserError(
                 f"--image_size={self.image_size}: {self.backbone} takes {backbone.minimum_size} pixels or more"
             )
-        if self.profile_steps and (len(self.profile_steps) != 2 or not 0 <= self.profile_steps[0] < self.profile_steps[1]):
+        if self.profile_steps and (
+            len(self.profile_steps) != 2 or not 0 <= self.profile_steps[0] < self.profile_steps[1]
+        ):
             raise UserError(f"--profile_steps={','.join(map(str, self.profile_steps))}: takes two steps A,B with A < B")
         if any(units < 1 for units in self.head_units):
             raise UserError(f"--head_units={','.join(map(str, self.head_units))}: every layer takes 1 unit or more")

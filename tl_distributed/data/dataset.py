@@ -1,0 +1,238 @@
+"""Splits of a data set, held in memory or streamed from shards, and the batches that the engine asks for.
+
+Both kinds answer the same two questions. Training: the uint8 images of one replica's slice of global batch
+number `step`. Evaluation: every example exactly once, in fixed-size batches with the count of real rows.
+No `tf.distribute` dataset is used: with one alive in the process the training step ran at half speed on CPUs.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tl_distributed.commandline import UserError
+from tl_distributed.data.free_memory import free_memory_bytes
+from tl_distributed.data.order import example_indices
+from tl_distributed.data.records import DatasetInfo, parse_records
+
+_READ_BATCH = 1024
+_MEMORY_SHARE = 0.25  # of the free memory: the most that auto gives to the splits
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatch:
+    """`images [batch, h, w, 3] uint8` and `labels [batch] int32`, of which the first `num_valid` rows are real."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    num_valid: int
+
+
+class TrainFeed(Protocol):
+    """Training batches, read inside the engine's `tf.function` loop."""
+
+    def host_inputs(self) -> tuple[Any, ...]:
+        """Called once a step, outside the replicas: what every replica's `replica_batch` is given."""
+
+    def replica_batch(self, step: tf.Tensor, replica: Any, *host_inputs: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Called in each replica: its `[per_replica, h, w, 3] uint8` images and `[per_replica] int32` labels."""
+
+
+class Split(Protocol):
+    """One split of a data set."""
+
+    num_examples: int
+    mode: str
+
+    def train_feed(self, *, global_batch_size: int, num_replicas: int, seed: int, first_step: int) -> TrainFeed: ...
+
+    def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]: ...
+
+
+class MemorySplit:
+    """A split held once in host memory as uint8; a batch is one gather by a stateless shuffle of indices."""
+
+    mode = "memory"
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
+        """Takes `images [n, h, w, 3] uint8` and `labels [n] int32`."""
+        self.num_examples = len(images)
+        with tf.device("/cpu:0"):  # on the host also where there are GPUs: only batches travel
+            self._images, self._labels = tf.constant(images), tf.constant(labels, tf.int32)
+
+    def train_feed(self, *, global_batch_size: int, num_replicas: int, seed: int, first_step: int) -> TrainFeed:
+        del first_step  # the position of a batch is its step number
+        return _MemoryFeed(self._images, self._labels, global_batch_size, global_batch_size // num_replicas, seed)
+
+    def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]:
+        images, labels = self._images.numpy(), self._labels.numpy()
+        for start in range(0, self.num_examples, batch_size):
+            yield _padded(images[start : start + batch_size], labels[start : start + batch_size], batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _MemoryFeed:
+    images: tf.Tensor
+    labels: tf.Tensor
+    global_batch_size: int
+    replica_batch_size: int
+    seed: int
+
+    def host_inputs(self) -> tuple[()]:
+        return ()
+
+    def replica_batch(self, step: tf.Tensor, replica: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.device("/cpu:0"):
+            first = tf.cast(step, tf.int64) * self.global_batch_size
+            first += tf.cast(replica, tf.int64) * self.replica_batch_size
+            positions = first + tf.range(self.replica_batch_size, dtype=tf.int64)
+            indices = example_indices(positions, num_examples=self.images.shape[0], seed=self.seed)
+            return tf.gather(self.images, indices), tf.gather(self.labels, indices)
+
+
+class StreamSplit:
+    """A split read from its shards again in every epoch; a window of examples is held for shuffling."""
+
+    mode = "stream"
+
+    def __init__(self, files: list[str], num_examples: int, image_shape: tuple[int, int, int], buffer_examples: int):
+        self.num_examples = num_examples
+        self._files, self._image_shape, self._buffer_examples = files, image_shape, buffer_examples
+
+    def train_feed(self, *, global_batch_size: int, num_replicas: int, seed: int, first_step: int) -> TrainFeed:
+        dataset = self._endless(seed, first_step * global_batch_size)
+        dataset = dataset.batch(global_batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        return _StreamFeed(iter(dataset), self._image_shape, global_batch_size // num_replicas)
+
+    def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]:
+        dataset = tf.data.TFRecordDataset(self._files, num_parallel_reads=tf.data.AUTOTUNE).with_options(_ordered())
+        dataset = dataset.batch(batch_size).map(lambda rows: parse_records(rows, self._image_shape))
+        for images, labels in dataset.prefetch(2).as_numpy_iterator():
+            yield _padded(images, labels, batch_size)
+
+    def _endless(self, seed: int, first_position: int) -> tf.data.Dataset:
+        """Returns the serialised records from `first_position` of the endless shuffled sequence on.
+
+        Every epoch shuffles the files and then the records by a seed made from (seed, epoch), so that any
+        position can be reached again: whole epochs are jumped over, the rest of one is read and dropped.
+        """
+        first_epoch, skipped = divmod(first_position, self.num_examples)
+
+        def epoch_records(epoch: tf.Tensor) -> tf.data.Dataset:
+            seeds = tf.cast(tf.random.split(tf.stack([tf.constant(seed, tf.int64), epoch]), 2)[:, 0], tf.int64)
+            files = tf.data.Dataset.from_tensor_slices(self._files).shuffle(len(self._files), seed=seeds[0])
+            records = files.interleave(
+                tf.data.TFRecordDataset, cycle_length=min(16, len(self._files)), block_length=16,
+                num_parallel_calls=tf.data.AUTOTUNE, deterministic=True,
+            )  # fmt: skip
+            return records.shuffle(self._buffer_examples, seed=seeds[1])
+
+        epochs = tf.data.Dataset.counter(start=first_epoch, dtype=tf.int64)
+        return epochs.flat_map(epoch_records).skip(skipped).with_options(_ordered())
+
+
+@dataclasses.dataclass(frozen=True)
+class _StreamFeed:
+    iterator: Any
+    image_shape: tuple[int, int, int]
+    replica_batch_size: int
+
+    def host_inputs(self) -> tuple[tf.Tensor]:
+        return (next(self.iterator),)
+
+    def replica_batch(self, step: tf.Tensor, replica: Any, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        del step
+        with tf.device("/cpu:0"):
+            first = tf.cast(replica, tf.int32) * self.replica_batch_size
+            rows = serialized[first : first + self.replica_batch_size]
+            images, labels = parse_records(rows, self.image_shape)
+            images = tf.ensure_shape(images, [self.replica_batch_size, *self.image_shape])
+            return images, tf.ensure_shape(labels, [self.replica_batch_size])
+
+
+def load_splits(
+    data_dir: str, info: DatasetInfo, names: tuple[str, ...], *, input_mode: str, shuffle_buffer_examples: int
+) -> dict[str, Split]:
+    """Opens the named splits of a finished data set.
+
+    Args:
+      data_dir: The data set's folder.
+      info: Its manifest.
+      names: Splits to open; one that the data set lacks is left out.
+      input_mode: memory, stream, or auto: memory where the splits fit into a quarter of the free memory.
+      shuffle_buffer_examples: Window of stream mode.
+
+    Raises:
+      UserError: A split without examples, a missing shard, or a record that does not parse.
+    """
+    present = [name for name in names if name in info.splits]
+    num_bytes = sum(info.splits[name].num_examples for name in present) * int(np.prod(info.image_shape))
+    if input_mode == "auto":
+        free = free_memory_bytes()
+        input_mode = "memory" if num_bytes <= _MEMORY_SHARE * free else "stream"
+        logging.info(
+            "Input: %s mode (%.0f MB of pixels, %.0f MB of memory free).", input_mode, num_bytes / 1e6, free / 1e6
+        )
+    splits: dict[str, Split] = {}
+    for name in present:
+        split = info.splits[name]
+        files = [f"{data_dir.rstrip('/')}/{shard.file}" for shard in split.shards if shard.num_records]
+        if not files:
+            raise UserError(f"--data_dir={data_dir}: split {name} has no examples")
+        for file in files:
+            if not tf.io.gfile.exists(file):
+                raise UserError(f"{file}: missing; build the data set again with --overwrite")
+        if input_mode == "memory":
+            splits[name] = MemorySplit(*_read_all(files, split.num_examples, info.image_shape))
+        else:
+            splits[name] = StreamSplit(files, split.num_examples, info.image_shape, shuffle_buffer_examples)
+    return splits
+
+
+def _read_all(files: list[str], num_examples: int, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = np.empty((num_examples, *image_shape), np.uint8), np.empty(num_examples, np.int32)
+    dataset = tf.data.TFRecordDataset(files, num_parallel_reads=tf.data.AUTOTUNE).with_options(_ordered())
+    dataset = dataset.batch(_READ_BATCH).map(
+        lambda rows: parse_records(rows, image_shape), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    done = 0
+    try:
+        for batch_images, batch_labels in dataset.prefetch(2).as_numpy_iterator():
+            end = done + len(batch_images)
+            if end > num_examples:
+                raise UserError(_count_message(files, num_examples, f"more than {num_examples}"))
+            images[done:end], labels[done:end] = batch_images, batch_labels
+            done = end
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        raise UserError(
+            f"{files[0]} or one of the {len(files)} shards beside it has a bad record ({error.message}); "
+            "python -m data_prep.verify_tfrecords names it"
+        ) from None
+    if done != num_examples:
+        raise UserError(_count_message(files, num_examples, str(done)))
+    return images, labels
+
+
+def _count_message(files: list[str], expected: int, found: str) -> str:
+    return (
+        f"{files[0]} and the shards beside it hold {found} records, dataset.json says {expected}; "
+        "python -m data_prep.verify_tfrecords names the shard"
+    )
+
+
+def _padded(images: np.ndarray, labels: np.ndarray, batch_size: int) -> EvalBatch:
+    """Repeats the last row up to `batch_size`, so that one compiled program serves every batch."""
+    missing = batch_size - len(images)
+    if missing:
+        images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+        labels = np.concatenate([labels, np.repeat(labels[-1:], missing, axis=0)])
+    return EvalBatch(images, labels, batch_size - missing)
+
+
+def _ordered() -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    return options

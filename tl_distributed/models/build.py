@@ -1,0 +1,36 @@
+"""The model that a config describes: backbone, its weights, head."""
+
+import keras
+from absl import logging
+
+from tl_distributed.config import Config
+from tl_distributed.models.backbones import build_backbone, get_backbone
+from tl_distributed.models.heads import build_classifier
+from tl_distributed.models.weights import load_backbone_weights
+
+
+def build_model(config: Config, *, num_classes: int) -> keras.Model:
+    """Builds the classifier of a resolved config; call it under the strategy's scope.
+
+    Returns:
+      A model from normalised float32 images `[batch, image_size, image_size, 3]` to `[batch, num_classes]`
+      float32 logits.
+
+    Raises:
+      UserError: Weights that cannot be had or do not fit.
+    """
+    own_names = config.weights in ("none", "imagenet")
+    backbone_model = build_backbone(
+        get_backbone(config.backbone),
+        image_size=config.image_size,
+        weights=config.weights if own_names else "none",
+    )
+    if not own_names:
+        logging.info("%s", load_backbone_weights(backbone_model, config.weights))
+    return build_classifier(
+        backbone_model,
+        num_classes=num_classes,
+        pooling=config.pooling,
+        head_units=config.head_units,
+        dropout=config.dropout,
+    )

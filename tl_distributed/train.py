@@ -1,0 +1,46 @@
+"""Command: fine-tune a backbone on a data set that `data_prep.build_tfrecords` wrote.
+
+Short, so that all of it can be called from tests and notebooks: `train_and_evaluate(config)`.
+"""
+
+from absl import logging
+
+from tl_distributed.commandline import refuse_positional, run_command
+from tl_distributed.config import Config
+
+DESCRIPTION = """python -m tl_distributed.train --backbone=NAME [--flag=value ...]
+
+Trains on --data_dir and writes --workdir: checkpoints, metrics.jsonl, results.json, model.keras, plots,
+TensorBoard events. The same command again goes on where it stopped. --flagfile=PATH reads flags from a file."""
+
+
+def main(config: Config, positional: list[str]) -> None:
+    """Checks the flags before TensorFlow is imported, then trains."""
+    refuse_positional(positional)
+    if config.backbone == "list":
+        _print_backbones()
+        return
+    config.validate()
+
+    from tl_distributed.training.run import train_and_evaluate  # TensorFlow comes with it
+
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    results = train_and_evaluate(config)
+    for split, name in (("val", "Validation"), ("test", "Test")):
+        if results[f"{split}_accuracy"] is not None:
+            print(f"{name} accuracy {results[f'{split}_accuracy']:.2%} of {results['num_examples'][split]} images")
+    print(f"Results, model and plots: {results['workdir']}   Charts: tensorboard --logdir {results['workdir']}")
+
+
+def _print_backbones() -> None:
+    from tl_distributed.models.backbones import BACKBONES
+
+    print(f"{'name':24}{'pixels':>8}{'minimum':>9}{'GMACs':>9}  weights")
+    for row in BACKBONES.values():
+        weights = "imagenet" if row.has_imagenet_weights else "none"
+        print(f"{row.name:24}{row.default_size:8}{row.minimum_size:9}{row.gmacs:9.3f}  {weights}")
+
+
+if __name__ == "__main__":
+    run_command(main, Config, DESCRIPTION)

@@ -1,0 +1,73 @@
+"""The inner loop: many steps in the graph for each call from Python."""
+
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tl_distributed.commandline import UserError
+from tl_distributed.data.dataset import TrainFeed
+from tl_distributed.runtime import Runtime
+from tl_distributed.training.step import TrainStep
+
+_TARGET_CALL_SECONDS = 1.0  # how long a stop signal or the progress bar may wait
+
+
+class TrainLoop:
+    """Runs a phase's steps; knows nothing of epochs, logs and checkpoints.
+
+    Attributes:
+      timed_steps: Steps done outside the first call, which compiles.
+      timed_seconds: Time that they took, device synchronised.
+    """
+
+    def __init__(self, step: TrainStep, feed: TrainFeed, runtime: Runtime, *, steps_per_loop: int):
+        """`steps_per_loop` of 0 adapts the length of a call to about a second."""
+        self._step, self._feed, self._strategy = step, feed, runtime.strategy
+        self._steps_per_loop = steps_per_loop
+        self._next_length = steps_per_loop or 1
+        self._compiled = False
+        self._run_steps = tf.function(self._run_steps_body)
+        self.timed_steps, self.timed_seconds = 0, 0.0
+
+    def run(self, first_step: int, last_step: int) -> int:
+        """Runs one call's worth of steps from `first_step`, at most up to `last_step`; returns the new step.
+
+        Raises:
+          UserError: The device is out of memory.
+        """
+        length = min(self._next_length, last_step - first_step)
+        start = time.perf_counter()
+        try:
+            # Tensors, not Python numbers: those would trace the loop again for every value.
+            self._run_steps(tf.constant(first_step, tf.int64), tf.constant(length, tf.int64)).numpy()
+        except tf.errors.ResourceExhaustedError as error:
+            raise UserError(
+                f"out of memory in steps {first_step} to {first_step + length} ({error.message.splitlines()[0]}); "
+                "try a smaller --global_batch_size or --image_size, or --precision=mixed_bfloat16"
+            ) from None
+        seconds = time.perf_counter() - start
+        if self._compiled:
+            self.timed_steps += length
+            self.timed_seconds += seconds
+            if not self._steps_per_loop:
+                self._next_length = max(1, min(2 * length, int(_TARGET_CALL_SECONDS * length / max(seconds, 1e-6))))
+        self._compiled = True
+        return first_step + length
+
+    def read_sums(self) -> np.ndarray:
+        """Returns and clears the sums of loss, hits, gradient norm and skipped updates: `[4] float32`."""
+        sums = self._step.read_sums().numpy()
+        self._step.reset_sums()
+        return sums
+
+    def _run_steps_body(self, first_step: tf.Tensor, num_steps: tf.Tensor) -> tf.Tensor:
+        def in_replica(step: tf.Tensor, *host_inputs: Any) -> None:
+            replica_id = tf.distribute.get_replica_context().replica_id_in_sync_group
+            images, labels = self._feed.replica_batch(step, replica_id, *host_inputs)
+            self._step.replica_step(step, images, labels)
+
+        for offset in tf.range(num_steps):
+            self._strategy.run(in_replica, args=(first_step + offset, *self._feed.host_inputs()))
+        return self._step.read_sums()  # reading them waits for the devices

@@ -1,0 +1,71 @@
+"""What a run leaves: `results.json` and `model.keras`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tl_distributed.config import Config
+from tl_distributed.models.packaging import package_model
+from tl_distributed.reporting.report import classification_summary
+from tl_distributed.training.checkpoints import Position
+from tl_distributed.training.evaluation import Evaluation
+
+
+def make_results(
+    position: Position,
+    evaluations: Mapping[str, Evaluation],
+    class_names: Sequence[str],
+    *,
+    images_per_second: float | None,
+    images_per_epoch: int,
+    config: Config,
+) -> dict[str, Any]:
+    """Returns the content of `results.json`.
+
+    Args:
+      position: Where the run ended.
+      evaluations: Of the best weights, by split; `val` and `test` where the data set has them.
+      class_names: In order of label.
+      images_per_second: Training speed over all replicas without compilation and evaluation; `None` where
+        too few steps were run to tell.
+      images_per_epoch: Examples of the training split.
+      config: Resolved.
+    """
+    summaries = {
+        name: classification_summary(evaluation.labels, evaluation.probabilities, class_names)
+        for name, evaluation in evaluations.items()
+    }
+    shown = summaries.get("test") or summaries.get("val") or {}
+    results = {
+        "steps": position.step,
+        "epochs": position.step * config.global_batch_size / images_per_epoch,
+        "best_step": position.best_step if position.best_val_accuracy >= 0 else position.step,
+        "images_per_second": images_per_second,
+        "seconds": position.seconds,
+        "per_class": shown.get("per_class", {}),
+        "confusion_matrix": shown.get("confusion_matrix", []),
+        "class_names": list(class_names),
+        "workdir": config.workdir,
+        "num_examples": {name: evaluation.num_examples for name, evaluation in evaluations.items()},
+    }
+    figures = {
+        f"{name}_{figure}": getattr(evaluations[name], figure) if name in evaluations else None
+        for name in ("val", "test")
+        for figure in ("accuracy", "loss")
+    }
+    return {**figures, **results}
+
+
+def save_packaged_model(
+    model: keras.Model, config: Config, *, normalization: str, native_shape: tuple[int, int, int]
+) -> None:
+    """Writes `model.keras`: uint8 images of the data set's shape in, probabilities out, stock layers only."""
+    packaged = package_model(
+        model, normalization=normalization, native_shape=native_shape, image_size=config.image_size
+    )
+    path = f"{config.workdir}/model.keras"
+    temporary = f"{config.workdir}/model.tmp.keras"
+    packaged.save(temporary)
+    tf.io.gfile.rename(temporary, path, overwrite=True)

@@ -1,0 +1,204 @@
+"""One phase of a run from its first step to its last: logs, validation, checkpoints, early stopping."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tl_distributed.commandline import UserError
+from tl_distributed.config import Config
+from tl_distributed.data.dataset import Split
+from tl_distributed.data.order import steps_for_epochs
+from tl_distributed.reporting.progress import Progress
+from tl_distributed.training.checkpoints import Checkpoints, Position
+from tl_distributed.training.evaluation import Evaluation
+from tl_distributed.training.loop import TrainLoop
+from tl_distributed.training.phases import Phase
+from tl_distributed.training.preemption import StopRequest
+from tl_distributed.training.step import TrainStep
+
+_LOGS_AN_EPOCH = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseParts:
+    """What a phase works with; made by `train_and_evaluate`."""
+
+    config: Config
+    model: keras.Model
+    phase: Phase
+    step: TrainStep
+    loop: TrainLoop
+    train: Split
+    validate: Callable[[], Evaluation | None]
+    checkpoints: Checkpoints
+    log_row: Callable[[str, dict[str, Any]], None]
+    stop: StopRequest
+
+
+class PhaseRun:
+    """Drives the loop from boundary to boundary; `position` is always where the run stands."""
+
+    def __init__(self, parts: PhaseParts, position: Position):
+        self._parts, self.position = parts, position
+        config, phase = parts.config, parts.phase
+        self._first = position.phase_first_step
+        self._last = self._first + phase.total_steps
+        if config.max_steps:
+            self._last = max(min(self._last, config.max_steps), position.step)
+        self._steps_per_epoch = parts.train.num_examples / config.global_batch_size
+        self._log_every = config.log_every_steps or max(1, math.ceil(self._steps_per_epoch / _LOGS_AN_EPOCH))
+        self._interval_start, self._interval_seconds = position.step, 0.0
+        self._profiling = False
+
+    def run(self) -> Position:
+        """Trains until the phase's end, `--max_steps`, an early stop, or a stop signal."""
+        unit_total, config = self._last - self._first, self._parts.config
+        with Progress(
+            total=unit_total * config.global_batch_size,
+            initial=(self.position.step - self._first) * config.global_batch_size,
+            unit="images",
+            label=f"Training {self._parts.phase.name}",
+        ) as progress:
+            while self._goes_on():
+                self._to_boundary(progress)
+            if self._stopped_early():
+                progress.note(f"No better validation accuracy for {self.position.stale_epochs} epochs: phase ends.")
+            self._log_interval(progress)
+        self._toggle_profiler(force_stop=True)
+        self._save()
+        return self.position
+
+    def _goes_on(self) -> bool:
+        return self.position.step < self._last and self._parts.stop.signal_number is None and not self._stopped_early()
+
+    def _to_boundary(self, progress: Progress) -> None:
+        """Runs one call of the loop, then whatever is due at the step that it reached."""
+        before = self.position.step
+        self._toggle_profiler()
+        start = time.perf_counter()
+        step = self._parts.loop.run(before, self._next_boundary(before))
+        seconds = time.perf_counter() - start
+        self._interval_seconds += seconds
+        self.position = dataclasses.replace(self.position, step=step, seconds=self.position.seconds + seconds)
+        progress.update((step - before) * self._parts.config.global_batch_size)
+        epoch_ended = step == self._epoch_end(before)
+        checkpoint_due = self._checkpoint_due(step, epoch_ended)
+        if (step - self._first) % self._log_every == 0 or epoch_ended or checkpoint_due:
+            self._log_interval(progress)
+        if epoch_ended:
+            self._end_epoch(progress)
+        elif step == self._last:  # --max_steps: shown, but not part of the choice of the best epoch
+            self._validate(progress)
+        if checkpoint_due and step < self._last:
+            self._save()
+
+    def _next_boundary(self, step: int) -> int:
+        config = self._parts.config
+        in_phase = step - self._first
+        candidates = [
+            self._last,
+            self._epoch_end(step),
+            self._first + (in_phase // self._log_every + 1) * self._log_every,
+        ]
+        if config.checkpoint_every_steps:
+            candidates.append((step // config.checkpoint_every_steps + 1) * config.checkpoint_every_steps)
+        candidates += [edge for edge in config.profile_steps if edge > step]
+        return min(candidates)
+
+    def _epoch_end(self, step: int) -> int:
+        """Returns the step at which the epoch of this phase that `step` is in has been seen."""
+        sizes = {
+            "num_examples": self._parts.train.num_examples, "global_batch_size": self._parts.config.global_batch_size,
+        }  # fmt: skip
+        epoch = int((step - self._first) / self._steps_per_epoch)
+        while (end := self._first + steps_for_epochs(epoch, **sizes)) <= step:
+            epoch += 1
+        return end
+
+    def _checkpoint_due(self, step: int, epoch_ended: bool) -> bool:
+        every = self._parts.config.checkpoint_every_steps
+        return step % every == 0 if every else epoch_ended
+
+    def _log_interval(self, progress: Progress) -> None:
+        """Writes the means since the last log, and stops a run that has diverged."""
+        steps = self.position.step - self._interval_start
+        if not steps:
+            return
+        loss_sum, hits, norm_sum, skipped = (float(value) for value in self._parts.loop.read_sums())
+        images = steps * self._parts.config.global_batch_size
+        if not math.isfinite(loss_sum) or (not math.isfinite(norm_sum) and not self._parts.step.loss_scale.dynamic):
+            raise UserError(
+                f"the loss or its gradient became NaN or infinite between steps {self._interval_start} and "
+                f"{self.position.step}; try a lower --learning_rate or --finetune_learning_rate, --clip_norm=1, "
+                "more --warmup_epochs, or --precision=float32"
+            )
+        rate = self._parts.phase.schedule(self.position.step - 1 - self._first)
+        row = {
+            "loss": loss_sum / images,
+            "accuracy": hits / images,
+            "learning_rate": float(rate),
+            "gradient_norm": norm_sum / max(steps - skipped, 1),
+            "images_per_second": images / self._interval_seconds,
+            "step_seconds": self._interval_seconds / steps,
+            "loss_scale": float(self._parts.step.loss_scale.scale.read_value()),
+            "skipped_updates": int(skipped),
+        }
+        self._write("train", row)
+        progress.update(0, loss=row["loss"], accuracy=row["accuracy"])
+        self._interval_start, self._interval_seconds = self.position.step, 0.0
+
+    def _end_epoch(self, progress: Progress) -> None:
+        """Validates, keeps the best weights, and counts epochs without progress."""
+        accuracy, position = self._validate(progress), self.position
+        if accuracy is None:
+            return
+        phase_best = accuracy > position.phase_best_val_accuracy
+        position = dataclasses.replace(
+            position,
+            stale_epochs=0 if phase_best else position.stale_epochs + 1,
+            phase_best_val_accuracy=max(accuracy, position.phase_best_val_accuracy),
+        )
+        if accuracy > position.best_val_accuracy:
+            position = dataclasses.replace(position, best_val_accuracy=accuracy, best_step=position.step)
+            self._parts.checkpoints.save_best(self._parts.model, self._parts.step, position.step)
+        self.position = position
+
+    def _validate(self, progress: Progress) -> float | None:
+        """Evaluates the validation split, logs it, and returns the accuracy; `None` without such a split."""
+        evaluation = self._parts.validate()
+        if evaluation is None:
+            return None
+        self._write("validation", {"val_loss": evaluation.loss, "val_accuracy": evaluation.accuracy})
+        progress.note(
+            f"Step {self.position.step}, epoch {self._epoch():.2f}: validation loss {evaluation.loss:.4f}, "
+            f"accuracy {evaluation.accuracy:.2%} of {evaluation.num_examples} images."
+        )
+        return evaluation.accuracy
+
+    def _stopped_early(self) -> bool:
+        patience = self._parts.config.early_stopping_epochs
+        return bool(patience) and self.position.stale_epochs >= patience
+
+    def _epoch(self) -> float:
+        return self.position.step / self._steps_per_epoch
+
+    def _write(self, kind: str, values: dict[str, Any]) -> None:
+        row = {"step": self.position.step, "epoch": round(self._epoch(), 4), "phase": self._parts.phase.name}
+        self._parts.log_row(kind, {**row, **values})
+
+    def _save(self) -> None:
+        self._parts.checkpoints.save(self._parts.model, self._parts.step, self.position)
+
+    def _toggle_profiler(self, *, force_stop: bool = False) -> None:
+        edges, step = self._parts.config.profile_steps, self.position.step
+        if edges and step == edges[0] and not self._profiling and not force_stop:
+            tf.profiler.experimental.start(self._parts.config.workdir)
+            self._profiling = True
+        elif self._profiling and (force_stop or step >= edges[1]):
+            tf.profiler.experimental.stop()
+            self._profiling = False

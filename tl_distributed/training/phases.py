@@ -1,0 +1,54 @@
+"""The phases of a run: what trains, for how long, at which rate."""
+
+import dataclasses
+
+from tl_distributed.config import Config
+from tl_distributed.data.order import steps_for_epochs
+from tl_distributed.training.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one set of trainable layers and one optimizer.
+
+    Attributes:
+      name: `head` or `main`.
+      freezing: What `freeze_for` takes: scratch, frozen, partial or full.
+      epochs: Epochs that it lasts, unless stopped early.
+      total_steps: The same in steps.
+      schedule: Rate by step within the phase.
+    """
+
+    name: str
+    freezing: str
+    epochs: int
+    total_steps: int
+    schedule: Schedule
+
+
+def plan_phases(config: Config, *, num_examples: int) -> tuple[Phase, ...]:
+    """Returns the phases of a resolved config: two for two_phase, else one.
+
+    Args:
+      config: Resolved, so that `transfer` is set.
+      num_examples: Examples of the training split.
+    """
+    if config.transfer != "two_phase":
+        pretrained = config.transfer in ("partial", "full")
+        rate = config.finetune_learning_rate if pretrained else config.learning_rate
+        return (_phase(config, "main", config.transfer, config.epochs, rate, num_examples),)
+    partial = config.unfreeze_last_layers or config.unfreeze_from
+    return (
+        _phase(config, "head", "frozen", config.head_epochs, config.learning_rate, num_examples),
+        _phase(
+            config, "main", "partial" if partial else "full", config.epochs, config.finetune_learning_rate, num_examples
+        ),
+    )
+
+
+def _phase(config: Config, name: str, freezing: str, epochs: int, peak: float, num_examples: int) -> Phase:
+    sizes = {"num_examples": num_examples, "global_batch_size": config.global_batch_size}
+    total_steps = steps_for_epochs(epochs, **sizes)
+    warmup_steps = min(steps_for_epochs(config.warmup_epochs, **sizes), total_steps)
+    schedule = Schedule(kind=config.schedule, peak=peak, warmup_steps=warmup_steps, total_steps=total_steps)
+    return Phase(name, freezing, epochs, total_steps, schedule)

@@ -1,0 +1,223 @@
+"""A whole run: from a config to a trained, evaluated, saved model."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tl_distributed.commandline import UserError
+from tl_distributed.config import Config
+from tl_distributed.data.dataset import load_splits
+from tl_distributed.data.records import SPLITS, DatasetInfo, read_manifest
+from tl_distributed.models.backbones import get_backbone
+from tl_distributed.models.build import build_model
+from tl_distributed.models.freezing import freeze_for, parameter_counts
+from tl_distributed.reporting.report import write_json
+from tl_distributed.reporting.run_log import RunLog
+from tl_distributed.runtime import Runtime, start_runtime
+from tl_distributed.training.checkpoints import Checkpoints, Position
+from tl_distributed.training.evaluation import Evaluation, Evaluator
+from tl_distributed.training.loop import TrainLoop
+from tl_distributed.training.optimizers import make_optimizer
+from tl_distributed.training.outcome import make_results, save_packaged_model
+from tl_distributed.training.phase_run import PhaseParts, PhaseRun
+from tl_distributed.training.phases import Phase, plan_phases
+from tl_distributed.training.preemption import StopRequest
+from tl_distributed.training.step import StepSettings, TrainStep
+from tl_distributed.training.workdir import open_workdir, write_config
+
+
+def train_and_evaluate(config: Config) -> dict[str, Any]:
+    """Runs, or goes on with, the training that `config` describes.
+
+    Args:
+      config: Validated; resolved here against the data set.
+
+    Returns:
+      The content of `results.json`.
+
+    Raises:
+      UserError: Whatever the user can mend: data set, weights, workdir, divergence, memory.
+      SystemExit: 128 + the signal's number, after a checkpoint, when a signal asked the run to stop.
+    """
+    info = read_manifest(config.data_dir)
+    config = config.resolved(native_size=max(info.image_shape[:2]))
+    checkpoints = Checkpoints(config.workdir, keep=config.keep_checkpoints)
+    position = checkpoints.latest_position()
+    open_workdir(config, info, position)
+    runtime = start_runtime(config)
+    return _Run(config, info, runtime, checkpoints).execute(position)
+
+
+class _Run:
+    """What the parts of one run share."""
+
+    def __init__(self, config: Config, info: DatasetInfo, runtime: Runtime, checkpoints: Checkpoints):
+        self._config, self._info, self._runtime, self._checkpoints = config, info, runtime, checkpoints
+        self._backbone = get_backbone(config.backbone)
+        self._splits = load_splits(
+            config.data_dir, info, SPLITS,
+            input_mode=config.input_mode, shuffle_buffer_examples=config.shuffle_buffer_examples,
+        )  # fmt: skip
+        if "train" not in self._splits:
+            raise UserError(f"--data_dir={config.data_dir}: no train split")
+        # Resolved here and not before, since it goes by free memory; a resumed run keeps what it began with.
+        self._config = config = dataclasses.replace(config, input_mode=self._splits["train"].mode)
+        with runtime.strategy.scope():
+            self._model = build_model(config, num_classes=info.num_classes)
+        self._phases = plan_phases(config, num_examples=self._splits["train"].num_examples)
+        self._evaluator: Evaluator | None = None
+
+    def execute(self, position: Position | None) -> dict[str, Any]:
+        """Trains every phase that is left, then evaluates the best weights and writes the results."""
+        config = self._config
+        resumed = position is not None
+        position = position or Position()
+        tf.io.gfile.makedirs(config.workdir)
+        written = write_config(config, self._info, self._runtime)
+        self._log_start(position, resumed)
+        with RunLog(config.workdir, last_step=position.step) as log, StopRequest() as stop:
+            log.start(written)
+            timing = np.zeros(2)
+            while True:
+                phase = self._phases[position.phase]
+                run, loop, step = self._prepare(phase, position, log, stop)
+                if resumed:
+                    self._checkpoints.restore(self._model, step)
+                    resumed = False
+                else:
+                    log.preview(self._splits["train"], step)
+                position = run.run()
+                timing += (loop.timed_steps, loop.timed_seconds)
+                if stop.signal_number is not None:
+                    logging.info("Stopped at step %d, checkpoint written; the same command goes on.", position.step)
+                    raise SystemExit(128 + stop.signal_number)
+                capped = config.max_steps and position.step >= config.max_steps
+                if capped or position.phase + 1 == len(self._phases):
+                    break
+                position = dataclasses.replace(
+                    position, phase=position.phase + 1, phase_first_step=position.step,
+                    stale_epochs=0, phase_best_val_accuracy=-1.0,
+                )  # fmt: skip
+            self._checkpoints.restore_best(self._model)
+            return self._finish(position, timing, log)
+
+    def _prepare(
+        self, phase: Phase, position: Position, log: RunLog, stop: StopRequest
+    ) -> tuple[PhaseRun, TrainLoop, TrainStep]:
+        """Freezes for the phase, and builds its step, its input from the position on, and its driver."""
+        config, train = self._config, self._splits["train"]
+        freeze_for(
+            self._model, phase.freezing,
+            unfreeze_last_layers=config.unfreeze_last_layers if phase.freezing == "partial" else 0,
+            unfreeze_from=config.unfreeze_from if phase.freezing == "partial" else "",
+        )  # fmt: skip
+        first_step = position.phase_first_step
+        step = TrainStep(
+            self._model,
+            lambda: make_optimizer(config),
+            lambda step: phase.schedule(step - first_step),
+            self._step_settings(),
+            self._runtime,
+        )
+        self._evaluator = Evaluator(
+            self._model,
+            image_size=config.image_size,
+            normalization=self._backbone.normalization,
+            runtime=self._runtime,
+        )
+        feed = train.train_feed(
+            global_batch_size=config.global_batch_size,
+            num_replicas=self._runtime.num_replicas,
+            seed=config.seed,
+            first_step=position.step,
+        )
+        loop = TrainLoop(step, feed, self._runtime, steps_per_loop=config.steps_per_loop)
+        self._log_phase(phase)
+        parts = PhaseParts(
+            config=config, model=self._model, phase=phase, step=step, loop=loop, train=train,
+            validate=lambda: self._evaluate("val", step.averages), checkpoints=self._checkpoints,
+            log_row=log.row, stop=stop,
+        )  # fmt: skip
+        return PhaseRun(parts, position), loop, step
+
+    def _step_settings(self) -> StepSettings:
+        config = self._config
+        return StepSettings(
+            augment=config.augment_settings(),
+            image_size=config.image_size,
+            normalization=self._backbone.normalization,
+            num_classes=self._info.num_classes,
+            global_batch_size=config.global_batch_size,
+            label_smoothing=config.label_smoothing,
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+            ema_decay=config.ema_decay,
+            all_reduce_dtype=config.all_reduce_dtype,
+            seed=config.seed,
+        )
+
+    def _evaluate(self, split: str, averages: Sequence[tf.Variable] = ()) -> Evaluation | None:
+        if split not in self._splits:
+            return None
+        return self._evaluator.evaluate(
+            self._splits[split], batch_size=self._config.global_batch_size, averages=averages
+        )
+
+    def _finish(self, position: Position, timing: np.ndarray, log: RunLog) -> dict[str, Any]:
+        """Evaluates the best weights once, and writes model, results and plots."""
+        config = self._config
+        evaluations = {name: self._evaluate(name) for name in ("val", "test") if name in self._splits}
+        save_packaged_model(
+            self._model,
+            config,
+            normalization=self._backbone.normalization,
+            native_shape=self._info.image_shape,
+        )
+        steps, seconds = timing
+        results = make_results(
+            position,
+            evaluations,
+            self._info.class_names,
+            images_per_second=steps * config.global_batch_size / seconds if seconds else None,
+            images_per_epoch=self._splits["train"].num_examples,
+            config=config,
+        )
+        log.finish(results, evaluations, self._splits)
+        write_json(f"{config.workdir}/results.json", results)
+        return results
+
+    def _log_start(self, position: Position, resumed: bool) -> None:
+        config, runtime = self._config, self._runtime
+        examples = {name: split.num_examples for name, split in self._splits.items()}
+        steps_per_epoch = examples["train"] / config.global_batch_size
+        lines = [
+            f"Run {config.workdir}: {config.backbone} at {config.image_size} px, weights {config.weights}, "
+            f"transfer {config.transfer}.",
+            f"Data {config.data_dir}: {self._info.num_classes} classes, "
+            + ", ".join(f"{count} {name}" for name, count in examples.items())
+            + f" images of {'x'.join(map(str, self._info.image_shape))}, {config.input_mode} mode.",
+            f"Devices: {', '.join(runtime.devices)}; {type(runtime.strategy).__name__}; precision {runtime.precision}; "
+            f"XLA {'on' if runtime.use_xla else 'off'}.",
+            f"Batch: {config.global_batch_size} in all, {config.global_batch_size // runtime.num_replicas} for each of "
+            f"{runtime.num_replicas} replicas; {steps_per_epoch:g} steps an epoch"
+            + ("." if steps_per_epoch.is_integer() else "; a batch that ends an epoch is filled from the next one."),
+            "Phases: "
+            + ", then ".join(
+                f"{phase.name} ({phase.freezing}) {phase.epochs} epochs = {phase.total_steps} steps at "
+                f"{phase.schedule.peak:g}, {phase.schedule.kind}"
+                for phase in self._phases
+            )
+            + ".",
+        ]
+        if resumed:
+            lines.append(f"Goes on from step {position.step}.")
+        for line in lines:
+            logging.info("%s", line)
+
+    def _log_phase(self, phase: Phase) -> None:
+        trainable, frozen = parameter_counts(self._model)
+        logging.info("Phase %s: %s parameters train, %s are frozen.", phase.name, f"{trainable:,}", f"{frozen:,}")

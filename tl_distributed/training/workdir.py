@@ -1,0 +1,98 @@
+"""The workdir of a run: whose it is, and whether this run may go on in it."""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tl_distributed
+from tl_distributed.commandline import UserError
+from tl_distributed.config import Config
+from tl_distributed.data.records import DatasetInfo
+from tl_distributed.reporting.report import write_json
+from tl_distributed.runtime import Runtime
+from tl_distributed.training.checkpoints import Position
+
+# What may differ when a run goes on: where it runs, how often it reports, when it stops.
+_FREE_SETTINGS = frozenset({
+    "workdir", "data_dir", "resume", "max_steps", "profile_steps", "log_every_steps", "checkpoint_every_steps",
+    "keep_checkpoints", "steps_per_loop", "strategy", "virtual_devices", "xla", "all_reduce_dtype",
+})  # fmt: skip
+
+
+def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -> None:
+    """Checks that the run may start or go on in `config.workdir`.
+
+    Args:
+      config: Resolved.
+      info: The data set's manifest.
+      position: Where the newest checkpoint stands, if there is one.
+
+    Raises:
+      UserError: `--resume` does not allow it, or the run there has other settings or another data set.
+    """
+    path = f"{config.workdir}/config.json"
+    exists = tf.io.gfile.exists(path)
+    if config.resume == "must" and position is None:
+        raise UserError(f"--resume=must: {config.workdir} has no checkpoint; check --workdir")
+    if config.resume == "never" and exists:
+        raise UserError(f"--resume=never: {config.workdir} holds a run already; choose another --workdir")
+    if not exists or position is None:  # nothing to lose: a run that died before its first checkpoint starts again
+        return
+    with tf.io.gfile.GFile(path) as file:
+        saved = json.loads(file.read())
+    current = json.loads(json.dumps(dataclasses.asdict(config)))
+    differing = [
+        f"{name} {saved['config'].get(name)} there, {value} here"
+        for name, value in current.items()
+        if name not in _FREE_SETTINGS and saved["config"].get(name) != value
+    ]
+    if saved["dataset_sha256"] != dataset_digest(info):
+        differing.append("another data set")
+    if differing:
+        raise UserError(
+            f"{config.workdir} holds a run with other settings ({'; '.join(differing[:5])}); "
+            "choose another --workdir, or delete that folder"
+        )
+
+
+def write_config(config: Config, info: DatasetInfo, runtime: Runtime) -> dict[str, Any]:
+    """Writes `config.json`: resolved settings, versions, commit, devices, data set; returns it."""
+    content = {
+        "config": dataclasses.asdict(config),
+        "command": sys.argv,
+        "versions": {
+            "tl_distributed": tl_distributed.__version__,
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
+        "commit": _commit(),
+        "devices": list(runtime.devices),
+        "replicas": runtime.num_replicas,
+        "precision": runtime.precision,
+        "xla": runtime.use_xla,
+        "dataset_sha256": dataset_digest(info),
+    }
+    write_json(f"{config.workdir}/config.json", content)
+    return content
+
+
+def dataset_digest(info: DatasetInfo) -> str:
+    """Returns the SHA-256 in hex of the manifest, which holds that of every shard."""
+    return hashlib.sha256(info.to_json().encode()).hexdigest()
+
+
+def _commit() -> str | None:
+    """Returns the commit of the package's checkout, or `None` where it was installed without one."""
+    folder = tl_distributed.__path__[0]
+    result = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None
