@@ -15,9 +15,12 @@ from tl_distributed.commandline import refuse_positional, run_command
 
 def main(config: BuildConfig, positional: list[str]) -> int:
     """Builds what the flags describe and prints its counts."""
-    from data_prep import build, manifest  # late: they import TensorFlow, `--help` does not
-
     refuse_positional(positional)
+    import tensorflow as tf  # late: `--help` needs none of it
+
+    from data_prep import build, manifest
+
+    tf.config.set_visible_devices([], "GPU")  # preparing is the host's work; a GPU may be training
     start = time.monotonic()
     info = build.build(config)
     print(manifest.table(info))

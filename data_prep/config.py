@@ -23,8 +23,8 @@ class BuildConfig:
     input: str = setting(
         "",
         "The images on disk: for image_folder a folder, .tar, .tar.gz or .zip of train/<class>/* with optional val/ "
-        "and test/ (or of <class>/* alone, which gives no test split); for cifar10_archive the official binary or python "
-        "archive or its unpacked folder; for cifar10 and tfds the TFDS data folder (empty: TFDS's own).",
+        "and test/ (or of <class>/* alone, which gives no test split); for cifar10_archive the official binary or "
+        "python archive or its unpacked folder; for cifar10 and tfds the TFDS data folder (empty: TFDS's own).",
         topic="Source",
     )
     tfds_name: str = setting("", "Name of a TFDS image classification set, for --source=tfds.", topic="Source")

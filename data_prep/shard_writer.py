@@ -113,6 +113,8 @@ def _write_shard(path: str, records: Iterator[bytes], num_records: int, is_stopp
             if is_stopped():
                 break
             writer.write(record)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())  # a power failure must not leave a data set that looks finished
     digest, num_bytes = hash_file(path)
     return Shard(os.path.basename(path), num_records, num_bytes, digest)
 

@@ -1,0 +1,27 @@
+"""Reads a whole data set again and checks it against its dataset.json: CRCs, SHA-256, counts, labels, image shape.
+
+  python -m data_prep.verify_tfrecords --data_dir=data/cifar10
+
+Prints a table of what is there. Else one line names the first bad shard and record (counted from 0); exit code 2.
+"""
+
+from data_prep.config import VerifyConfig
+from tl_distributed.commandline import refuse_positional, run_command
+
+
+def main(config: VerifyConfig, positional: list[str]) -> int:
+    """Verifies the data set and prints its counts."""
+    refuse_positional(positional)
+    import tensorflow as tf  # late: `--help` needs none of it
+
+    from data_prep import manifest, verify
+
+    tf.config.set_visible_devices([], "GPU")  # reading is the host's work; a GPU may be training
+    info = verify.verify(config.data_dir)
+    print(manifest.table(info))
+    print(f"{config.data_dir}: every shard and record is as dataset.json says")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main, VerifyConfig, __doc__)
