@@ -1,0 +1,81 @@
+"""Everything that a run shows while it goes and when it ends: metrics.jsonl, TensorBoard, plots."""
+
+import json
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tl_distributed.reporting import plots
+from tl_distributed.reporting.report import MetricsLog, read_metrics
+from tl_distributed.reporting.tensorboard import TensorBoardLog
+
+_PREVIEW_IMAGES = 16
+_MISCLASSIFIED_IMAGES = 25
+
+
+class RunLog:
+    """Context manager around a run's reports."""
+
+    def __init__(self, workdir: str, *, last_step: int):
+        """Opens the reports; rows of `metrics.jsonl` after `last_step`, left by a killed run, are dropped."""
+        self._workdir = workdir
+        self._metrics = MetricsLog(f"{workdir}/metrics.jsonl", resume_step=last_step)
+        self._board = TensorBoardLog(workdir, enabled=True)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._metrics.close()
+        self._board.close()
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Shows the content of `config.json` as text."""
+        self._board.text("config", f"```json\n{json.dumps(config, indent=2)}\n```", 0)
+
+    def row(self, split: str, values: Mapping[str, Any]) -> None:
+        """Adds one row, of `train` or `validation`; `values` holds `step`."""
+        self._metrics.append(dict(values))
+        scalars = {
+            name.removeprefix("val_"): value
+            for name, value in values.items()
+            if isinstance(value, (int, float)) and name != "step"
+        }
+        self._board.scalars(split, int(values["step"]), scalars)
+
+    def preview(self, images: np.ndarray, step: int, captions: Sequence[str]) -> None:
+        """Shows what the backbone is given: `[n, size, size, 3] uint8` augmented images."""
+        self._board.images("augmented_input", images[:_PREVIEW_IMAGES], step, captions[:_PREVIEW_IMAGES])
+
+    def finish(
+        self,
+        results: Mapping[str, Any],
+        hparams: Mapping[str, Any],
+        misclassified: tuple[np.ndarray, Sequence[str]],
+    ) -> None:
+        """Draws the plots and shows the end of the run.
+
+        Args:
+          results: Content of `results.json`.
+          hparams: Settings of the run.
+          misclassified: Images `[n, h, w, 3] uint8` that the model got wrong, and a caption each.
+        """
+        names, step = results["class_names"], int(results["steps"])
+        figures = {
+            "learning_curves": plots.learning_curves(read_metrics(f"{self._workdir}/metrics.jsonl")),
+            "confusion_matrix": plots.confusion_matrix(np.asarray(results["confusion_matrix"]), names),
+            "per_class_accuracy": plots.per_class_accuracy(results["per_class"]),
+        }
+        images, captions = misclassified
+        if len(images):
+            figures["misclassified"] = plots.image_grid(images, captions, columns=5)
+        for name, figure in figures.items():
+            plots.save_figure(figure, f"{self._workdir}/plots/{name}.png")
+            self._board.figure(name, figure, step)
+        metrics = {
+            name: results[name] for name in ("val_accuracy", "test_accuracy", "test_loss") if results[name] is not None
+        }
+        self._board.hparams(hparams, metrics)
