@@ -51,10 +51,11 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+_EXPECTS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
 class _SettingParser(flags.ArgumentParser):
     """Parses one flag by the annotation of its field; messages name what the flag takes."""
-
-    _EXPECTS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
     def __init__(self, kind: type, is_list: bool, field: dataclasses.Field):
         super().__init__()
@@ -73,7 +74,7 @@ class _SettingParser(flags.ArgumentParser):
         try:
             value = self._convert(argument)
         except (TypeError, ValueError):
-            raise ValueError(f"expects {self._EXPECTS[self._kind]}") from None
+            raise ValueError(f"expects {_EXPECTS[self._kind]}") from None
         self._check_range(value)
         return value
 

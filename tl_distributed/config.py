@@ -188,7 +188,8 @@ class Config:
             raise UserError(f"--head_units={','.join(map(str, self.head_units))}: every layer takes 1 unit or more")
         if self.virtual_devices and self.global_batch_size % self.virtual_devices and self.strategy != "one_device":
             raise UserError(
-                f"--global_batch_size={self.global_batch_size} does not divide by --virtual_devices={self.virtual_devices}"
+                f"--global_batch_size={self.global_batch_size} does not divide by "
+                f"--virtual_devices={self.virtual_devices}"
             )
 
     def resolved(self, *, native_size: int) -> "Config":

@@ -86,7 +86,16 @@ def _split_cpu(count: int) -> None:
 def _strategy(config: Config, devices: list[str]) -> Any:
     if config.strategy == "one_device" or (config.strategy == "auto" and len(devices) == 1):
         return tf.distribute.OneDeviceStrategy(devices[0])
-    return tf.distribute.MirroredStrategy(devices)
+    return mirrored_strategy(devices)
+
+
+def mirrored_strategy(devices: list[str]) -> tf.distribute.MirroredStrategy:
+    """Returns the strategy: TensorFlow's own choice of collectives (NCCL) on GPUs, plain sums on virtual CPU devices.
+
+    The collectives that it would take on CPUs keep state in the process: a second strategy of another size dies.
+    """
+    on_gpu = "GPU" in devices[0]
+    return tf.distribute.MirroredStrategy(devices, None if on_gpu else tf.distribute.ReductionToOneDevice())
 
 
 def _precision(wanted: str, gpus: list[Any]) -> str:

@@ -120,21 +120,22 @@ class TrainStep:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             if self._changed_indices:
                 statistics = replica.all_reduce(tf.distribute.ReduceOp.MEAN, statistics)
-        self._assign_statistics(statistics)
+        self._assign_statistics(statistics, gradients)
         replica.merge_call(self._merged_update, args=(gradients, self._learning_rate(step)))
 
-    def _assign_statistics(self, statistics: tf.Tensor) -> None:
-        """Writes the packed BatchNorm statistics to the replica's own copies; an overflow keeps the old value."""
+    def _assign_statistics(self, statistics: tf.Tensor, gradients: Any) -> None:
+        """Writes the packed BatchNorm statistics to the replica's own copies; a skipped update keeps the old ones."""
         variables = [self._model.non_trainable_variables[index] for index in self._changed_indices]
+        if variables and self.loss_scale.dynamic:
+            old = _pack([tf.convert_to_tensor(variable.value) for variable in variables])
+            statistics = tf.where(tf.math.is_finite(tf.linalg.global_norm(tf.nest.flatten(gradients))), statistics, old)
         for variable, value in zip(variables, _unpack(statistics, variables), strict=True):
-            if self.loss_scale.dynamic:
-                value = tf.where(tf.math.is_finite(value), value, tf.convert_to_tensor(variable.value))
             variable.value.assign(value)
 
     def _forward_backward_body(
         self, step: Any, replica_id: Any, images: Any, labels: Any, trainable: Any, non_trainable: Any, scale: Any
     ) -> tuple[Any, tf.Tensor, tf.Tensor]:
-        """Returns (scaled gradients of the mean loss, packed; new BatchNorm statistics, packed; sums of loss and hits)."""
+        """Returns scaled gradients of the mean loss, new BatchNorm statistics (packed), sums of loss and hits."""
         settings = self._settings
         batch = images.shape[0]
         positions = replica_id * batch + tf.range(batch)

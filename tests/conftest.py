@@ -1,0 +1,44 @@
+"""Shared fixtures. The CPU is split into four devices once, before anything touches it."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the suite compares numbers with the CPU's
+
+import pytest
+
+REPO = pathlib.Path(__file__).resolve().parent.parent
+NUM_CPU_DEVICES = 4
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Splits the CPU; a process can do that only before its first TensorFlow operation."""
+    import tensorflow as tf
+    from tiny_backbone import register_tiny_backbones
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * NUM_CPU_DEVICES)
+    register_tiny_backbones()
+
+
+@pytest.fixture(autouse=True)
+def _float32_policy():
+    """Each test begins and ends with Keras's default precision."""
+    import keras
+
+    keras.config.set_dtype_policy("float32")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> pathlib.Path:
+    """Folder of the CIFAR-10 images and ImageNet weights; skips without it, but fails in CI."""
+    folder = pathlib.Path(os.environ.get("TL_DISTRIBUTED_TEST_DATA", REPO.parent / "shared" / "data"))
+    if not (folder / "cifar10_images.tar.gz").exists():
+        message = f"no real data in {folder}; name its folder in TL_DISTRIBUTED_TEST_DATA"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
