@@ -51,7 +51,7 @@ class AugmentSettings:
         for name, upper in _UPPER_BOUNDS.items():
             value = getattr(self, name)
             if not 0 <= value <= upper:  # also refuses NaN
-                raise UserError(f"--{name}={value:g}: takes 0 (off) to {upper:g}")
+                raise UserError(f"--{_FLAGS.get(name, name)}={value:g}: takes 0 (off) to {upper:g}")
         if not 0 < self.resized_crop_min_area <= 1:
             raise UserError(f"--resized_crop_min_area={self.resized_crop_min_area:g}: takes above 0 to 1 (off)")
 
@@ -91,6 +91,7 @@ _UPPER_BOUNDS = {
     "mixup_alpha": 100.0,
     "cutmix_alpha": 100.0,
 }
+_FLAGS = {"mixup_alpha": "mixup", "cutmix_alpha": "cutmix"}  # where the flag's name is not the field's
 
 _NONE = AugmentSettings(
     horizontal_flip=False,

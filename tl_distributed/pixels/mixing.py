@@ -12,7 +12,7 @@ _ERASE_ASPECT_RANGE = (0.3, 1 / 0.3)
 _QUANTILE_INTERVALS = 4096
 
 
-def random_erasing(images: tf.Tensor, uniforms: tf.Tensor, *, probability: float) -> tf.Tensor:
+def random_erasing(images: tf.Tensor, uniforms: tf.Tensor, *, settings: AugmentSettings) -> tf.Tensor:
     """Paints a random box in one random colour into a share of the images (Zhong et al. 2017).
 
     One colour a box, not one a pixel: noise would cost as much as all other augmentations together.
@@ -20,10 +20,12 @@ def random_erasing(images: tf.Tensor, uniforms: tf.Tensor, *, probability: float
     Args:
       images: `[batch, size, size, 3] float32` in [0, 255].
       uniforms: `[batch, len(Draw)] float32`, see `all_uniforms`.
-      probability: Share of the images, in [0, 1].
+      settings: `random_erasing_probability`; 0 returns the images.
     """
+    if settings.random_erasing_probability == 0:
+        return images
     image_size = images.shape[1]
-    boxes = erasing_boxes(uniforms, image_size=image_size, probability=probability)
+    boxes = erasing_boxes(uniforms, image_size=image_size, probability=settings.random_erasing_probability)
     colours = tf.floor(uniforms[:, Draw.ERASE_RED : Draw.ERASE_BLUE + 1] * 256.0)
     return tf.where(boxes.mask(image_size), colours[:, tf.newaxis, tf.newaxis, :], images)
 
@@ -45,17 +47,29 @@ def erasing_boxes(uniforms: tf.Tensor, *, image_size: int, probability: float) -
     return Boxes(left, top, left + width, top + height)
 
 
-def mix_images(
-    images: tf.Tensor, labels: tf.Tensor, uniforms: tf.Tensor, *, settings: AugmentSettings
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Applies MixUp or CutMix to each image; the partner is the next one of the batch.
+def next_of_batch(values: tf.Tensor) -> tf.Tensor:
+    """Returns `values` (`[batch, ...]`) of each image's partner in mixing, which is the next image of the batch.
 
-    A batch of one image has no partner and stays as it is. The partner, and with it the result, depends on how a
-    global batch is cut into replicas: images of other replicas are out of reach.
+    A batch of one image has no other partner than itself. Images of other replicas are out of reach, so what is mixed
+    depends on how a global batch is cut into replicas.
+    """
+    return tf.concat([values[1:], values[:1]], axis=0)
+
+
+def mix_images(
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    partner_images: tf.Tensor,
+    partner_labels: tf.Tensor,
+    uniforms: tf.Tensor,
+    *,
+    settings: AugmentSettings,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Applies MixUp or CutMix to each image.
 
     Args:
-      images: `[batch, size, size, 3] float32`.
-      labels: `[batch, num_classes] float32`, rows that sum to 1.
+      images, partner_images: `[batch, size, size, 3] float32`.
+      labels, partner_labels: `[batch, num_classes] float32`, rows that sum to 1.
       uniforms: `[batch, len(Draw)] float32`, see `all_uniforms`.
       settings: `mixup_alpha` and `cutmix_alpha`, not both 0.
 
@@ -66,8 +80,7 @@ def mix_images(
     blend, boxes = mixing_parameters(uniforms, settings=settings, image_size=image_size)
     own_share = blend * (1.0 - tf.cast(boxes.area(), tf.float32) / image_size**2)
     pixel_share = tf.where(boxes.mask(image_size), 0.0, blend[:, tf.newaxis, tf.newaxis, tf.newaxis])
-    images = _lerp(_next_of_batch(images), images, pixel_share)
-    return images, _lerp(_next_of_batch(labels), labels, own_share[:, tf.newaxis])
+    return _lerp(partner_images, images, pixel_share), _lerp(partner_labels, labels, own_share[:, tf.newaxis])
 
 
 def mixing_parameters(uniforms: tf.Tensor, *, settings: AugmentSettings, image_size: int) -> tuple[tf.Tensor, Boxes]:
@@ -107,10 +120,6 @@ def beta_quantile(probabilities: tf.Tensor, alpha: float) -> tf.Tensor:
     before = tf.minimum(tf.floor(positions), _QUANTILE_INTERVALS - 1.0)
     index = tf.cast(before, tf.int32)
     return _lerp(tf.gather(table, index), tf.gather(table, index + 1), positions - before)
-
-
-def _next_of_batch(values: tf.Tensor) -> tf.Tensor:
-    return tf.concat([values[1:], values[:1]], axis=0)
 
 
 def _lerp(first: tf.Tensor, second: tf.Tensor, share_of_second: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,7 @@
-"""Resizing, cropping, zooming, shifting and flipping as one separable resampling; rotation as one gather.
+"""Resizing, cropping, zooming, shifting and flipping as one separable resampling; rotation as one gather before it.
 
 Coordinates are continuous: pixel `k` of an axis covers [k, k + 1) and has its centre at k + 0.5. What an output
-image shows is a `View` of its source, so any chain of such operations reads the source once and blurs it once.
+image shows is a `View` of its source, so a chain of crops, zooms and shifts interpolates, and blurs, once.
 
 Without rotation the two axes separate, and each is a matrix `[out, in]` of bilinear weights
 `max(0, 1 - |source - pixel|)`: two matrix products an image. That compiles under XLA and is an order of
@@ -13,12 +13,13 @@ Borders: a coordinate outside of the image is reflected at the image's edge (b a
 appears. Inside the image this is `tf.image.resize` to the last pixel.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-_BYTE = 0xFF
+_CUBIC_REACH = 2  # pixels beyond the edge that cubic convolution may read
 
 
 class View(NamedTuple):
@@ -55,11 +56,7 @@ def resize_batch(images: tf.Tensor, *, image_size: int) -> tf.Tensor:
 
 
 def resample(images: tf.Tensor, view: View, *, image_size: int) -> tf.Tensor:
-    """Shows each image's view as a square of `image_size` pixels.
-
-    A rotated view is read by one bilinear gather from the source where the source is at most as large as the
-    output. Otherwise the source is turned at its own size first, because shrinking needs the antialiasing
-    of the matrices. The rotating gather reads 8-bit pixels, so float images are rounded for it.
+    """Shows each image's view, without its rotation (see `turn`), as a square of `image_size` pixels.
 
     Args:
       images: `[batch, height, width, 3]` uint8, or float32 in [0, 255]; height and width are static.
@@ -70,10 +67,6 @@ def resample(images: tf.Tensor, view: View, *, image_size: int) -> tf.Tensor:
       `[batch, image_size, image_size, 3] float32` in [0, 255].
     """
     height, width = images.shape[1:3]
-    if view.angle is not None:
-        if height <= image_size and width <= image_size:
-            return _gather_rotated(images, view, out_height=image_size, out_width=image_size)
-        images = _turn_source(images, view, image_size=image_size)
     rows = interpolation_weights(view.center_y, view.span_y, in_size=height, out_size=image_size)
     columns = interpolation_weights(view.center_x, view.span_x, in_size=width, out_size=image_size)
     return _multiply(images, rows, columns)
@@ -130,26 +123,19 @@ def _reflect(coordinates: tf.Tensor, size: int) -> tf.Tensor:
     return tf.where(folded <= size, folded, 2.0 * size - folded)
 
 
-def _gather_rotated(images: tf.Tensor, view: View, *, out_height: int, out_width: int) -> tf.Tensor:
-    """Reads a rotated view by bilinear interpolation, without antialiasing.
+def turn(images: tf.Tensor, view: View) -> tf.Tensor:
+    """Turns each image about the middle of its view, at its own size, so that `resample` then shows it rotated.
 
-    A step along an output axis is a step along the turned axis of the view.
-    """
-    cosine, sine = (function(view.angle)[:, tf.newaxis, tf.newaxis] for function in (tf.cos, tf.sin))
-    scale_x, scale_y = (
-        (span / size)[:, tf.newaxis, tf.newaxis] for span, size in ((view.span_x, out_width), (view.span_y, out_height))
-    )
-    across = (tf.range(out_width, dtype=tf.float32) + (0.5 - out_width / 2))[tf.newaxis, tf.newaxis, :]
-    down = (tf.range(out_height, dtype=tf.float32) + (0.5 - out_height / 2))[tf.newaxis, :, tf.newaxis]
-    x = view.center_x[:, tf.newaxis, tf.newaxis] + scale_x * (cosine * across - sine * down)
-    y = view.center_y[:, tf.newaxis, tf.newaxis] + scale_y * (sine * across + cosine * down)
-    return bilinear_gather(images, x, y)
+    Turning the source, usually the smaller image, instead of the output costs 49 times fewer gathered pixels from
+    32 to 224. Cubic interpolation keeps what a second bilinear one would blur. The turn is a rotation of
+    the *output*, so in source pixels it is sheared where the view's two scales differ.
 
+    Args:
+      images: `[batch, height, width, 3] uint8`; height and width are static, at least 2.
+      view: Its middle, spans and angle.
 
-def _turn_source(images: tf.Tensor, view: View, *, image_size: int) -> tf.Tensor:
-    """Turns each source about the middle of its view, such that the unrotated view then shows it rotated.
-
-    The turn is a rotation of the *output*, so in source pixels it is sheared where the view's two scales differ.
+    Returns:
+      `[batch, height, width, 3] float32` in [0, 255].
     """
     height, width = images.shape[1:3]
     cosine, sine = (function(view.angle)[:, tf.newaxis, tf.newaxis] for function in (tf.cos, tf.sin))
@@ -159,55 +145,62 @@ def _turn_source(images: tf.Tensor, view: View, *, image_size: int) -> tf.Tensor
     down = (tf.range(height, dtype=tf.float32) + 0.5)[tf.newaxis, :, tf.newaxis] - center_y
     x = center_x + cosine * across - sine * anisotropy * down
     y = center_y + sine / anisotropy * across + cosine * down
-    return bilinear_gather(images, x, y)
+    return cubic_gather(images, x, y)
 
 
-def bilinear_gather(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Reads images at arbitrary coordinates, bilinearly, reflected at the edges.
+def cubic_gather(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Reads images at arbitrary coordinates by cubic convolution (Keys 1981, a = -0.5), reflected at the edges.
 
-    The four 8-bit neighbours of a pixel are packed into one 32-bit word first: one gather instead of four, which
-    is what costs on a CPU.
+    The 8-bit values of 2 x 2 neighbours are packed into one 32-bit word first: 4 gathers instead of 16, and gathers
+    are what costs on a CPU.
 
     Args:
-      images: `[batch, height, width, 3]` uint8, or float in [0, 255], which is rounded.
+      images: `[batch, height, width, 3] uint8`; height and width are at least 2.
       x, y: `[batch, out_height, out_width] float32` continuous coordinates, in source pixels.
 
     Returns:
-      `[batch, out_height, out_width, 3] float32` in [0, 255].
+      `[batch, out_height, out_width, 3] float32`, clipped to [0, 255].
     """
     height, width = images.shape[1:3]
     out_height, out_width = x.shape[1:3]
-    left, toward_right = _split_coordinate(x, width)
-    top, toward_bottom = _split_coordinate(y, height)
-    indices = tf.reshape(top * width + left, [-1, out_height * out_width])
-    quads = tf.gather(tf.reshape(_pack_quads(images), [-1, height * width, 3]), indices, axis=1, batch_dims=1)
-    quads = tf.bitcast(tf.reshape(quads, [-1, out_height, out_width, 3]), tf.uint32)
-    top_left, top_right, bottom_left, bottom_right = (_byte_of(quads, index) for index in range(4))
-    upper = top_left + (top_right - top_left) * toward_right[..., tf.newaxis]
-    lower = bottom_left + (bottom_right - bottom_left) * toward_right[..., tf.newaxis]
-    return upper + (lower - upper) * toward_bottom[..., tf.newaxis]
+    left, column_weights = _cubic_taps(x, width)
+    top, row_weights = _cubic_taps(y, height)
+    padded = tf.pad(images, [[0, 0], [_CUBIC_REACH, _CUBIC_REACH], [_CUBIC_REACH, _CUBIC_REACH], [0, 0]], "SYMMETRIC")
+    stride = width + 2 * _CUBIC_REACH - 1
+    words = tf.reshape(_pack_quads(padded), [-1, (height + 2 * _CUBIC_REACH - 1) * stride, 3])
+    first = tf.reshape(top * stride + left, [-1, out_height * out_width])
+    total = 0.0
+    for down, across in itertools.product((0, 2), (0, 2)):
+        quads = tf.gather(words, first + (down * stride + across), axis=1, batch_dims=1)
+        quads = tf.reshape(quads, [-1, out_height, out_width, 3])
+        for index in range(4):
+            weight = row_weights[down + index // 2] * column_weights[across + index % 2]
+            total += _byte_of(quads, index) * weight[..., tf.newaxis]
+    return tf.clip_by_value(total, 0.0, 255.0)
 
 
-def _split_coordinate(coordinates: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the pixel before each coordinate, int32, and the way to the next one, float32 in [0, 1)."""
-    pixels = tf.clip_by_value(_reflect(coordinates, size) - 0.5, 0.0, size - 1.0)
+def _cubic_taps(coordinates: tf.Tensor, size: int) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+    """Returns the first of the four pixels around each coordinate (int32, in the padded image) and their weights."""
+    pixels = _reflect(coordinates, size) - 0.5
     before = tf.floor(pixels)
-    return tf.cast(before, tf.int32), pixels - before
+    t = pixels - before
+    weights = (
+        ((-0.5 * t + 1.0) * t - 0.5) * t,
+        (1.5 * t - 2.5) * t * t + 1.0,
+        ((-1.5 * t + 2.0) * t + 0.5) * t,
+        (0.5 * t - 0.5) * t * t,
+    )
+    return tf.cast(before, tf.int32) + (_CUBIC_REACH - 1), weights
 
 
 def _pack_quads(images: tf.Tensor) -> tf.Tensor:
-    """Returns `[batch, height, width, 3] int32`: a pixel and its right, lower and lower right neighbours' bytes."""
-    if images.dtype != tf.uint8:
-        images = tf.cast(tf.round(images), tf.uint8)
-    pixels = tf.cast(images, tf.uint32)
-    pixels = tf.concat([pixels, pixels[:, -1:]], axis=1)
-    pixels = tf.concat([pixels, pixels[:, :, -1:]], axis=2)
+    """Packs each pixel with its right, lower and lower right neighbours: `[batch, height - 1, width - 1, 3] int32`."""
+    pixels = tf.cast(images, tf.int32)
     words = pixels[:, :-1, :-1]
     for index, neighbour in enumerate((pixels[:, :-1, 1:], pixels[:, 1:, :-1], pixels[:, 1:, 1:]), start=1):
-        words = tf.bitwise.bitwise_or(words, tf.bitwise.left_shift(neighbour, tf.constant(8 * index, tf.uint32)))
-    return tf.bitcast(words, tf.int32)  # gathers of uint32 have no GPU kernel
+        words = tf.bitwise.bitwise_or(words, tf.bitwise.left_shift(neighbour, 8 * index))
+    return words
 
 
 def _byte_of(words: tf.Tensor, index: int) -> tf.Tensor:
-    shifted = tf.bitwise.right_shift(words, tf.constant(8 * index, tf.uint32))
-    return tf.cast(tf.cast(tf.bitwise.bitwise_and(shifted, tf.constant(_BYTE, tf.uint32)), tf.int32), tf.float32)
+    return tf.cast(tf.bitwise.bitwise_and(tf.bitwise.right_shift(words, 8 * index), 0xFF), tf.float32)
