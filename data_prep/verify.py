@@ -84,8 +84,8 @@ def _count_sound_records(dataset: Any) -> int:
 
     count = 0
     with contextlib.suppress(tf.errors.DataLossError):
-        for count, _ in enumerate(dataset.as_numpy_iterator(), start=1):
-            pass
+        for _ in dataset.as_numpy_iterator():
+            count += 1
     return count
 
 

@@ -13,6 +13,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from typing import BinaryIO
 
 from tl_distributed.commandline import UserError
 
@@ -66,7 +67,7 @@ def open_container(path: str) -> Container:
             raise UserError(f"--input={path}: no such file or folder")
         if tf.io.gfile.isdir(path):
             return _Folder(path)
-        with tf.io.gfile.GFile(path, "rb") as file:
+        with _open(path) as file, _archive_errors(path):
             is_zip = zipfile.is_zipfile(file)
         return _Zip(path) if is_zip else _Tar(path)
     except (OSError, tf.errors.OpError) as error:
@@ -103,11 +104,10 @@ class _Folder(Container):
 
 class _Zip(Container):
     def __init__(self, path: str):
-        import tensorflow as tf
-
         self.path = path
+        file = _open(path)  # stays open as long as the container lives
         with _archive_errors(path):
-            self._zip = zipfile.ZipFile(tf.io.gfile.GFile(path, "rb"))
+            self._zip = zipfile.ZipFile(file)
         self._infos: dict[str, zipfile.ZipInfo] = {}
         folders = set()
         for info in self._zip.infolist():
@@ -166,21 +166,27 @@ class _Tar(Container):
             if info.size > MAX_FILE_BYTES:
                 yield Member(name, 0, lambda size=info.size: _refuse_size(size))
                 continue
-            data = tar.extractfile(info).read()
+            with _archive_errors(self.path):
+                data = tar.extractfile(info).read()
             yield Member(name, info.size, lambda data=data: data)
 
     def _walk(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-        import tensorflow as tf
-
         # Not tarfile's stream mode: it copies its whole buffer for every member.
         with (
-            tf.io.gfile.GFile(self.path, "rb") as file,
+            _open(self.path) as file,
             _archive_errors(self.path),
             tarfile.open(fileobj=file, mode="r:*") as tar,
         ):
             while (info := tar.next()) is not None:
                 yield tar, info
                 tar.members.clear()  # else the list of a million members stays in memory
+
+
+def _open(path: str) -> BinaryIO:
+    """Opens an archive to read at any position; a local one without TensorFlow's detour, which is slower."""
+    import tensorflow as tf
+
+    return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb")
 
 
 def _raise(error: Exception) -> None:
@@ -200,9 +206,19 @@ def _safe_name(name: str, archive: str) -> str:
 
 @contextlib.contextmanager
 def _archive_errors(path: str) -> Iterator[None]:
+    import tensorflow as tf
+
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        ValueError,
+        tf.errors.OpError,
+    ) as error:
         if isinstance(error, UnreadableFile):
             raise
         raise UserError(f"--input={path}: not a tar or zip archive, or a damaged one ({error})") from None

@@ -57,9 +57,9 @@ def resize_image(image: Image.Image, *, size: int, crop_to_aspect_ratio: bool) -
     """
     if crop_to_aspect_ratio and image.width != image.height:
         side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    elif image.size != (size, size):
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image)
 
