@@ -172,7 +172,7 @@ def run_command(
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments):
         print(help_text(config_class, description))
         raise SystemExit(0)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up chatter hides our own lines
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up chatter hides our own lines
     try:
         config, positional = parse_arguments(config_class, arguments)
         code = main(config, positional)

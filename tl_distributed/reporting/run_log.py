@@ -6,14 +6,10 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from tl_distributed.reporting import plots
+from tl_distributed.reporting import plots, tensorboard
 from tl_distributed.reporting.report import MetricsLog, read_metrics
 from tl_distributed.reporting.tensorboard import TensorBoardLog
-
-_PREVIEW_IMAGES = 16
-_MISCLASSIFIED_IMAGES = 25
 
 
 class RunLog:
@@ -23,7 +19,7 @@ class RunLog:
         """Opens the reports; rows of `metrics.jsonl` after `last_step`, left by a killed run, are dropped."""
         self._workdir = workdir
         self._metrics = MetricsLog(f"{workdir}/metrics.jsonl", resume_step=last_step)
-        self._board = TensorBoardLog(workdir, enabled=True)
+        self._board = TensorBoardLog(workdir, enabled=True, resume_step=last_step)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -34,7 +30,7 @@ class RunLog:
 
     def start(self, config: Mapping[str, Any]) -> None:
         """Shows the content of `config.json` as text."""
-        self._board.text("config", f"```json\n{json.dumps(config, indent=2)}\n```", 0)
+        self._board.text(tensorboard.CONFIG, f"```json\n{json.dumps(config, indent=2)}\n```", 0)
 
     def row(self, split: str, values: Mapping[str, Any]) -> None:
         """Adds one row, of `train` or `validation`; `values` holds `step`."""
@@ -46,9 +42,9 @@ class RunLog:
         }
         self._board.scalars(split, int(values["step"]), scalars)
 
-    def preview(self, images: np.ndarray, step: int, captions: Sequence[str]) -> None:
-        """Shows what the backbone is given: `[n, size, size, 3] uint8` augmented images."""
-        self._board.images("augmented_input", images[:_PREVIEW_IMAGES], step, captions[:_PREVIEW_IMAGES])
+    def preview(self, images: np.ndarray, captions: Sequence[str], step: int) -> None:
+        """Shows what the backbone is given: `[n, size, size, 3] uint8` augmented images, a caption each."""
+        self._board.images(tensorboard.AUGMENTED_INPUT, images, step, captions)
 
     def finish(
         self,
@@ -66,16 +62,17 @@ class RunLog:
         names, step = results["class_names"], int(results["steps"])
         figures = {
             "learning_curves": plots.learning_curves(read_metrics(f"{self._workdir}/metrics.jsonl")),
-            "confusion_matrix": plots.confusion_matrix(np.asarray(results["confusion_matrix"]), names),
+            tensorboard.CONFUSION_MATRIX: plots.confusion_matrix(np.asarray(results["confusion_matrix"]), names),
             "per_class_accuracy": plots.per_class_accuracy(results["per_class"]),
         }
         images, captions = misclassified
         if len(images):
-            figures["misclassified"] = plots.image_grid(images, captions, columns=5)
+            figures[tensorboard.MISCLASSIFIED] = plots.image_grid(images, captions, columns=5)
+        tf.io.gfile.makedirs(f"{self._workdir}/plots")
         for name, figure in figures.items():
             plots.save_figure(figure, f"{self._workdir}/plots/{name}.png")
             self._board.figure(name, figure, step)
         metrics = {
             name: results[name] for name in ("val_accuracy", "test_accuracy", "test_loss") if results[name] is not None
         }
-        self._board.hparams(hparams, metrics)
+        self._board.hparams(hparams, metrics, step)

@@ -34,7 +34,9 @@ def make_results(
       config: Resolved.
     """
     summaries = {
-        name: classification_summary(evaluation.labels, evaluation.probabilities, class_names)
+        name: classification_summary(
+            labels=evaluation.labels, probabilities=evaluation.probabilities, class_names=class_names
+        )
         for name, evaluation in evaluations.items()
     }
     shown = summaries.get("test") or summaries.get("val") or {}

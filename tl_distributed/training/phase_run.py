@@ -52,7 +52,8 @@ class PhaseRun:
             self._last = max(min(self._last, config.max_steps), position.step)
         self._steps_per_epoch = parts.train.num_examples / config.global_batch_size
         self._log_every = config.log_every_steps or max(1, math.ceil(self._steps_per_epoch / _LOGS_AN_EPOCH))
-        self._interval_start, self._interval_seconds = position.step, 0.0
+        self._interval_start = position.step
+        self._timed = (0, 0.0)  # the loop's clock at the last log
         self._profiling = False
 
     def run(self) -> Position:
@@ -83,12 +84,11 @@ class PhaseRun:
         start = time.perf_counter()
         step = self._parts.loop.run(before, self._next_boundary(before))
         seconds = time.perf_counter() - start
-        self._interval_seconds += seconds
         self.position = dataclasses.replace(self.position, step=step, seconds=self.position.seconds + seconds)
         progress.update((step - before) * self._parts.config.global_batch_size)
         epoch_ended = step == self._epoch_end(before)
         checkpoint_due = self._checkpoint_due(step, epoch_ended)
-        if (step - self._first) % self._log_every == 0 or epoch_ended or checkpoint_due:
+        if (step - self._first) % self._log_every == 0 or epoch_ended or checkpoint_due or step == self._last:
             self._log_interval(progress)
         if epoch_ended:
             self._end_epoch(progress)
@@ -143,14 +143,25 @@ class PhaseRun:
             "accuracy": hits / images,
             "learning_rate": float(rate),
             "gradient_norm": norm_sum / max(steps - skipped, 1),
-            "images_per_second": images / self._interval_seconds,
-            "step_seconds": self._interval_seconds / steps,
+            **self._speed(),
             "loss_scale": float(self._parts.step.loss_scale.scale.read_value()),
             "skipped_updates": int(skipped),
         }
         self._write("train", row)
         progress.update(0, loss=row["loss"], accuracy=row["accuracy"])
-        self._interval_start, self._interval_seconds = self.position.step, 0.0
+        self._interval_start = self.position.step
+
+    def _speed(self) -> dict[str, float | None]:
+        """Returns the speed since the last log, compilation excluded; `None` where there was nothing else."""
+        loop, (old_steps, old_seconds) = self._parts.loop, self._timed
+        steps, seconds = loop.timed_steps - old_steps, loop.timed_seconds - old_seconds
+        self._timed = (loop.timed_steps, loop.timed_seconds)
+        if not steps:
+            return {"images_per_second": None, "step_seconds": None}
+        return {
+            "images_per_second": steps * self._parts.config.global_batch_size / seconds,
+            "step_seconds": seconds / steps,
+        }
 
     def _end_epoch(self, progress: Progress) -> None:
         """Validates, keeps the best weights, and counts epochs without progress."""

@@ -20,6 +20,7 @@ from tl_distributed.reporting.run_log import RunLog
 from tl_distributed.runtime import Runtime, start_runtime
 from tl_distributed.training.checkpoints import Checkpoints, Position
 from tl_distributed.training.evaluation import Evaluation, Evaluator
+from tl_distributed.training.examples import misclassified, preview
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.optimizers import make_optimizer
 from tl_distributed.training.outcome import make_results, save_packaged_model
@@ -89,7 +90,7 @@ class _Run:
                     self._checkpoints.restore(self._model, step)
                     resumed = False
                 else:
-                    log.preview(self._splits["train"], step)
+                    log.preview(*preview(step, self._splits["train"], self._info.class_names), position.step)
                 position = run.run()
                 timing += (loop.timed_steps, loop.timed_seconds)
                 if stop.signal_number is not None:
@@ -186,7 +187,9 @@ class _Run:
             images_per_epoch=self._splits["train"].num_examples,
             config=config,
         )
-        log.finish(results, evaluations, self._splits)
+        shown = "test" if "test" in evaluations else "val"
+        wrong = misclassified(self._splits.get(shown), evaluations.get(shown), self._info.class_names)
+        log.finish(results, dataclasses.asdict(config), wrong)
         write_json(f"{config.workdir}/results.json", results)
         return results
 

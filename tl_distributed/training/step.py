@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tl_distributed.pixels.augment import augment_batch
@@ -223,6 +224,24 @@ class TrainStep:
         """
         updates = tf.cast(self.optimizer.iterations.value, tf.float32)
         return tf.minimum(self._settings.ema_decay, (1.0 + updates) / (10.0 + updates))
+
+    def augmented(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what step 0 would make of a batch, before normalisation: for a look.
+
+        Args:
+          images: `[n, height, width, 3] uint8`.
+          labels: `[n] int32`.
+
+        Returns:
+          (`[n, size, size, 3] float32` in [0, 255], `[n, num_classes] float32` soft labels).
+        """
+        settings = self._settings
+        seeds = per_image_seeds(tf.constant(settings.seed), tf.constant(0), tf.range(len(images)))
+        pixels, targets = augment_batch(
+            tf.constant(images), tf.constant(labels), seeds,
+            settings=settings.augment, image_size=settings.image_size, num_classes=settings.num_classes,
+        )  # fmt: skip
+        return pixels.numpy(), targets.numpy()
 
     def reset_sums(self) -> None:
         """Starts a new log interval; call it in cross-replica context."""
