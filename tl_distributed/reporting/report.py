@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,27 +127,27 @@ class MetricsLog:
     them again, so they are dropped when the log is opened, as is a last line that was torn by the kill.
     """
 
-    def __init__(self, path: str, *, resumed_step: int | None):
+    def __init__(self, path: str, *, resume_step: int):
         """Opens the log for appending.
 
         Args:
           path: The file; made when missing.
-          resumed_step: Step of the checkpoint from which the run goes on; rows beyond it are dropped. `None`: a new
-            run, whose log starts empty.
+          resume_step: Step of the checkpoint from which the run goes on; rows beyond it are dropped.
+            0: a new run, whose log starts empty.
 
         Raises:
           UserError: A line other than the last is no row.
         """
         import tensorflow as tf
 
-        rows = [] if resumed_step is None or not tf.io.gfile.exists(path) else read_metrics(path)
-        kept = [row for row in rows if row["step"] <= resumed_step] if rows else []
+        rows = read_metrics(path) if resume_step and tf.io.gfile.exists(path) else []
+        kept = [row for row in rows if row["step"] <= resume_step]
         write_file(path, "".join(_line(row) for row in kept).encode())
         self._file = tf.io.gfile.GFile(path, "a")
 
-    def append(self, step: int, **values: Any) -> None:
-        """Adds a row; numpy values become numbers, NaN and infinities null."""
-        self._file.write(_line({"step": int(step), **values}))
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Adds a row, which holds its `step`; numpy values become numbers, NaN and infinities null."""
+        self._file.write(_line({"step": int(row["step"]), **row}))
         self._file.flush()
 
     def close(self) -> None:

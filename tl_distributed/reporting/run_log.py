@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tl_distributed.reporting import plots, tensorboard
 from tl_distributed.reporting.report import MetricsLog, read_metrics

@@ -1,0 +1,153 @@
+"""The TensorBoard side of a run: tags, writers, and what happens to them when the run resumes.
+
+Training writes to `<workdir>/train` and validation to `<workdir>/validation` under the same tags, so that
+TensorBoard draws both curves in one chart. Settings and final scores (HParams) lie in the workdir itself,
+which makes the run one row of the HParams table.
+
+A run that was killed leaves points beyond its last checkpoint. The run that resumes cannot rewrite those
+files; it starts new ones behind a session-start event, at which TensorBoard forgets every earlier point from
+that step on (its `--purge_orphaned_data`, on by default).
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+LOSS, ACCURACY = "loss", "accuracy"
+LEARNING_RATE, GRADIENT_NORM, LOSS_SCALE = "learning_rate", "gradient_norm", "loss_scale"
+IMAGES_PER_SECOND, STEP_SECONDS = "images_per_second", "step_seconds"
+AUGMENTED_INPUT, CONFUSION_MATRIX, MISCLASSIFIED = "augmented_input", "confusion_matrix", "misclassified"
+CONFIG = "config"
+
+SPLITS = ("train", "validation")
+_GRID_COLUMNS = 8
+
+
+class TensorBoardLog:
+    """Writes one run's events. Disabled (every process but the chief), each method does nothing."""
+
+    def __init__(self, workdir: str, *, enabled: bool, resume_step: int):
+        """Opens no file before something is written to it.
+
+        Args:
+          workdir: The run's folder, on any file system.
+          enabled: Whether to write at all.
+          resume_step: Step of the checkpoint from which the run goes on; points of a killed run beyond it are purged.
+            0: a new run, or one that begins anew in the same folder.
+        """
+        self._workdir, self._enabled, self._resume_step = workdir.rstrip("/"), enabled, resume_step
+        self._writers: dict[str, Any] = {}
+
+    def scalars(self, split: str, step: int, values: Mapping[str, Any]) -> None:
+        """Adds one point to the curve of each tag; `split` is `train` or `validation`."""
+        import tensorflow as tf
+
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r}: takes one of {SPLITS}")
+        if not self._enabled:
+            return
+        with self._writer(split).as_default(step):
+            for tag, value in values.items():
+                tf.summary.scalar(tag, value)
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Shows Markdown."""
+        import tensorflow as tf
+
+        if self._enabled:
+            with self._writer("train").as_default(step):
+                tf.summary.text(tag, markdown)
+
+    def images(self, tag: str, images: np.ndarray, step: int, captions: Sequence[str] = ()) -> None:
+        """Shows `[n, height, width, 3] uint8` images: each by itself, or in one grid with a caption under each."""
+        import tensorflow as tf
+
+        from tl_distributed.reporting.plots import image_grid
+
+        if not self._enabled or not len(images):
+            return
+        if captions:
+            self.figure(tag, image_grid(images, captions, _GRID_COLUMNS), step)
+            return
+        with self._writer("train").as_default(step):
+            tf.summary.image(tag, np.asarray(images, np.uint8), max_outputs=len(images))
+
+    def figure(self, tag: str, figure: Figure, step: int) -> None:
+        """Shows a matplotlib figure as an image."""
+        import tensorflow as tf
+
+        from tl_distributed.reporting.plots import figure_png
+
+        if self._enabled:
+            pixels = tf.io.decode_png(figure_png(figure), channels=3)
+            with self._writer("train").as_default(step):
+                tf.summary.image(tag, pixels[None])
+
+    def hparams(self, settings: Mapping[str, Any], metrics: Mapping[str, float | None], step: int) -> None:
+        """Adds the run to the HParams table.
+
+        Args:
+          settings: Names and values; what is no number, truth value or text (a list, None) is written as text.
+          metrics: Final scores, which become scalars of the run; None values are left out.
+          step: Step of the scores.
+        """
+        import tensorflow as tf
+        from tensorboard.plugins.hparams import api
+
+        if not self._enabled:
+            return
+        plain = {
+            name: value if isinstance(value, (bool, int, float, str)) else _text(value)
+            for name, value in settings.items()
+        }
+        with self._writer("").as_default(step):
+            api.hparams(plain, trial_id=self._workdir)
+            for tag, value in metrics.items():
+                if value is not None:
+                    tf.summary.scalar(tag, value)
+
+    def flush(self) -> None:
+        """Puts everything written so far where a TensorBoard that is running finds it."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the files; nothing can be written afterwards."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def _writer(self, folder: str) -> Any:
+        import tensorflow as tf
+
+        if folder not in self._writers:
+            path = f"{self._workdir}/{folder}".rstrip("/")
+            _mark_start(path, self._resume_step)
+            self._writers[folder] = tf.summary.create_file_writer(path)
+        return self._writers[folder]
+
+
+def _mark_start(folder: str, resume_step: int) -> None:
+    """Writes an event file by which TensorBoard forgets the points after `resume_step` in the files before it.
+
+    `tf.summary` cannot write a session start. TensorBoard reads the files of a folder in the order of their
+    names: seconds, host, process. The hyphen, with which no host begins, puts this one before the file that
+    `tf.summary` makes in the same second. The very first start of a folder only tells TensorBoard that starts are
+    marked here, so every run has to write one.
+    """
+    import tensorflow as tf
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    now = time.time()
+    start = SessionLog(status=SessionLog.START)
+    tf.io.gfile.makedirs(folder)
+    with tf.io.TFRecordWriter(f"{folder}/events.out.tfevents.{int(now):010d}.-start") as writer:
+        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        first_step = resume_step + 1 if resume_step else 0
+        writer.write(Event(wall_time=now, step=first_step, session_log=start).SerializeToString())
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
