@@ -14,12 +14,18 @@ class Boxes(NamedTuple):
     right: tf.Tensor
     bottom: tf.Tensor
 
-    def mask(self, image_size: int) -> tf.Tensor:
-        """Returns `[batch, image_size, image_size, 1] bool`, true inside of the box."""
+    def outside(self, image_size: int) -> tf.Tensor:
+        """Returns `[batch, image_size, image_size, 1] float32`, 0 inside of the box and 1 outside.
+
+        A pixel is outside if its row is, or if its row is not and its column is: a matrix product over the two
+        cases. XLA stores the result of one, where it would else place each box anew for each pixel.
+        """
         pixels = tf.range(image_size)[tf.newaxis]
-        columns = (pixels >= self.left[:, tf.newaxis]) & (pixels < self.right[:, tf.newaxis])
-        rows = (pixels >= self.top[:, tf.newaxis]) & (pixels < self.bottom[:, tf.newaxis])
-        return (rows[:, :, tf.newaxis] & columns[:, tf.newaxis, :])[..., tf.newaxis]
+        columns = (pixels < self.left[:, tf.newaxis]) | (pixels >= self.right[:, tf.newaxis])
+        rows = (pixels < self.top[:, tf.newaxis]) | (pixels >= self.bottom[:, tf.newaxis])
+        by_row = tf.cast(tf.stack([rows, ~rows], axis=-1), tf.float32)
+        by_column = tf.cast(tf.stack([tf.ones_like(columns), columns], axis=1), tf.float32)
+        return tf.matmul(by_row, by_column)[..., tf.newaxis]
 
     def area(self) -> tf.Tensor:
         """Returns `[batch] int32`, pixels inside of the box."""

@@ -27,7 +27,7 @@ def random_erasing(images: tf.Tensor, uniforms: tf.Tensor, *, settings: AugmentS
     image_size = images.shape[1]
     boxes = erasing_boxes(uniforms, image_size=image_size, probability=settings.random_erasing_probability)
     colours = tf.floor(uniforms[:, Draw.ERASE_RED : Draw.ERASE_BLUE + 1] * 256.0)
-    return tf.where(boxes.mask(image_size), colours[:, tf.newaxis, tf.newaxis, :], images)
+    return _lerp(colours[:, tf.newaxis, tf.newaxis, :], images, boxes.outside(image_size))
 
 
 def erasing_boxes(uniforms: tf.Tensor, *, image_size: int, probability: float) -> Boxes:
@@ -79,7 +79,7 @@ def mix_images(
     image_size = images.shape[1]
     blend, boxes = mixing_parameters(uniforms, settings=settings, image_size=image_size)
     own_share = blend * (1.0 - tf.cast(boxes.area(), tf.float32) / image_size**2)
-    pixel_share = tf.where(boxes.mask(image_size), 0.0, blend[:, tf.newaxis, tf.newaxis, tf.newaxis])
+    pixel_share = blend[:, tf.newaxis, tf.newaxis, tf.newaxis] * boxes.outside(image_size)
     return _lerp(partner_images, images, pixel_share), _lerp(partner_labels, labels, own_share[:, tf.newaxis])
 
 
