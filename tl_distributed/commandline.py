@@ -6,9 +6,11 @@ on standard error and exit code 2. Nothing below the commands reads flags.
 """
 
 import dataclasses
+import logging
 import os
 import signal
 import sys
+import tempfile
 import textwrap
 import types
 import typing
@@ -16,6 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
+
+
+_QUIET = "3"  # TF_CPP_MIN_LOG_LEVEL, unless the user set one: TensorFlow's chatter hides our own lines
 
 
 class UserError(Exception):
@@ -172,7 +177,7 @@ def run_command(
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments):
         print(help_text(config_class, description))
         raise SystemExit(0)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up chatter hides our own lines
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _QUIET)
     try:
         config, positional = parse_arguments(config_class, arguments)
         code = main(config, positional)
@@ -183,6 +188,39 @@ def run_command(
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     raise SystemExit(code or 0)
+
+
+def start_logging() -> None:
+    """Sends this project's log lines to standard error, with the time and nothing else."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("tl_distributed")  # TensorFlow's and absl's own lines stay out
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without the lines that it prints on every start, whatever its log level.
+
+    They are written by C++ before its logging obeys TF_CPP_MIN_LOG_LEVEL; any other line is passed on.
+    """
+    if "tensorflow" in sys.modules or os.environ["TF_CPP_MIN_LOG_LEVEL"] != _QUIET:
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            captured.seek(0)
+            lines = captured.read().decode(errors="replace").splitlines()
+            for line in lines:
+                if not line.startswith(("I0000 ", "WARNING: All log messages before absl::InitializeLog")):
+                    print(line, file=sys.stderr)
 
 
 def refuse_positional(positional: Sequence[str]) -> None:

@@ -1,14 +1,16 @@
 """Start-up of a process: devices, strategy, precision, XLA, determinism."""
 
 import dataclasses
+import logging
 from typing import Any
 
 import keras
 import tensorflow as tf
-from absl import logging
 
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _precision(wanted: str, gpus: list[Any]) -> str:
     if wanted == "auto":
         return "mixed_bfloat16" if weakest >= (8, 0) else "mixed_float16" if weakest >= (7, 0) else "float32"
     if wanted != "float32" and not gpus:
-        logging.info("--precision=%s on a CPU is for trying things: it is emulated, and slow.", wanted)
+        _LOG.info("--precision=%s on a CPU is for trying things: it is emulated, and slow.", wanted)
     return wanted
 
 

@@ -3,9 +3,7 @@
 Short, so that all of it can be called from tests and notebooks: `train_and_evaluate(config)`.
 """
 
-from absl import logging
-
-from tl_distributed.commandline import refuse_positional, run_command
+from tl_distributed.commandline import import_tensorflow, refuse_positional, run_command, start_logging
 from tl_distributed.config import Config
 
 DESCRIPTION = """python -m tl_distributed.train --backbone=NAME [--flag=value ...]
@@ -22,10 +20,10 @@ def main(config: Config, positional: list[str]) -> None:
         return
     config.validate()
 
-    from tl_distributed.training.run import train_and_evaluate  # TensorFlow comes with it
+    start_logging()
+    import_tensorflow()
+    from tl_distributed.training.run import train_and_evaluate
 
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
     results = train_and_evaluate(config)
     for split, name in (("val", "Validation"), ("test", "Test")):
         if results[f"{split}_accuracy"] is not None:

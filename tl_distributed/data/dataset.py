@@ -6,17 +6,19 @@ No `tf.distribute` dataset is used: with one alive in the process the training s
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from tl_distributed.commandline import UserError
 from tl_distributed.data.free_memory import free_memory_bytes
 from tl_distributed.data.order import example_indices
 from tl_distributed.data.records import DatasetInfo, parse_records
+
+_LOG = logging.getLogger(__name__)
 
 _READ_BATCH = 1024
 _MEMORY_SHARE = 0.25  # of the free memory: the most that auto gives to the splits
@@ -173,7 +175,7 @@ def load_splits(
     if input_mode == "auto":
         free = free_memory_bytes()
         input_mode = "memory" if num_bytes <= _MEMORY_SHARE * free else "stream"
-        logging.info(
+        _LOG.info(
             "Input: %s mode (%.0f MB of pixels, %.0f MB of memory free).", input_mode, num_bytes / 1e6, free / 1e6
         )
     splits: dict[str, Split] = {}

@@ -1,12 +1,15 @@
 """The model that a config describes: backbone, its weights, head."""
 
+import logging
+
 import keras
-from absl import logging
 
 from tl_distributed.config import Config
 from tl_distributed.models.backbones import build_backbone, get_backbone
 from tl_distributed.models.heads import build_classifier
 from tl_distributed.models.weights import load_backbone_weights
+
+_LOG = logging.getLogger(__name__)
 
 
 def build_model(config: Config, *, num_classes: int) -> keras.Model:
@@ -26,7 +29,7 @@ def build_model(config: Config, *, num_classes: int) -> keras.Model:
         weights=config.weights if own_names else "none",
     )
     if not own_names:
-        logging.info("%s", load_backbone_weights(backbone_model, config.weights))
+        _LOG.info("%s", load_backbone_weights(backbone_model, config.weights))
     return build_classifier(
         backbone_model,
         num_classes=num_classes,

@@ -6,14 +6,16 @@ the data, augmentation, dropout and learning rate are functions of the step in i
 
 import dataclasses
 import json
+import logging
 from typing import Any
 
 import keras
 import tensorflow as tf
-from absl import logging
 
 from tl_distributed.commandline import UserError
 from tl_distributed.training.step import TrainStep
+
+_LOG = logging.getLogger(__name__)
 
 _POSITION_KEY = "position/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -102,7 +104,7 @@ class Checkpoints:
         """Puts the best weights into the model; does nothing where none were saved."""
         path = tf.train.latest_checkpoint(f"{self._folder}/best")
         if path is None:
-            logging.info("No validation yet: the newest weights are taken.")
+            _LOG.info("No validation yet: the newest weights are taken.")
             return
         weights = [variable.value for variable in _weights(model)]
         tf.train.Checkpoint(weights=weights).restore(path).assert_consumed()

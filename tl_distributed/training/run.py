@@ -1,12 +1,12 @@
 """A whole run: from a config to a trained, evaluated, saved model."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
@@ -30,6 +30,8 @@ from tl_distributed.training.preemption import StopRequest
 from tl_distributed.training.step import StepSettings, TrainStep
 from tl_distributed.training.workdir import open_workdir, write_config
 
+_LOG = logging.getLogger(__name__)
+
 
 def train_and_evaluate(config: Config) -> dict[str, Any]:
     """Runs, or goes on with, the training that `config` describes.
@@ -48,7 +50,7 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
     config = config.resolved(native_size=max(info.image_shape[:2]))
     checkpoints = Checkpoints(config.workdir, keep=config.keep_checkpoints)
     position = checkpoints.latest_position()
-    open_workdir(config, info, position)
+    config = open_workdir(config, info, position)
     runtime = start_runtime(config)
     return _Run(config, info, runtime, checkpoints).execute(position)
 
@@ -94,7 +96,7 @@ class _Run:
                 position = run.run()
                 timing += (loop.timed_steps, loop.timed_seconds)
                 if stop.signal_number is not None:
-                    logging.info("Stopped at step %d, checkpoint written; the same command goes on.", position.step)
+                    _LOG.info("Stopped at step %d, checkpoint written; the same command goes on.", position.step)
                     raise SystemExit(128 + stop.signal_number)
                 capped = config.max_steps and position.step >= config.max_steps
                 if capped or position.phase + 1 == len(self._phases):
@@ -219,8 +221,8 @@ class _Run:
         if resumed:
             lines.append(f"Goes on from step {position.step}.")
         for line in lines:
-            logging.info("%s", line)
+            _LOG.info("%s", line)
 
     def _log_phase(self, phase: Phase) -> None:
         trainable, frozen = parameter_counts(self._model)
-        logging.info("Phase %s: %s parameters train, %s are frozen.", phase.name, f"{trainable:,}", f"{frozen:,}")
+        _LOG.info("Phase %s: %s parameters train, %s are frozen.", phase.name, f"{trainable:,}", f"{frozen:,}")

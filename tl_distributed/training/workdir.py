@@ -27,8 +27,10 @@ _FREE_SETTINGS = frozenset({
 })  # fmt: skip
 
 
-def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -> None:
-    """Checks that the run may start or go on in `config.workdir`.
+def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -> Config:
+    """Checks that the run may start or go on in `config.workdir`; returns the config to go on with.
+
+    A run that chose its input mode by free memory keeps it, since the order of the data depends on it.
 
     Args:
       config: Resolved.
@@ -45,9 +47,11 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
     if config.resume == "never" and exists:
         raise UserError(f"--resume=never: {config.workdir} holds a run already; choose another --workdir")
     if not exists or position is None:  # nothing to lose: a run that died before its first checkpoint starts again
-        return
+        return config
     with tf.io.gfile.GFile(path) as file:
         saved = json.loads(file.read())
+    if config.input_mode == "auto":
+        config = dataclasses.replace(config, input_mode=saved["config"]["input_mode"])
     current = json.loads(json.dumps(dataclasses.asdict(config)))
     differing = [
         f"{name} {saved['config'].get(name)} there, {value} here"
@@ -61,6 +65,7 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
             f"{config.workdir} holds a run with other settings ({'; '.join(differing[:5])}); "
             "choose another --workdir, or delete that folder"
         )
+    return config
 
 
 def write_config(config: Config, info: DatasetInfo, runtime: Runtime) -> dict[str, Any]:
