@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from tensorboard_server import serve
 
-from tests.tensorboard_server import serve
 from tl_distributed.reporting import tensorboard as log
 
 

@@ -137,7 +137,7 @@ def per_class_accuracy(per_class: dict[str, dict[str, Any]]) -> Figure:
     axes = figure.subplots()
     axes.barh(range(len(names)), accuracies, color=BLUE)
     axes.set_yticks(range(len(names)), [_shortened(name) for name in names], fontsize=9 if len(names) <= 50 else 6)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)  # downwards
     axes.set_xlim(0, 1)
     if accuracies:
         mean = float(np.mean(accuracies))

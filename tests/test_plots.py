@@ -1,0 +1,131 @@
+"""Figures: what they show, that they can be drawn at any size, and that files appear whole."""
+
+import io
+import itertools
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tl_distributed.reporting import plots
+
+
+def _rows():
+    return [
+        {"step": 10, "epoch": 0.5, "loss": 2.0, "accuracy": 0.2, "phase": "head"},
+        {"step": 20, "epoch": 1.0, "loss": 1.5, "accuracy": 0.4, "phase": "head"},
+        {"step": 20, "epoch": 1.0, "val_loss": 1.6, "val_accuracy": 0.3, "phase": "head"},
+        {"step": 30, "epoch": 1.5, "loss": None, "accuracy": 0.6, "phase": "finetune"},
+        {"step": 40, "epoch": 2.0, "val_loss": 1.1, "val_accuracy": 0.5, "phase": "finetune"},
+        {"step": 40, "test_accuracy": 0.5},
+    ]
+
+
+def _points(axes) -> dict[str, list[tuple[float, float]]]:
+    return {
+        line.get_label(): [tuple(point) for point in line.get_xydata().tolist()]
+        for line in axes.get_lines()
+        if not line.get_label().startswith("_")
+    }
+
+
+def test_learning_curves_show_both_splits_and_the_phases():
+    accuracy, loss = plots.learning_curves(_rows()).axes
+    assert _points(accuracy) == {
+        "training": [(0.5, 0.2), (1.0, 0.4), (1.5, 0.6)],
+        "validation": [(1.0, 0.3), (2.0, 0.5)],
+    }
+    assert _points(loss) == {"training": [(0.5, 2.0), (1.0, 1.5)], "validation": [(1.0, 1.6), (2.0, 1.1)]}
+    assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in (accuracy, loss)] == [
+        ("epoch", "accuracy (%)"),
+        ("epoch", "loss (nats)"),
+    ]
+    assert [text.get_text().strip() for text in accuracy.texts] == ["head", "finetune"]
+    training, validation = (line for line in loss.get_lines() if not line.get_label().startswith("_"))
+    assert training.get_linestyle() != validation.get_linestyle() and training.get_color() != validation.get_color()
+
+
+def test_learning_curves_of_one_phase_have_no_marks():
+    accuracy, _ = plots.learning_curves(_rows()[:2]).axes
+    assert len(accuracy.get_lines()) == 1 and not accuracy.texts
+
+
+def test_learning_curves_without_rows_say_so():
+    assert [axes.texts[0].get_text() for axes in plots.learning_curves([]).axes] == ["no values"] * 2
+
+
+def _drawn(figure) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(plots.figure_png(figure))).convert("RGB"))
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 24, 100])
+def test_confusion_matrix_at_any_size(num_classes):
+    matrix = np.eye(num_classes, dtype=np.int64) * 8
+    matrix[0, 1], matrix[1] = 2, 0  # one class confused, one without examples
+    names = [f"class {index}" for index in range(num_classes)]
+    figure = plots.confusion_matrix(matrix.tolist(), names)
+    axes = figure.axes[0]
+    shares = axes.images[0].get_array()
+    assert shares[0, 0] == pytest.approx(0.8) and shares[0, 1] == pytest.approx(0.2) and not shares[1].any()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    numbers = [text.get_text() for text in axes.texts]
+    assert numbers == (["8", "2"] + ["8"] * (num_classes - 2) if num_classes <= 20 else [])
+    _drawn(figure)
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    overlapping = [one.overlaps(two) for one, two in itertools.pairwise(boxes)]
+    assert len(boxes) >= 2 and not any(overlapping)
+
+
+def test_per_class_accuracy_puts_the_worst_first_and_leaves_out_the_unmeasured():
+    scores = {"a": {"accuracy": 0.9}, "b$": {"accuracy": 0.1}, "c": {"accuracy": math.nan}, "d": {"accuracy": None}}
+    figure = plots.per_class_accuracy(scores)
+    axes = figure.axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [0.1, 0.9]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [r"b\$", "a"]
+    assert axes.get_legend().get_texts()[0].get_text() == "mean of the classes: 50.0 %"
+    _drawn(figure)
+
+
+def test_per_class_accuracy_of_nothing():
+    _drawn(plots.per_class_accuracy({"a": {"accuracy": None}}))
+
+
+def test_image_grid_places_images_and_captions():
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 4, 3), np.uint8)
+    figure = plots.image_grid(images, [f"image {index}" for index in range(5)], columns=3)
+    assert len(figure.axes) == 6
+    for axes, image, index in zip(figure.axes, images, range(5), strict=False):
+        np.testing.assert_array_equal(axes.images[0].get_array(), image)
+        assert axes.get_title() == f"image {index}"
+    assert not figure.axes[5].images
+    _drawn(figure)
+
+
+def test_image_grid_of_nothing():
+    _drawn(plots.image_grid(np.zeros((0, 4, 4, 3), np.uint8), [], columns=8))
+
+
+def test_saved_figure_is_a_png_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "plots.png"
+    path.write_bytes(b"old")
+    plots.save_figure(plots.learning_curves(_rows()), str(path))
+    assert Image.open(path).format == "PNG"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_colours_are_told_apart_when_colours_are_not_seen():
+    """Brightness (ITU-R BT.601 luma) of the two curves differs by far more than one step of grey."""
+
+    def luma(colour: str) -> float:
+        red, green, blue = (int(colour[index : index + 2], 16) for index in (1, 3, 5))
+        return 0.299 * red + 0.587 * green + 0.114 * blue
+
+    assert abs(luma(plots.BLUE) - luma(plots.ORANGE)) > 60
+
+
+def test_no_pyplot_state():
+    code = "import sys, tl_distributed.reporting.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
