@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS, AugmentSettings
 from tl_distributed.pixels.colour import random_colour
-from tl_distributed.pixels.mixing import mix_images, next_of_batch, random_erasing
+from tl_distributed.pixels.mixing import mix_images, random_erasing
 from tl_distributed.pixels.resample import resample, resize_batch, turn
 from tl_distributed.pixels.seeds import all_uniforms
 from tl_distributed.pixels.views import random_view
@@ -56,10 +56,5 @@ def augment_batch(
     else:
         images = resize_batch(images, image_size=image_size)
     soft_labels = tf.one_hot(labels, num_classes, dtype=tf.float32)
-    if not settings.mixes_images:
-        return random_erasing(images, uniforms, settings=settings), soft_labels
-    # The partners are erased apart from the images, though with the same boxes: XLA on CPUs then reads the resampled
-    # batch twice, where it would else take apart and compute twice all that lies between (10 times slower).
-    partners = random_erasing(next_of_batch(images), next_of_batch(uniforms), settings=settings)
     images = random_erasing(images, uniforms, settings=settings)
-    return mix_images(images, soft_labels, partners, next_of_batch(soft_labels), uniforms, settings=settings)
+    return mix_images(images, soft_labels, uniforms, settings=settings)

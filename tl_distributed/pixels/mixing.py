@@ -47,40 +47,30 @@ def erasing_boxes(uniforms: tf.Tensor, *, image_size: int, probability: float) -
     return Boxes(left, top, left + width, top + height)
 
 
-def next_of_batch(values: tf.Tensor) -> tf.Tensor:
-    """Returns `values` (`[batch, ...]`) of each image's partner in mixing, which is the next image of the batch.
-
-    A batch of one image has no other partner than itself. Images of other replicas are out of reach, so what is mixed
-    depends on how a global batch is cut into replicas.
-    """
-    return tf.concat([values[1:], values[:1]], axis=0)
-
-
 def mix_images(
-    images: tf.Tensor,
-    labels: tf.Tensor,
-    partner_images: tf.Tensor,
-    partner_labels: tf.Tensor,
-    uniforms: tf.Tensor,
-    *,
-    settings: AugmentSettings,
+    images: tf.Tensor, labels: tf.Tensor, uniforms: tf.Tensor, *, settings: AugmentSettings
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Applies MixUp or CutMix to each image.
+    """Applies MixUp or CutMix to each image; its partner is the next image of the batch.
+
+    A batch of one image has no other partner than itself. Images of other replicas are out of reach, so the result
+    depends on how a global batch is cut into replicas.
 
     Args:
-      images, partner_images: `[batch, size, size, 3] float32`.
-      labels, partner_labels: `[batch, num_classes] float32`, rows that sum to 1.
+      images: `[batch, size, size, 3] float32`.
+      labels: `[batch, num_classes] float32`, rows that sum to 1.
       uniforms: `[batch, len(Draw)] float32`, see `all_uniforms`.
-      settings: `mixup_alpha` and `cutmix_alpha`, not both 0.
+      settings: `mixup_alpha` and `cutmix_alpha`; both 0 returns the images and labels.
 
     Returns:
       Images and labels, of the same shapes. The weight of a label is the share of its image in the mean pixel.
     """
+    if not settings.mixes_images:
+        return images, labels
     image_size = images.shape[1]
     blend, boxes = mixing_parameters(uniforms, settings=settings, image_size=image_size)
     own_share = blend * (1.0 - tf.cast(boxes.area(), tf.float32) / image_size**2)
     pixel_share = blend[:, tf.newaxis, tf.newaxis, tf.newaxis] * boxes.outside(image_size)
-    return _lerp(partner_images, images, pixel_share), _lerp(partner_labels, labels, own_share[:, tf.newaxis])
+    return _lerp(_next(images), images, pixel_share), _lerp(_next(labels), labels, own_share[:, tf.newaxis])
 
 
 def mixing_parameters(uniforms: tf.Tensor, *, settings: AugmentSettings, image_size: int) -> tuple[tf.Tensor, Boxes]:
@@ -120,6 +110,10 @@ def beta_quantile(probabilities: tf.Tensor, alpha: float) -> tf.Tensor:
     before = tf.minimum(tf.floor(positions), _QUANTILE_INTERVALS - 1.0)
     index = tf.cast(before, tf.int32)
     return _lerp(tf.gather(table, index), tf.gather(table, index + 1), positions - before)
+
+
+def _next(values: tf.Tensor) -> tf.Tensor:
+    return tf.concat([values[1:], values[:1]], axis=0)
 
 
 def _lerp(first: tf.Tensor, second: tf.Tensor, share_of_second: tf.Tensor) -> tf.Tensor:
