@@ -104,6 +104,14 @@ def test_image_grid_places_images_and_captions():
     _drawn(figure)
 
 
+def test_captions_of_neighbours_do_not_overlap():
+    captions = ["a_class_with_quite_a_long_name, taken for\na_class_with_a_longer_name_than_that 100%"] * 6
+    figure = plots.image_grid(np.zeros((6, 8, 8, 3), np.uint8), captions, columns=3)
+    _drawn(figure)
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert not any(one.overlaps(two) for one, two in itertools.combinations(boxes, 2))
+
+
 def test_image_grid_of_nothing():
     _drawn(plots.image_grid(np.zeros((0, 4, 4, 3), np.uint8), [], columns=8))
 

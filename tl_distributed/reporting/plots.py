@@ -22,6 +22,9 @@ BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#666666"
 DOTS_PER_INCH = 120
 _MOST_CELLS_WITH_NUMBERS = 20  # classes a side; beyond, numbers in a confusion matrix are too small to read
 _MOST_NAMED_TICKS = 60
+_NAME_CHARACTERS = 28
+_TILE_INCHES, _CAPTION_POINTS = 1.9, 6.5
+_CAPTION_CHARACTERS = 36  # a line this long is as wide as a tile
 
 
 def learning_curves(rows: Sequence[dict[str, Any]]) -> Figure:
@@ -154,19 +157,20 @@ def image_grid(images: np.ndarray, captions: Sequence[str], columns: int) -> Fig
 
     Args:
       images: `[n, height, width, 3]` uint8; n may be 0.
-      captions: n lines, or none at all.
+      captions: n texts, or none at all; a long line is cut.
       columns: Images a row, at least 1.
     """
     columns = max(1, min(columns, len(images)))
     grid_rows = max(1, math.ceil(len(images) / columns))
-    figure = _figure(1.6 * columns, 1.85 * grid_rows)
+    figure = _figure(_TILE_INCHES * columns, (_TILE_INCHES + 0.3) * grid_rows)
     all_axes = figure.subplots(grid_rows, columns, squeeze=False).ravel()
     for axes in all_axes:
         axes.set_axis_off()
     for axes, image in zip(all_axes, images, strict=False):
         axes.imshow(image, interpolation="nearest")
     for axes, caption in zip(all_axes, captions, strict=False):
-        axes.set_title(caption, fontsize=8)
+        lines = [_shortened(line, _CAPTION_CHARACTERS) for line in caption.splitlines()]
+        axes.set_title("\n".join(lines), fontsize=_CAPTION_POINTS)
     return figure
 
 
@@ -186,7 +190,7 @@ def _figure(width_inches: float, height_inches: float) -> Figure:
     return Figure(figsize=(width_inches, height_inches), layout="constrained")
 
 
-def _shortened(name: str, longest: int = 28) -> str:
-    """Keeps the end of a long name free; a `$` would start a formula."""
+def _shortened(name: str, longest: int = _NAME_CHARACTERS) -> str:
+    """Cuts the end off a long name; a bare `$` would start a formula."""
     name = name if len(name) <= longest else name[: longest - 1] + "…"
     return name.replace("$", r"\$")
