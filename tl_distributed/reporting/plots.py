@@ -24,7 +24,7 @@ _MOST_CELLS_WITH_NUMBERS = 20  # classes a side; beyond, numbers in a confusion 
 _MOST_NAMED_TICKS = 60
 _NAME_CHARACTERS = 28
 _TILE_INCHES, _CAPTION_POINTS = 1.9, 6.5
-_CAPTION_CHARACTERS = 36  # a line this long is as wide as a tile
+_CAPTION_CHARACTERS = 34  # a line this long is nearly as wide as a tile
 
 
 def learning_curves(rows: Sequence[dict[str, Any]]) -> Figure:
@@ -182,12 +182,12 @@ def save_figure(figure: Figure, path: str) -> None:
 def figure_png(figure: Figure) -> bytes:
     """Returns the figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
 def _figure(width_inches: float, height_inches: float) -> Figure:
-    return Figure(figsize=(width_inches, height_inches), layout="constrained")
+    return Figure(figsize=(width_inches, height_inches), dpi=DOTS_PER_INCH, layout="constrained")
 
 
 def _shortened(name: str, longest: int = _NAME_CHARACTERS) -> str:
