@@ -13,6 +13,14 @@ from tl_distributed.commandline import UserError
 NORMALIZATIONS = ("tf", "torch", "caffe", "internal")
 
 
+class DownloadError(UserError):
+    """ImageNet weights could not be downloaded; `cause` says why, without what else can be done."""
+
+    def __init__(self, message: str, cause: str):
+        super().__init__(message)
+        self.cause = cause
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Backbone:
     """One row of the table.
@@ -272,7 +280,8 @@ def build_backbone(backbone: Backbone, *, image_size: int, weights: str) -> Any:
       says, to features of rank 4 (`baseline_cnn`: rank 2).
 
     Raises:
-      UserError: An image too small, no ImageNet weights for this backbone, or a failed download.
+      UserError: An image too small, or no ImageNet weights for this backbone.
+      DownloadError: The weights could not be downloaded.
     """
     from tl_distributed.models import construction
 

@@ -1,13 +1,13 @@
 """Builds the network of a row of the backbone table (imports Keras; the table itself does not)."""
 
+import os
 import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tl_distributed.commandline import UserError
-from tl_distributed.models.backbones import Backbone
+from tl_distributed.models.backbones import Backbone, DownloadError
 
 # Keras downloads without a time limit: behind a firewall that drops packets it would hang for minutes.
 _DOWNLOAD_STALL_SECONDS = 30.0
@@ -49,10 +49,13 @@ def one_line_download_errors(backbone: Backbone) -> Iterator[None]:
         if not _is_download_failure(error):
             raise
         cause = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
+        if "open file" in cause:  # h5py; an interrupted download stays in Keras's cache, not always checked by hash
+            cause += f": delete the damaged copy in {os.environ.get('KERAS_HOME', '~/.keras')}/models"
+        raise DownloadError(
             f"--weights=imagenet: cannot download the weights of {backbone.name} ({cause}); without internet: "
             f"run python -m data_prep.fetch_weights --backbone={backbone.name} --output_dir=DIR on a machine "
-            "that has it and train with --weights=DIR, or give --weights=FILE, or --weights=none"
+            "that has it and train with --weights=DIR, or give --weights=FILE, or --weights=none",
+            cause,
         ) from None
     finally:
         socket.setdefaulttimeout(stall_before)
@@ -114,7 +117,7 @@ def _set_plain_names(model: Any) -> None:
     groups: dict[str, list[tuple[int, Any]]] = {}
     model.layers[0].name = "input_layer"
     for operation in model.operations:
-        prefix = _snake_case(type(operation).__name__)
+        prefix = snake_case(type(operation).__name__)
         match = re.fullmatch(rf"{prefix}(?:_(\d+))?", operation.name)
         if match:
             groups.setdefault(prefix, []).append((int(match.group(1) or 0), operation))
@@ -124,7 +127,7 @@ def _set_plain_names(model: Any) -> None:
             operation.name = f"{prefix}_{index - first}" if index > first else prefix
 
 
-def _snake_case(class_name: str) -> str:
+def snake_case(class_name: str) -> str:
     """Keras's way from a class's name to the automatic name of a layer: `SeparableConv2D`, `separable_conv2d`."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", class_name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
@@ -133,10 +136,13 @@ def _snake_case(class_name: str) -> str:
 def _keep_inner_normalization_in_float32(model: Any) -> None:
     """Lets models that normalise inside do it in float32 under a mixed-precision policy.
 
-    bfloat16 has 8 significant bits: a pixel of 254.5 would become 254 or 255 before its mean is taken off.
+    bfloat16 has 8 significant bits: a pixel of 254.5 would become 254 or 255 before its mean is taken off,
+    and the mean itself, 123.675 for red, becomes 123.5.
     """
     import keras
 
     for layer in model.layers:
         if isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)):
             layer.dtype_policy = keras.DTypePolicy("float32")
+            if isinstance(layer, keras.layers.Normalization):  # it has rounded its statistics already
+                layer.finalize_state() if layer.weights else layer.build(layer.get_build_config()["input_shape"])
