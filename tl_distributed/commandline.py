@@ -19,7 +19,6 @@ from typing import Any
 
 from absl import flags
 
-
 _QUIET = "3"  # TF_CPP_MIN_LOG_LEVEL, unless the user set one: TensorFlow's chatter hides our own lines
 
 

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tl_distributed.config import Config
+from tl_distributed.data.records import DatasetInfo
 from tl_distributed.models.packaging import package_model
-from tl_distributed.reporting.report import classification_summary
+from tl_distributed.models.saved import LABELS_FILE, save_model
+from tl_distributed.reporting.report import classification_summary, write_file
 from tl_distributed.training.checkpoints import Position
 from tl_distributed.training.evaluation import Evaluation
 
@@ -60,14 +61,13 @@ def make_results(
     return {**figures, **results}
 
 
-def save_packaged_model(
-    model: keras.Model, config: Config, *, normalization: str, native_shape: tuple[int, int, int]
-) -> None:
-    """Writes `model.keras`: uint8 images of the data set's shape in, probabilities out, stock layers only."""
+def save_packaged_model(model: keras.Model, config: Config, *, normalization: str, info: DatasetInfo) -> None:
+    """Writes `model.keras` and, beside it, `labels.txt` with the class names.
+
+    The model takes uint8 images of the data set's shape and returns probabilities, by stock layers only.
+    """
     packaged = package_model(
-        model, normalization=normalization, native_shape=native_shape, image_size=config.image_size
+        model, normalization=normalization, native_shape=info.image_shape, image_size=config.image_size
     )
-    path = f"{config.workdir}/model.keras"
-    temporary = f"{config.workdir}/model.tmp.keras"
-    packaged.save(temporary)
-    tf.io.gfile.rename(temporary, path, overwrite=True)
+    save_model(packaged, f"{config.workdir}/model.keras", "keras")
+    write_file(f"{config.workdir}/{LABELS_FILE}", "".join(f"{name}\n" for name in info.class_names).encode())

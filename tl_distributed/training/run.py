@@ -174,12 +174,7 @@ class _Run:
         """Evaluates the best weights once, and writes model, results and plots."""
         config = self._config
         evaluations = {name: self._evaluate(name) for name in ("val", "test") if name in self._splits}
-        save_packaged_model(
-            self._model,
-            config,
-            normalization=self._backbone.normalization,
-            native_shape=self._info.image_shape,
-        )
+        save_packaged_model(self._model, config, normalization=self._backbone.normalization, info=self._info)
         steps, seconds = timing
         results = make_results(
             position,

@@ -1,0 +1,62 @@
+"""Command: score a saved model of any kind on a split.
+
+  python -m tl_distributed.evaluate --workdir=runs/NAME --split=test
+  python -m tl_distributed.evaluate --model=export/model.tflite --data_dir=data/cifar10
+
+Prints accuracy, loss and each class's precision and recall; --output writes them as JSON.
+"""
+
+import dataclasses
+import json
+
+from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Flags of the command."""
+
+    workdir: str = setting("", "Folder of a finished run; its model and data set are taken.", topic="What")
+    model: str = setting("", "A .keras, .h5 or .tflite file or a SavedModel folder.", topic="What")
+    data_dir: str = setting("", "Data set; by default the run's own.", topic="What")
+    split: str = setting("test", "Split to score.", topic="What", choices=("train", "val", "test"))
+    batch_size: int = setting(128, "Images at once.", topic="How", minimum=1)
+    output: str = setting("", "JSON file to write.", topic="How")
+
+
+def main(config: EvaluateConfig, positional: list[str]) -> None:
+    """Scores the model and prints a table."""
+    refuse_positional(positional)
+    if bool(config.workdir) == bool(config.model):
+        raise UserError("name one of --workdir=RUN and --model=FILE")
+    if config.model and not config.data_dir:
+        raise UserError("--model needs --data_dir=FOLDER of a data set to score it on")
+    import_tensorflow()
+    from tl_distributed.reporting.report import write_json
+    from tl_distributed.reporting.scoring import class_table, score_model
+
+    summary = score_model(
+        config.model or config.workdir,
+        config.data_dir or _data_dir(config.workdir),
+        split=config.split,
+        batch_size=config.batch_size,
+    )
+    print(class_table(summary))
+    print(f"{config.split}: accuracy {summary['accuracy']:.2%} of {summary['num_examples']} images, ", end="")
+    print(f"loss {summary['loss']:.4f}")
+    if config.output:
+        write_json(config.output, summary)
+
+
+def _data_dir(workdir: str) -> str:
+    import tensorflow as tf
+
+    path = f"{workdir.rstrip('/')}/config.json"
+    if not tf.io.gfile.exists(path):
+        raise UserError(f"--workdir={workdir}: no config.json there; name the folder of a run")
+    with tf.io.gfile.GFile(path) as file:
+        return json.loads(file.read())["config"]["data_dir"]
+
+
+if __name__ == "__main__":
+    run_command(main, EvaluateConfig, __doc__)

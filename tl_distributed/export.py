@@ -1,0 +1,58 @@
+"""Command: write a run's model for others to use.
+
+  python -m tl_distributed.export --workdir=runs/NAME --format=tflite
+  python -m tl_distributed.export --workdir=runs/NAME --format=h5 --output=cifar10.h5
+
+Every kind takes uint8 images of the data set's size and returns probabilities; class names lie beside it in
+labels.txt. Stock Keras opens .keras and .h5 without this package.
+"""
+
+import dataclasses
+import os
+
+from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Flags of the command."""
+
+    workdir: str = setting("", "Folder of a finished run.", topic="What")
+    format: str = setting(
+        "saved_model", "Kind of model.", topic="What", choices=("keras", "h5", "saved_model", "tflite")
+    )
+    output: str = setting("", "File or folder to write; by default WORKDIR/export/model.* .", topic="What")
+    overwrite: bool = setting(False, "Replace what is there.", topic="What")
+
+
+def main(config: ExportConfig, positional: list[str]) -> None:
+    """Writes the model and its labels."""
+    refuse_positional(positional)
+    if not config.workdir:
+        raise UserError("name the run: --workdir=runs/NAME")
+    import_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    from tl_distributed.models.saved import ENDINGS, LABELS_FILE, read_labels, save_model
+
+    workdir = config.workdir.rstrip("/")
+    source = f"{workdir}/model.keras"
+    if not tf.io.gfile.exists(source):
+        raise UserError(f"--workdir={config.workdir}: no model.keras there; the run has not finished")
+    output = config.output.rstrip("/") or f"{workdir}/export/{config.format}{ENDINGS[config.format]}"
+    if not output.endswith(ENDINGS[config.format]):
+        raise UserError(f"--output={config.output}: --format={config.format} is written to *{ENDINGS[config.format]}")
+    if tf.io.gfile.exists(output) and not config.overwrite:
+        raise UserError(f"{output} exists; use --overwrite to replace it")
+    folder = os.path.dirname(output) or "."
+    tf.io.gfile.makedirs(folder)
+    save_model(keras.models.load_model(source, compile=False, safe_mode=True), output, config.format)
+    labels = read_labels(source)
+    with tf.io.gfile.GFile(f"{folder}/{LABELS_FILE}", "w") as file:
+        file.write("".join(f"{name}\n" for name in labels))
+    print(f"{output}: {config.format}, labels in {folder}/{LABELS_FILE}")
+
+
+if __name__ == "__main__":
+    run_command(main, ExportConfig, __doc__)

@@ -1,0 +1,48 @@
+"""Command: classify image files with a saved model.
+
+  python -m tl_distributed.predict --model=runs/NAME photo.jpg folder/
+  python -m tl_distributed.predict --model=export/model.tflite --format=table --top=3 *.png
+
+One JSON object a line (or a table): file, class, probability, the best --top classes. A file that is no image
+is named on standard error and the rest go on; the exit code is then 1.
+"""
+
+import dataclasses
+
+from tl_distributed.commandline import UserError, import_tensorflow, run_command, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Flags of the command; images are its arguments."""
+
+    model: str = setting("", "A run's workdir, a .keras, .h5 or .tflite file, or a SavedModel folder.", topic="What")
+    format: str = setting("jsonl", "How to print.", topic="Output", choices=("jsonl", "table"))
+    top: int = setting(3, "Classes listed for each image.", topic="Output", minimum=1)
+    batch_size: int = setting(64, "Images at once.", topic="How", minimum=1)
+    crop_to_aspect_ratio: bool = setting(
+        False, "Cut the middle square out instead of squashing, as the data set was built.", topic="How"
+    )
+
+
+def main(config: PredictConfig, positional: list[str]) -> int:
+    """Predicts every image; returns 1 if some could not be read."""
+    if not config.model:
+        raise UserError("name the model: --model=runs/NAME or --model=FILE")
+    if not positional:
+        raise UserError("name image files or folders after the flags")
+    import_tensorflow()
+    from tl_distributed.reporting.predictions import find_images, predict_files, print_predictions
+
+    results = predict_files(
+        config.model,
+        find_images(positional),
+        top=config.top,
+        batch_size=config.batch_size,
+        crop_to_aspect_ratio=config.crop_to_aspect_ratio,
+    )
+    return 1 if print_predictions(results, as_table=config.format == "table") else 0
+
+
+if __name__ == "__main__":
+    run_command(main, PredictConfig, __doc__)
