@@ -1,0 +1,39 @@
+"""Packaging; tool settings are in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "tl_distributed/__init__.py").read_text())[1]
+
+setup(
+    name="tl_distributed",
+    version=VERSION,
+    description="Transfer learning with keras.applications backbones: tf.distribute, XLA and mixed precision at once",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["tl_distributed*", "data_prep*"]),
+    package_data={"tl_distributed": ["recipes/*.flags"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "tensorflow>=2.20,<2.22",
+        "keras>=3.12,<4",
+        "tensorflow-datasets>=4.9.9",
+        "absl-py>=2.1",
+        "numpy>=1.26",
+        "tensorboard>=2.20,<2.22",
+        "matplotlib>=3.9",
+        "scikit-learn>=1.5",
+        "scipy>=1.13",
+        "tqdm>=4.66",
+        "pillow>=10.3",
+        "psutil>=5.9",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "dev": ["pytest>=8", "ruff>=0.6"],
+    },
+)
