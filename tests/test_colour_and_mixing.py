@@ -121,6 +121,8 @@ def test_cutmix_boxes_follow_the_paper():
     whole = (boxes.left > 0) & (boxes.top > 0) & (boxes.right < 64) & (boxes.bottom < 64)
     np.testing.assert_array_equal(width[whole], height[whole])
     assert width.min() >= 0 and boxes.left.numpy().min() >= 0 and boxes.right.numpy().max() <= 64
+    assert np.mean(boxes.left + boxes.right) == pytest.approx(64, abs=2)  # no side is preferred
+    assert np.mean(boxes.top + boxes.bottom) == pytest.approx(64, abs=2)
     # E[(clipped edge / 64)^2] over a uniform centre and edge^2 uniform: integral of (e - e^2 / 4)^2 d(e^2)
     assert (width * height).mean() / 64**2 == pytest.approx(1 / 2 - 1 / 5 + 1 / 48, abs=0.02)
 

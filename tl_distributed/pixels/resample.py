@@ -4,8 +4,8 @@ Coordinates are continuous: pixel `k` of an axis covers [k, k + 1) and has its c
 image shows is a `View` of its source, so a chain of crops, zooms and shifts interpolates, and blurs, once.
 
 Without rotation the two axes separate, and each is a matrix `[out, in]` of bilinear weights
-`max(0, 1 - |source - pixel|)`: two matrix products an image. That compiles under XLA and is an order of
-magnitude faster there than `tf.image.resize`. On GPUs that multiply float32 as TensorFloat-32 (TensorFlow's default
+`max(0, 1 - |source - pixel|)`: two matrix products an image. That compiles under XLA and runs
+five times faster there, on a CPU, than `tf.image.resize`. On GPUs that multiply float32 as TensorFloat-32 (TensorFlow's default
 since Ampere) the weights have 10 bits, an error of up to about 0.1 on [0, 255]; everywhere else results agree with
 `tf.image.resize` to 1e-3.
 
@@ -105,8 +105,8 @@ def _multiply(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tens
     """Applies column weights, then row weights; a batch dimension of 1 is shared by all images.
 
     The order spares a transposition of the output: only the source and the intermediate (as high as the source)
-    are transposed, and the last product writes `[batch, height, width, 3]` as it is wanted. 1.4 to 2.7 times
-    faster than `tf.einsum` on a CPU, from 32 pixels to 224.
+    are transposed, and the last product writes `[batch, height, width, 3]` as it is wanted. 1.3 to 2.9 times
+    faster than `tf.einsum` on a CPU, from 32 pixels to 96 and 224.
     """
     height, width = images.shape[1:3]
     out_height, out_width = rows.shape[1], columns.shape[1]
