@@ -43,7 +43,15 @@ class Staging:
     def publish(self) -> None:
         """Makes the complete build the data set at the output folder, in place of what is there."""
         if _is_remote(self._output_dir):
-            _copy_to_remote(self.build_dir, self._output_dir)
+            import tensorflow as tf
+
+            try:
+                _copy_to_remote(self.build_dir, self._output_dir)
+            except tf.errors.OpError as error:
+                raise UserError(
+                    f"--output_dir={self._output_dir}: copying failed ({error.message}); it holds an unfinished data set "
+                    "now, run the build again"
+                ) from error
         else:
             _rename_into_place(self.build_dir, os.path.join(self._folder, "replaced"), self._output_dir)
 
@@ -71,6 +79,7 @@ def open_staging(output_dir: str, *, overwrite: bool) -> Iterator[Staging]:
             _check_output(output_dir, overwrite)
             yield Staging(folder, goal)
         finally:
+            _put_back(folder, goal)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -113,10 +122,10 @@ def _locked(folder: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The build that held it may have deleted the folder since: then this lock guards nothing.
-            alive = os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
-        except OSError:
-            alive = False
-        if not alive:
+            is_held = os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
+        except (BlockingIOError, FileNotFoundError):
+            is_held = False
+        if not is_held:
             raise UserError(f"another build is writing {folder}; wait for it to end, or name another --output_dir")
         yield
 
@@ -125,8 +134,7 @@ def _undo_killed_build(folder: str, goal: str) -> None:
     left = [entry for entry in os.listdir(folder) if entry != "lock"]
     if not left:
         return
-    if "replaced" in left and not os.path.exists(goal):
-        os.rename(os.path.join(folder, "replaced"), goal)
+    if _put_back(folder, goal):
         print(f"{goal}: put back, a build was killed while it replaced it", flush=True)
     print(f"{folder}: deleting what a build left that was killed", flush=True)
     for entry in os.listdir(folder):
@@ -135,6 +143,15 @@ def _undo_killed_build(folder: str, goal: str) -> None:
             shutil.rmtree(path)
         elif entry != "lock":
             os.remove(path)
+
+
+def _put_back(folder: str, goal: str) -> bool:
+    """Returns the data set of before to its place if a build stopped between its two renames; tells whether it did."""
+    replaced = os.path.join(folder, "replaced")
+    if not os.path.exists(replaced) or os.path.exists(goal):
+        return False
+    os.rename(replaced, goal)
+    return True
 
 
 def _rename_into_place(build_dir: str, replaced: str, goal: str) -> None:

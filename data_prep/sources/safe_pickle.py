@@ -17,9 +17,9 @@ _NUMBER_KINDS = "biuf"
 
 
 def loads(data: bytes) -> Any:
-    """Returns the pickled value: None, numbers, text, bytes, lists, tuples, dictionaries, sets and numeric arrays.
+    """Returns the pickled value: None, numbers, text, bytes, lists, tuples, dictionaries, and numeric arrays.
 
-    Text of Python 2 comes back as bytes.
+    Arrays are read from protocols 0 to 4; the fifth pickles them in another way. Text of Python 2 comes back as bytes.
 
     Raises:
       ValueError: Anything else in it (named), or damaged.

@@ -108,7 +108,9 @@ def read_manifest(data_dir: str) -> DatasetInfo:
 
     path = f"{data_dir.rstrip('/')}/{MANIFEST_FILE}"
     if not tf.io.gfile.exists(path):
-        found = "an unfinished build" if tf.io.gfile.exists(data_dir) else "no such folder"
+        # A build grows in `<folder>.partial`; killed between its last two renames, it leaves only that.
+        is_begun = tf.io.gfile.exists(data_dir) or tf.io.gfile.exists(data_dir.rstrip("/") + ".partial")
+        found = "an unfinished build" if is_begun else "no such folder"
         raise UserError(
             f"--data_dir={data_dir}: no {MANIFEST_FILE} there ({found}); "
             "build the data set with python -m data_prep.build_tfrecords --output_dir=" + data_dir
