@@ -4,9 +4,9 @@ Coordinates are continuous: pixel `k` of an axis covers [k, k + 1) and has its c
 image shows is a `View` of its source, so a chain of crops, zooms and shifts interpolates, and blurs, once.
 
 Without rotation the two axes separate, and each is a matrix `[out, in]` of bilinear weights
-`max(0, 1 - |source - pixel|)`: two matrix products an image. That compiles under XLA and runs
-five times faster there, on a CPU, than `tf.image.resize`. On GPUs that multiply float32 as TensorFloat-32 (TensorFlow's default
-since Ampere) the weights have 10 bits, an error of up to about 0.1 on [0, 255]; everywhere else results agree with
+`max(0, 1 - |source - pixel|)`: two matrix products an image. That compiles under XLA and runs five times faster there,
+on a CPU, than `tf.image.resize`. On GPUs that multiply float32 as TensorFloat-32 (TensorFlow's default since Ampere)
+the weights have 10 bits, an error of up to about 0.1 on [0, 255]; everywhere else results agree with
 `tf.image.resize` to 1e-3.
 
 Borders: a coordinate outside of the image is reflected at the image's edge (b a | a b c | c b), so no black
