@@ -84,7 +84,8 @@ def test_own_nets_at_any_size():
         assert count_macs(model) / 1e9 == pytest.approx(row.gmacs, rel=0.01)
     # He et al. 2015, table 6: 0.27 million parameters.
     assert model.count_params() / 1e6 == pytest.approx(0.27, abs=0.005)
-    assert [feature.shape[1:] for feature in feature_model(model, row).outputs] == [
+    shapes = [feature.shape[1:] for feature in feature_model(model, row).outputs]
+    assert shapes == [
         (32, 32, 16),
         (16, 16, 32),
         (8, 8, 64),
