@@ -47,7 +47,7 @@ def test_source_shows_most_parts_of_the_target():
 
 @pytest.mark.parametrize(
     ("task", "images_per_class", "train", "test"),
-    [("source", 0, 300, 50), ("target", 0, 40, 150), ("target", 7, 7, 150)],
+    [("source", 0, 300, 50), ("target", 0, 25, 150), ("target", 7, 7, 150)],
 )
 def test_counts(task, images_per_class, train, test):
     source = _source(task=task, images_per_class=images_per_class)
@@ -140,7 +140,7 @@ def test_colour_says_nothing_about_the_class():
 
 
 def test_linear_model_on_pixels_fails():
-    """With 32 training images a class; a small pre-trained residual net reaches some 75 % on the same images."""
+    """With 32 training images a class; a pre-trained ResNet-20 with frozen weights reaches some 80 % with fewer."""
     source = _source(images_per_class=32)
     train, test = (_all(source, split) for split in ("train", "test"))
     pixels = [chunk.images.reshape(len(chunk.images), -1) / 255.0 for chunk in (train, test)]

@@ -22,7 +22,7 @@ _OUTLINES = ("disk", "square", "triangle", "star", "cross", "crescent")
 _TEXTURES = ("plain", "striped", "checked", "dotted", "ringed", "wavy")
 _NEW_IN_TARGET = (Figure("bow", "split", "whole"), Figure("capsule", "dotted", "pierced"))
 _NUM_HELD_OUT = 8
-_TRAIN_IMAGES_PER_CLASS = {"source": 300, "target": 40}
+_TRAIN_IMAGES_PER_CLASS = {"source": 300, "target": 25}
 _TEST_IMAGES_PER_CLASS = {"source": 50, "target": 150}
 _CHUNK_IMAGES = 250
 
@@ -51,7 +51,7 @@ class SyntheticSource(Source):
           image_size: Height and width in pixels.
           seed: Another seed, other images of the same classes; not negative.
           images_per_class: Training images of each class (validation is taken from them); 0 for the task's own
-            number, 300 (source) or 40 (target). The test split has 50 (source) or 150 (target) always.
+            number, 300 (source) or 25 (target). The test split has 50 (source) or 150 (target) always.
 
         Raises:
           UserError: A task, size, seed or number that cannot be.
