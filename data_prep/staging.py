@@ -49,8 +49,8 @@ class Staging:
                 _copy_to_remote(self.build_dir, self._output_dir)
             except tf.errors.OpError as error:
                 raise UserError(
-                    f"--output_dir={self._output_dir}: copying failed ({error.message}); it holds an unfinished data set "
-                    "now, run the build again"
+                    f"--output_dir={self._output_dir}: copying failed ({error.message}); what it holds now is "
+                    "unfinished, run the build again"
                 ) from error
         else:
             _rename_into_place(self.build_dir, os.path.join(self._folder, "replaced"), self._output_dir)

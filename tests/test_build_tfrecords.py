@@ -1,5 +1,6 @@
 """Whole builds: what is written, that it is always the same, and that nothing half-written is ever seen."""
 
+import contextlib
 import errno
 import json
 import os
@@ -208,8 +209,9 @@ data_prep.build.build(config)
 """
 
 
-def kill_build_at(point, settings):
-    """Starts a build, waits until it stands at `point`, and kills it with SIGKILL."""
+@contextlib.contextmanager
+def build_killed_at(point, settings):
+    """Starts a build and waits until it stands at `point`; on leaving the context it is killed with SIGKILL."""
     process = subprocess.Popen(
         [sys.executable, "-c", _STOPPING_BUILD, point, repr(settings)],
         cwd=REPO,
@@ -217,10 +219,15 @@ def kill_build_at(point, settings):
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    deadline = threading.Timer(120, process.kill)
+    deadline.start()
     with process:
-        assert process.stdout.readline() == "stopped\n"
-        yield process
-        process.send_signal(signal.SIGKILL)
+        try:
+            assert process.stdout.readline() == "stopped\n"
+            yield
+        finally:
+            deadline.cancel()
+            process.send_signal(signal.SIGKILL)
 
 
 @pytest.mark.parametrize("point", ["reading", "writing", "describing", "between renames"])
@@ -236,10 +243,10 @@ def test_build_killed_at_any_point_is_never_readable_and_the_next_one_is_clean(i
     if overwrites:
         build.build(BuildConfig(**settings))
         old = read_raw(tmp_path / "out")
-    for _ in kill_build_at(point, {**settings, "seed": 1, "overwrite": overwrites}):
-        # While it runs, a second build for the same folder is refused.
-        with pytest.raises(UserError, match="another build is writing"):
-            build.build(BuildConfig(**settings))
+    running = build_killed_at(point, {**settings, "seed": 1, "overwrite": overwrites})
+    # While it runs, a second build for the same folder is refused.
+    with running, pytest.raises(UserError, match="another build is writing"):
+        build.build(BuildConfig(**settings))
     with pytest.raises(UserError, match=r"build_tfrecords"):
         records.read_manifest(str(tmp_path / "out"))
     capsys.readouterr()

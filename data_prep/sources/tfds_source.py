@@ -1,5 +1,6 @@
 """Any image classification set of TensorFlow Datasets (TFDS)."""
 
+import contextlib
 import difflib
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from data_prep.sources.decode import resize_array
 from tl_distributed.commandline import UserError
 
 _CHUNK_IMAGES = 256
+_DOWNLOAD_RETRIES = 5
 _TFDS_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 _OFFLINE = (
     "without the network: --source=cifar10_archive or --source=image_folder with --input=PATH, --source=synthetic, "
@@ -145,9 +147,23 @@ def _prepare(builder: Any) -> None:
       UserError: That failed; says why, and what works without the network.
     """
     try:
-        builder.download_and_prepare()
+        with _few_retries():
+            builder.download_and_prepare()
     except Exception as error:  # TFDS, requests, urllib and the file system fail with types of their own
         raise UserError(f"{builder.info.full_name}: download failed: {_cause(error)}; {_OFFLINE}") from None
+
+
+@contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+    """Has TFDS give up on a dead network after seconds: its ten tries, each waiting twice as long, take 3.5 minutes."""
+    from tensorflow_datasets.core.download import downloader
+
+    before = getattr(downloader, "MAX_RETRIES", None)
+    downloader.MAX_RETRIES = _DOWNLOAD_RETRIES
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES = before
 
 
 def _cause(error: BaseException) -> str:
