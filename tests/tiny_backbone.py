@@ -10,11 +10,11 @@ def _build(image_size: int, *, norm: bool):
     inputs = keras.Input((image_size, image_size, 3))
     x = layers.Conv2D(8, 3, strides=2, padding="same", use_bias=not norm, name="conv1")(inputs)
     if norm:
-        x = layers.BatchNormalization(name="bn1")(x)
+        x = layers.BatchNormalization(momentum=0.8, name="bn1")(x)
     x = layers.ReLU(name="relu1")(x)
     x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=not norm, name="conv2")(x)
     if norm:
-        x = layers.BatchNormalization(name="bn2")(x)
+        x = layers.BatchNormalization(momentum=0.8, name="bn2")(x)
     x = layers.ReLU(name="relu2")(x)
     return keras.Model(inputs, x, name="tiny_norm" if norm else "tiny")
 

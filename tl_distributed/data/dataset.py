@@ -21,6 +21,7 @@ from tl_distributed.data.records import DatasetInfo, parse_records
 _LOG = logging.getLogger(__name__)
 
 _READ_BATCH = 1024
+_INTERLEAVED_RECORDS, _OPEN_FILES = 64, 16
 _MEMORY_SHARE = 0.25  # of the free memory: the most that auto gives to the splits
 
 
@@ -106,7 +107,7 @@ class StreamSplit:
 
     def train_feed(self, *, global_batch_size: int, num_replicas: int, seed: int, first_step: int) -> TrainFeed:
         dataset = self._endless(seed, first_step * global_batch_size)
-        dataset = dataset.batch(global_batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        dataset = dataset.rebatch(global_batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
         return _StreamFeed(iter(dataset), self._image_shape, global_batch_size // num_replicas)
 
     def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]:
@@ -116,24 +117,40 @@ class StreamSplit:
             yield _padded(images, labels, batch_size)
 
     def _endless(self, seed: int, first_position: int) -> tf.data.Dataset:
-        """Returns the serialised records from `first_position` of the endless shuffled sequence on.
+        """Returns batches, of any size, of serialised records from `first_position` of the endless sequence on.
 
-        Every epoch shuffles the files and then the records by a seed made from (seed, epoch), so that any
-        position can be reached again: whole epochs are jumped over, the rest of one is read and dropped.
+        Any position can be reached again: whole epochs are jumped over, the rest of one is read and dropped.
         """
         first_epoch, skipped = divmod(first_position, self.num_examples)
+        rest = self._epoch(seed, tf.constant(first_epoch, tf.int64)).unbatch().skip(skipped).batch(_READ_BATCH)
+        following = tf.data.Dataset.counter(start=first_epoch + 1, dtype=tf.int64)
+        following = following.flat_map(lambda epoch: self._epoch(seed, epoch))
+        return rest.concatenate(following).with_options(_ordered())
 
-        def epoch_records(epoch: tf.Tensor) -> tf.data.Dataset:
-            seeds = tf.cast(tf.random.split(tf.stack([tf.constant(seed, tf.int64), epoch]), 2)[:, 0], tf.int64)
-            files = tf.data.Dataset.from_tensor_slices(self._files).shuffle(len(self._files), seed=seeds[0])
-            records = files.interleave(
-                tf.data.TFRecordDataset, cycle_length=min(16, len(self._files)), block_length=16,
-                num_parallel_calls=tf.data.AUTOTUNE, deterministic=True,
-            )  # fmt: skip
-            return records.shuffle(self._buffer_examples, seed=seeds[1])
+    def _epoch(self, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
+        """Returns one epoch in batches: files in a new order, interleaved, then each window of records shuffled.
 
-        epochs = tf.data.Dataset.counter(start=first_epoch, dtype=tf.int64)
-        return epochs.flat_map(epoch_records).skip(skipped).with_options(_ordered())
+        Stateless and on whole batches: `Dataset.shuffle` takes no seed that depends on the epoch, and handles
+        records one by one. The shards are shuffled already, so a window need not reach into the next.
+        """
+        epoch_seed = tf.random.experimental.stateless_fold_in([seed, 0], tf.cast(epoch, tf.int32))
+        files = tf.random.experimental.stateless_shuffle(tf.constant(self._files), epoch_seed)
+        windows = (
+            tf.data.Dataset.from_tensor_slices(files)
+            .interleave(
+                lambda file: tf.data.TFRecordDataset(file).batch(_INTERLEAVED_RECORDS),
+                cycle_length=min(_OPEN_FILES, len(self._files)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            .rebatch(self._buffer_examples)
+        )
+
+        def shuffled(number: tf.Tensor, records: tf.Tensor) -> tf.Tensor:
+            window_seed = tf.random.experimental.stateless_fold_in(epoch_seed, tf.cast(number, tf.int32) + 1)
+            return tf.random.experimental.stateless_shuffle(records, window_seed)
+
+        return windows.enumerate().map(shuffled, num_parallel_calls=2, deterministic=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,9 +58,8 @@ class Evaluator:
             labels.append(batch.labels[: batch.num_valid])
             probabilities.append(batch_probabilities.numpy()[: batch.num_valid])
         count = int(sums[2])
-        return Evaluation(
-            count, sums[0] / count, sums[1] / count, np.concatenate(labels), np.concatenate(probabilities)
-        )
+        loss, accuracy = (float(value) / count for value in sums[:2])
+        return Evaluation(count, loss, accuracy, np.concatenate(labels), np.concatenate(probabilities))
 
     def _evaluate_batch_body(self, images: Any, labels: Any, num_valid: Any, averages: Any) -> tuple[Any, Any]:
         """Returns (`[3]` sums of loss, hits and count over the global batch, its probabilities in order)."""

@@ -1,0 +1,223 @@
+"""Whole runs on a tiny model: the files that they leave, resuming, and how they end when something is wrong."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from toy_dataset import CLASS_NAMES, write_toy_dataset
+
+from tl_distributed.commandline import UserError
+from tl_distributed.config import Config
+from tl_distributed.training.run import train_and_evaluate
+
+TESTS = pathlib.Path(__file__).resolve().parent
+COUNTS = {"train": 60, "val": 18, "test": 21}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return write_toy_dataset(tmp_path_factory.mktemp("data") / "toy", counts=COUNTS)
+
+
+def config(data_dir: str, workdir, **changes) -> Config:
+    settings = {
+        "backbone": "tiny_norm", "transfer": "scratch", "augment": "basic", "epochs": 3, "global_batch_size": 8,
+        "learning_rate": 0.01, "strategy": "one_device", "precision": "float32", "xla": "off", **changes,
+    }  # fmt: skip
+    made = Config(data_dir=data_dir, workdir=str(workdir), **settings)
+    made.validate()
+    return made
+
+
+def final_weights(workdir) -> list[np.ndarray]:
+    """Returns every variable of the newest checkpoint, optimizer slots included."""
+    reader = tf.train.load_checkpoint(str(pathlib.Path(workdir) / "checkpoints"))
+    names = [name for name in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in name]
+    return [reader.get_tensor(name) for name in sorted(names) if "position" not in name and "save_counter" not in name]
+
+
+def assert_identical(first, second) -> None:
+    one, other = final_weights(first), final_weights(second)
+    assert len(one) == len(other) > 10
+    for left, right in zip(one, other, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory):
+    """A run from scratch, and one in two phases from its weights."""
+    folder = tmp_path_factory.mktemp("runs")
+    scratch = train_and_evaluate(config(data_dir, folder / "scratch"))
+    two_phase = train_and_evaluate(
+        config(
+            data_dir, folder / "two_phase", transfer="two_phase", weights=str(folder / "scratch"), head_epochs=2,
+            epochs=3, finetune_learning_rate=0.003, ema_decay=0.9, label_smoothing=0.1, clip_norm=1.0, mixup=0.2,
+        )
+    )  # fmt: skip
+    return folder, scratch, two_phase
+
+
+def test_run_leaves_every_file_of_the_contract(finished):
+    folder, _, results = finished
+    workdir = folder / "two_phase"
+    saved = json.loads((workdir / "results.json").read_text())
+    assert saved["test_accuracy"] == results["test_accuracy"]
+    assert saved["num_examples"] == {"val": COUNTS["val"], "test": COUNTS["test"]}
+    assert saved["steps"] == 15 + 23  # 2 x 60 / 8 and 3 x 60 / 8, rounded up
+    assert set(saved["per_class"]) == set(CLASS_NAMES)
+    matrix = np.array(saved["confusion_matrix"])
+    assert matrix.sum() == COUNTS["test"]
+    assert np.trace(matrix) / matrix.sum() == pytest.approx(saved["test_accuracy"])
+    assert {"learning_curves.png", "confusion_matrix.png"} <= {path.name for path in (workdir / "plots").iterdir()}
+    written = json.loads((workdir / "config.json").read_text())
+    assert written["config"]["transfer"] == "two_phase"
+    assert written["versions"]["tensorflow"] == tf.__version__
+    assert not list(workdir.rglob("*.tmp"))
+
+
+def test_metrics_have_one_row_a_log_point_and_validation_at_epoch_ends(finished):
+    folder, _, _ = finished
+    rows = [json.loads(line) for line in (folder / "two_phase" / "metrics.jsonl").read_text().splitlines()]
+    validated = [row["step"] for row in rows if "val_accuracy" in row]
+    assert validated == [8, 15, 15 + 8, 15 + 15, 15 + 23]
+    assert [row["phase"] for row in rows if "val_accuracy" in row] == ["head"] * 2 + ["main"] * 3
+    trained = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in trained] == list(range(1, 39))
+    assert all(np.isfinite([row["loss"], row["gradient_norm"], row["learning_rate"]]).all() for row in trained)
+    assert trained[0]["learning_rate"] == pytest.approx(0.01)
+    assert trained[15]["learning_rate"] == pytest.approx(0.003)
+
+
+def test_runs_learn_and_packaged_model_reproduces_the_accuracy(finished, data_dir):
+    from tl_distributed.reporting.scoring import score_model
+
+    folder, scratch, two_phase = finished
+    assert scratch["test_accuracy"] > 0.8
+    for name, results in (("scratch", scratch), ("two_phase", two_phase)):
+        score = score_model(str(folder / name), data_dir, split="test", batch_size=5)
+        assert score["accuracy"] == pytest.approx(results["test_accuracy"])
+        assert score["loss"] == pytest.approx(results["test_loss"], abs=1e-3)
+
+
+def test_head_phase_leaves_the_backbone_alone(finished, data_dir, tmp_path):
+    folder, _, _ = finished
+    settings = {"transfer": "frozen", "weights": str(folder / "scratch"), "max_steps": 5}
+    train_and_evaluate(config(data_dir, tmp_path / "frozen", **settings))
+    before = {layer.path: layer.numpy() for layer in _backbone_weights(folder / "scratch")}
+    after = {layer.path: layer.numpy() for layer in _backbone_weights(tmp_path / "frozen")}
+    assert before.keys() == after.keys()
+    for path, value in before.items():
+        np.testing.assert_array_equal(value, after[path])
+
+
+def _backbone_weights(workdir) -> list:
+    model = keras.models.load_model(workdir / "model.keras")
+    return [weight for weight in model.weights if "head" not in weight.path]
+
+
+@pytest.mark.parametrize("input_mode", ["memory", "stream"])
+def test_stopped_and_resumed_equals_uninterrupted(data_dir, tmp_path, input_mode):
+    settings = {"input_mode": input_mode, "dropout": 0.3, "ema_decay": 0.9, "optimizer": "adamw"}
+    train_and_evaluate(config(data_dir, tmp_path / "whole", **settings))
+    for stop in (3, 11, 0):  # within an epoch, within the next, then to the end
+        train_and_evaluate(config(data_dir, tmp_path / "parts", max_steps=stop, **settings))
+    assert_identical(tmp_path / "whole", tmp_path / "parts")
+    rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == sorted(set(steps))
+
+
+def _start(data_dir: str, workdir, *flags: str) -> subprocess.Popen:
+    command = [
+        sys.executable, str(TESTS / "train_tiny.py"), "--backbone=tiny_norm", "--transfer=scratch", "--epochs=60",
+        f"--data_dir={data_dir}", f"--workdir={workdir}", "--global_batch_size=8", "--checkpoint_every_steps=10",
+        "--strategy=one_device", "--xla=off", "--augment=basic", *flags,
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _wait_for_checkpoint(process: subprocess.Popen, workdir: pathlib.Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list(workdir.glob("checkpoints/step-*.index")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_kill_9_and_ctrl_c_lose_nothing(data_dir, tmp_path):
+    whole = _start(data_dir, tmp_path / "whole")
+    killed = _start(data_dir, tmp_path / "parts")
+    _wait_for_checkpoint(killed, tmp_path / "parts")
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    interrupted = _start(data_dir, tmp_path / "parts", "--resume=must")
+    before = set((tmp_path / "parts" / "checkpoints").iterdir())
+    deadline = time.monotonic() + 120
+    while set((tmp_path / "parts" / "checkpoints").iterdir()) == before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    interrupted.send_signal(signal.SIGINT)
+    _, errors = interrupted.communicate(timeout=120)
+    assert interrupted.returncode == 128 + signal.SIGINT, errors
+    assert "checkpoint written" in errors
+    assert "Traceback" not in errors
+    last = _start(data_dir, tmp_path / "parts", "--resume=must")
+    _, errors = last.communicate(timeout=240)
+    assert last.returncode == 0, errors
+    assert whole.wait(timeout=240) == 0
+    assert_identical(tmp_path / "whole", tmp_path / "parts")
+    one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "parts"))
+    assert one["test_loss"] == other["test_loss"]
+    assert one["best_step"] == other["best_step"]
+
+
+def test_divergence_names_the_steps_and_what_to_try(data_dir, tmp_path):
+    with pytest.raises(UserError, match=r"between steps 0 and \d+; try a lower --learning_rate"):
+        train_and_evaluate(config(data_dir, tmp_path / "run", optimizer="sgd", learning_rate=1e30, log_every_steps=4))
+
+
+def test_early_stopping_ends_a_phase(data_dir, tmp_path):
+    results = train_and_evaluate(
+        config(data_dir, tmp_path / "run", epochs=50, learning_rate=0.0, early_stopping_epochs=2)
+    )
+    assert results["steps"] == 23  # the first epoch is the best one, and two more bring nothing
+    again = train_and_evaluate(
+        config(data_dir, tmp_path / "run", epochs=50, learning_rate=0.0, early_stopping_epochs=2)
+    )
+    assert again["steps"] == 23
+
+
+def test_other_settings_in_the_same_workdir_are_refused(finished, data_dir):
+    folder, _, _ = finished
+    with pytest.raises(UserError, match=r"other settings \(epochs 3 there, 4 here\)"):
+        train_and_evaluate(config(data_dir, folder / "scratch", epochs=4))
+    with pytest.raises(UserError, match="--resume=never"):
+        train_and_evaluate(config(data_dir, folder / "scratch", resume="never"))
+
+
+def test_resume_must_needs_a_checkpoint(data_dir, tmp_path):
+    with pytest.raises(UserError, match="--resume=must"):
+        train_and_evaluate(config(data_dir, tmp_path / "nothing", resume="must"))
+
+
+def test_missing_data_set_is_named(tmp_path):
+    with pytest.raises(UserError, match="build_tfrecords"):
+        train_and_evaluate(config(str(tmp_path / "nowhere"), tmp_path / "run"))
+
+
+def test_two_replicas_train_and_evaluate_the_same(data_dir, tmp_path):
+    """On virtual devices of the CPU; without BatchNorm, whose statistics are per replica."""
+    one = train_and_evaluate(config(data_dir, tmp_path / "one", backbone="tiny", global_batch_size=12, dropout=0.0))
+    many = train_and_evaluate(
+        config(data_dir, tmp_path / "many", backbone="tiny", global_batch_size=12, dropout=0.0, strategy="mirrored")
+    )
+    assert many["num_examples"] == one["num_examples"]
+    assert many["test_loss"] == pytest.approx(one["test_loss"], rel=1e-3)
