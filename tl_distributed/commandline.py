@@ -7,7 +7,9 @@ on standard error and exit code 2. Nothing below the commands reads flags.
 
 import dataclasses
 import logging
+import math
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -94,11 +96,12 @@ class _SettingParser(flags.ArgumentParser):
         choices, low, high = (self._meta[key] for key in ("choices", "minimum", "maximum"))
         if choices and value not in choices:
             raise ValueError(f"takes one of {', '.join(choices)}")
-        number = isinstance(value, (int, float))
-        if number and value != value:  # NaN compares with nothing
-            raise ValueError("expects a number, not NaN")
-        if (number and low is not None and value < low) or (number and high is not None and value > high):
-            bounds = [f"at least {low:g}" if low is not None else "", f"at most {high:g}" if high is not None else ""]
+        if not isinstance(value, (int, float)):
+            return
+        if not math.isfinite(value):
+            raise ValueError("expects a finite number")
+        if (low is not None and value < low) or (high is not None and value > high):
+            bounds = [f"at least {low}" if low is not None else "", f"at most {high}" if high is not None else ""]
             raise ValueError("takes " + " and ".join(filter(None, bounds)))
 
 
@@ -139,8 +142,8 @@ def parse_arguments(config_class: type, arguments: Sequence[str]) -> tuple[Any, 
     define_flags(config_class, flag_values)
     try:
         positional = flag_values(["command", *arguments])[1:]
-    except flags.Error as error:
-        raise UserError(_one_line(error)) from None
+    except (flags.Error, ValueError) as error:  # absl's ValueError: --noNAME=value
+        raise UserError(_one_line(error).removeprefix("ERROR:: ")) from None
     names = [field.name for field in dataclasses.fields(config_class) if "topic" in field.metadata]
     return config_class(**{name: flag_values[name].value for name in names}), positional
 
@@ -169,17 +172,23 @@ def run_command(
 ) -> None:
     """Parses the command line, calls `main(config, positional)`, and exits.
 
-    A `UserError` ends with its one line and exit code 2, Ctrl-C with 130; anything else is a defect
-    and keeps its traceback.
+    A `UserError` ends with its one line and exit code 2, Ctrl-C with 130, a reader of the output that went away
+    (`| head`) with 141; anything else is a defect and keeps its traceback.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments):
-        print(help_text(config_class, description))
-        raise SystemExit(0)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _QUIET)
     try:
-        config, positional = parse_arguments(config_class, arguments)
-        code = main(config, positional)
+        if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments):
+            print(help_text(config_class, description))
+            code = 0
+        else:
+            config, positional = parse_arguments(config_class, arguments)
+            code = main(config, positional)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except UserError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
@@ -187,6 +196,16 @@ def run_command(
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     raise SystemExit(code or 0)
+
+
+def _stdout_is_closed() -> bool:
+    """Tells whether nobody reads standard output any more; if so, what is left for it is thrown away."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors are reported whatever is asked for
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 def start_logging() -> None:

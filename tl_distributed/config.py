@@ -176,6 +176,7 @@ class Config:
         backbone = get_backbone(self.backbone)
         _check_weights(self, backbone)
         _check_unfreezing(self)
+        self.augment_settings()  # raises for a strength out of its range
         if self.image_size and self.image_size < backbone.minimum_size:
             raise UserError(
                 f"--image_size={self.image_size}: {self.backbone} takes {backbone.minimum_size} pixels or more"
