@@ -179,6 +179,31 @@ def test_kill_9_and_ctrl_c_lose_nothing(data_dir, tmp_path):
     assert one["best_step"] == other["best_step"]
 
 
+def test_finished_run_is_not_run_again_and_resumed_one_needs_no_pretrained_file(finished, data_dir, tmp_path):
+    folder, scratch, _ = finished
+    again = train_and_evaluate(config(data_dir, folder / "scratch"))
+    assert again["test_loss"] == scratch["test_loss"]
+    weights = tmp_path / "weights.keras"
+    weights.write_bytes((folder / "scratch" / "model.keras").read_bytes())
+    settings = {"transfer": "frozen", "weights": str(weights), "epochs": 1}
+    stopped = train_and_evaluate(config(data_dir, tmp_path / "run", max_steps=2, **settings))
+    assert not stopped["finished"]
+    weights.unlink()
+    assert train_and_evaluate(config(data_dir, tmp_path / "run", **settings))["finished"]
+
+
+def test_averages_are_what_is_saved_and_scored(data_dir, tmp_path):
+    settings = {"backbone": "tiny", "max_steps": 3, "learning_rate": 0.05, "dropout": 0.0}
+    plain = train_and_evaluate(config(data_dir, tmp_path / "plain", **settings))
+    averaged = train_and_evaluate(config(data_dir, tmp_path / "averaged", ema_decay=0.999, **settings))
+    assert plain["test_loss"] != averaged["test_loss"]
+    reader = tf.train.load_checkpoint(str(tmp_path / "averaged" / "checkpoints"))
+    saved = keras.models.load_model(tmp_path / "averaged" / "model.keras").get_weights()
+    kept = [reader.get_tensor(f"averages/{index}/.ATTRIBUTES/VARIABLE_VALUE") for index in range(len(saved))]
+    for weight, average in zip(saved, kept, strict=True):
+        np.testing.assert_allclose(weight, average, rtol=1e-6)
+
+
 def test_divergence_names_the_steps_and_what_to_try(data_dir, tmp_path):
     with pytest.raises(UserError, match=r"between steps 0 and \d+; try a lower --learning_rate"):
         train_and_evaluate(config(data_dir, tmp_path / "run", optimizer="sgd", learning_rate=1e30, log_every_steps=4))

@@ -12,8 +12,13 @@ from tl_distributed.models.weights import load_backbone_weights
 _LOG = logging.getLogger(__name__)
 
 
-def build_model(config: Config, *, num_classes: int) -> keras.Model:
+def build_model(config: Config, *, num_classes: int, load_weights: bool) -> keras.Model:
     """Builds the classifier of a resolved config; call it under the strategy's scope.
+
+    Args:
+      config: Resolved.
+      num_classes: Number of logits.
+      load_weights: Whether to load the pretrained weights; a run that goes on has them in its checkpoint.
 
     Returns:
       A model from normalised float32 images `[batch, image_size, image_size, 3]` to `[batch, num_classes]`
@@ -22,14 +27,15 @@ def build_model(config: Config, *, num_classes: int) -> keras.Model:
     Raises:
       UserError: Weights that cannot be had or do not fit.
     """
-    own_names = config.weights in ("none", "imagenet")
+    weights = config.weights if load_weights else "none"
+    named = weights in ("none", "imagenet")
     backbone_model = build_backbone(
         get_backbone(config.backbone),
         image_size=config.image_size,
-        weights=config.weights if own_names else "none",
+        weights=weights if named else "none",
     )
-    if not own_names:
-        _LOG.info("%s", load_backbone_weights(backbone_model, config.weights))
+    if not named:
+        _LOG.info("%s", load_backbone_weights(backbone_model, weights))
     return build_classifier(
         backbone_model,
         num_classes=num_classes,

@@ -100,11 +100,13 @@ class Checkpoints:
         )
         manager.save(checkpoint_number=at_step)
 
-    def restore_best(self, model: keras.Model) -> None:
-        """Puts the best weights into the model; does nothing where none were saved."""
+    def restore_best(self, model: keras.Model, step: TrainStep) -> None:
+        """Puts the best weights into the model; before any validation the newest, averaged if there are averages."""
         path = tf.train.latest_checkpoint(f"{self._folder}/best")
         if path is None:
-            _LOG.info("No validation yet: the newest weights are taken.")
+            _LOG.info("No epoch has been validated yet: the newest weights are taken.")
+            for average, variable in zip(step.averages, model.trainable_variables, strict=bool(step.averages)):
+                variable.assign(average)
             return
         weights = [variable.value for variable in _weights(model)]
         tf.train.Checkpoint(weights=weights).restore(path).assert_consumed()

@@ -21,6 +21,7 @@ def make_results(
     *,
     images_per_second: float | None,
     images_per_epoch: int,
+    finished: bool,
     config: Config,
 ) -> dict[str, Any]:
     """Returns the content of `results.json`.
@@ -32,6 +33,7 @@ def make_results(
       images_per_second: Training speed over all replicas without compilation and evaluation; `None` where
         too few steps were run to tell.
       images_per_epoch: Examples of the training split.
+      finished: False where `--max_steps` ended the run before its last phase did.
       config: Resolved.
     """
     summaries = {
@@ -44,6 +46,7 @@ def make_results(
     results = {
         "steps": position.step,
         "epochs": position.step * config.global_batch_size / images_per_epoch,
+        "finished": finished,
         "best_step": position.best_step if position.best_val_accuracy >= 0 else position.step,
         "images_per_second": images_per_second,
         "seconds": position.seconds,

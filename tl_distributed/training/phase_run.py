@@ -56,6 +56,11 @@ class PhaseRun:
         self._timed = (0, 0.0)  # the loop's clock at the last log
         self._profiling = False
 
+    @property
+    def complete(self) -> bool:
+        """Whether the phase is over: trained to its end, or stopped early."""
+        return self.position.step >= self._first + self._parts.phase.total_steps or self._stopped_early()
+
     def run(self) -> Position:
         """Trains until the phase's end, `--max_steps`, an early stop, or a stop signal."""
         unit_total, config = self._last - self._first, self._parts.config

@@ -28,7 +28,7 @@ from tl_distributed.training.phase_run import PhaseParts, PhaseRun
 from tl_distributed.training.phases import Phase, plan_phases
 from tl_distributed.training.preemption import StopRequest
 from tl_distributed.training.step import StepSettings, TrainStep
-from tl_distributed.training.workdir import open_workdir, write_config
+from tl_distributed.training.workdir import finished_results, open_workdir, write_config
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,15 +51,19 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
     checkpoints = Checkpoints(config.workdir, keep=config.keep_checkpoints)
     position = checkpoints.latest_position()
     config = open_workdir(config, info, position)
+    results = finished_results(config.workdir, position)
+    if results is not None:
+        _LOG.info("%s has finished already; choose another --workdir to train again.", config.workdir)
+        return results
     runtime = start_runtime(config)
-    return _Run(config, info, runtime, checkpoints).execute(position)
+    return _Run(config, info, runtime, checkpoints, resumed=position is not None).execute(position or Position())
 
 
 class _Run:
     """What the parts of one run share."""
 
-    def __init__(self, config: Config, info: DatasetInfo, runtime: Runtime, checkpoints: Checkpoints):
-        self._config, self._info, self._runtime, self._checkpoints = config, info, runtime, checkpoints
+    def __init__(self, config: Config, info: DatasetInfo, runtime: Runtime, checkpoints: Checkpoints, *, resumed: bool):
+        self._info, self._runtime, self._checkpoints, self._resumed = info, runtime, checkpoints, resumed
         self._backbone = get_backbone(config.backbone)
         self._splits = load_splits(
             config.data_dir, info, SPLITS,
@@ -70,27 +74,25 @@ class _Run:
         # Resolved here and not before, since it goes by free memory; a resumed run keeps what it began with.
         self._config = config = dataclasses.replace(config, input_mode=self._splits["train"].mode)
         with runtime.strategy.scope():
-            self._model = build_model(config, num_classes=info.num_classes)
+            # A checkpoint holds every weight: a resumed run does without the pretrained file.
+            self._model = build_model(config, num_classes=info.num_classes, load_weights=not resumed)
         self._phases = plan_phases(config, num_examples=self._splits["train"].num_examples)
         self._evaluator: Evaluator | None = None
 
-    def execute(self, position: Position | None) -> dict[str, Any]:
+    def execute(self, position: Position) -> dict[str, Any]:
         """Trains every phase that is left, then evaluates the best weights and writes the results."""
         config = self._config
-        resumed = position is not None
-        position = position or Position()
         tf.io.gfile.makedirs(config.workdir)
         written = write_config(config, self._info, self._runtime)
-        self._log_start(position, resumed)
+        self._log_start(position)
         with RunLog(config.workdir, last_step=position.step) as log, StopRequest() as stop:
             log.start(written)
-            timing = np.zeros(2)
+            timing, restore = np.zeros(2), self._resumed
             while True:
-                phase = self._phases[position.phase]
-                run, loop, step = self._prepare(phase, position, log, stop)
-                if resumed:
+                run, loop, step = self._prepare(self._phases[position.phase], position, log, stop)
+                if restore:
                     self._checkpoints.restore(self._model, step)
-                    resumed = False
+                    restore = False
                 else:
                     log.preview(*preview(step, self._splits["train"], self._info.class_names), position.step)
                 position = run.run()
@@ -98,15 +100,15 @@ class _Run:
                 if stop.signal_number is not None:
                     _LOG.info("Stopped at step %d, checkpoint written; the same command goes on.", position.step)
                     raise SystemExit(128 + stop.signal_number)
-                capped = config.max_steps and position.step >= config.max_steps
-                if capped or position.phase + 1 == len(self._phases):
+                last = position.phase + 1 == len(self._phases)
+                if last or not run.complete:  # not complete: --max_steps
                     break
                 position = dataclasses.replace(
                     position, phase=position.phase + 1, phase_first_step=position.step,
                     stale_epochs=0, phase_best_val_accuracy=-1.0,
                 )  # fmt: skip
-            self._checkpoints.restore_best(self._model)
-            return self._finish(position, timing, log)
+            self._checkpoints.restore_best(self._model, step)
+            return self._finish(position, timing, log, finished=last and run.complete)
 
     def _prepare(
         self, phase: Phase, position: Position, log: RunLog, stop: StopRequest
@@ -170,7 +172,7 @@ class _Run:
             self._splits[split], batch_size=self._config.global_batch_size, averages=averages
         )
 
-    def _finish(self, position: Position, timing: np.ndarray, log: RunLog) -> dict[str, Any]:
+    def _finish(self, position: Position, timing: np.ndarray, log: RunLog, *, finished: bool) -> dict[str, Any]:
         """Evaluates the best weights once, and writes model, results and plots."""
         config = self._config
         evaluations = {name: self._evaluate(name) for name in ("val", "test") if name in self._splits}
@@ -182,6 +184,7 @@ class _Run:
             self._info.class_names,
             images_per_second=steps * config.global_batch_size / seconds if seconds else None,
             images_per_epoch=self._splits["train"].num_examples,
+            finished=finished,
             config=config,
         )
         shown = "test" if "test" in evaluations else "val"
@@ -190,7 +193,7 @@ class _Run:
         write_json(f"{config.workdir}/results.json", results)
         return results
 
-    def _log_start(self, position: Position, resumed: bool) -> None:
+    def _log_start(self, position: Position) -> None:
         config, runtime = self._config, self._runtime
         examples = {name: split.num_examples for name, split in self._splits.items()}
         steps_per_epoch = examples["train"] / config.global_batch_size
@@ -213,7 +216,7 @@ class _Run:
             )
             + ".",
         ]
-        if resumed:
+        if self._resumed:
             lines.append(f"Goes on from step {position.step}.")
         for line in lines:
             _LOG.info("%s", line)

@@ -68,6 +68,16 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
     return config
 
 
+def finished_results(workdir: str, position: Position | None) -> dict[str, Any] | None:
+    """Returns the results of a run that has nothing left to do, else `None`."""
+    path = f"{workdir}/results.json"
+    if position is None or not tf.io.gfile.exists(path):
+        return None
+    with tf.io.gfile.GFile(path) as file:
+        results = json.loads(file.read())
+    return results if results["finished"] and results["steps"] == position.step else None
+
+
 def write_config(config: Config, info: DatasetInfo, runtime: Runtime) -> dict[str, Any]:
     """Writes `config.json`: resolved settings, versions, commit, devices, data set; returns it."""
     content = {

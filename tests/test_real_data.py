@@ -1,0 +1,58 @@
+"""The main job on real images and real ImageNet weights, by its commands, as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import REPO
+
+pytestmark = pytest.mark.real_data
+
+
+def command(module: str, *flags: str) -> str:
+    """Runs a command in a process of its own; returns what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-m", module, *flags], capture_output=True, text=True, cwd=REPO,
+        env={**os.environ, "PYTHONPATH": str(REPO)}, timeout=1200, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def small_cifar10(real_data_dir, tmp_path_factory) -> str:
+    folder = str(tmp_path_factory.mktemp("data") / "cifar10_small")
+    archive = f"--input={real_data_dir / 'cifar10_images.tar.gz'}"
+    command(
+        "data_prep.build_tfrecords", "--source=image_folder", archive, f"--output_dir={folder}", "--limit_per_class=50"
+    )
+    return folder
+
+
+def test_frozen_mobilenet_beats_chance_by_far_and_exports(small_cifar10, real_data_dir, tmp_path):
+    weights = real_data_dir / "mobilenet_v2_imagenet_notop.weights.h5"
+    command(
+        "tl_distributed.train", "--backbone=mobilenet_v2", f"--weights={weights}", "--transfer=frozen",
+        "--image_size=64", "--epochs=6", "--global_batch_size=32", "--learning_rate=3e-3", "--augment=none",
+        f"--data_dir={small_cifar10}", f"--workdir={tmp_path}",
+    )  # fmt: skip
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["num_examples"] == {"val": 100, "test": 10_000}
+    assert results["test_accuracy"] > 0.45  # 400 images; a logistic regression on pixels stays under 0.35
+    printed = command("tl_distributed.export", f"--workdir={tmp_path}", "--format=tflite")
+    model = printed.split(":")[0]
+    printed = command("tl_distributed.evaluate", f"--model={model}", f"--data_dir={small_cifar10}")
+    assert f"accuracy {results['test_accuracy']:.2%} of 10000 images" in printed
+
+
+def test_convnext_in_bfloat16_under_xla_on_two_devices(small_cifar10, tmp_path):
+    command(
+        "tl_distributed.train", "--backbone=convnext_tiny", "--weights=none", "--transfer=scratch", "--image_size=32",
+        "--virtual_devices=2", "--xla=on", "--precision=mixed_bfloat16", "--global_batch_size=8", "--max_steps=5",
+        "--input_mode=memory", "--epochs=1", f"--data_dir={small_cifar10}", f"--workdir={tmp_path}",
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["step"] for row in rows) == 5
+    assert json.loads((tmp_path / "config.json").read_text())["replicas"] == 2
