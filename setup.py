@@ -31,6 +31,7 @@ setup(
         "tqdm>=4.66",
         "pillow>=10.3",
         "psutil>=5.9",
+        "importlib_resources>=5",  # TFDS imports it without declaring it (tensorflow/datasets#11212)
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
