@@ -10,13 +10,14 @@ The folder appears when it is complete. The same images, seed and flags give the
 import time
 
 from data_prep.config import BuildConfig
-from tl_distributed.commandline import refuse_positional, run_command
+from tl_distributed.commandline import import_tensorflow, refuse_positional, run_command
 
 
 def main(config: BuildConfig, positional: list[str]) -> int:
     """Builds what the flags describe and prints its counts."""
     refuse_positional(positional)
-    import tensorflow as tf  # late: `--help` needs none of it
+    import_tensorflow()  # late: `--help` needs none of it
+    import tensorflow as tf
 
     from data_prep import build, manifest
 

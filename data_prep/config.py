@@ -68,7 +68,12 @@ class BuildConfig:
         topic="Splits",
         minimum=0,
     )
-    seed: int = setting(0, "Decides the validation share and the order of the records.", topic="Splits", minimum=0)
+    seed: int = setting(
+        0,
+        "Decides the validation share, the order of the records, and the images that synthetic draws.",
+        topic="Splits",
+        minimum=0,
+    )
     output_dir: str = setting(
         "data/cifar10", "Folder of the finished data set; appears when all is done.", topic="Output"
     )

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 
-from tl_distributed.commandline import UserError, refuse_positional, run_command, setting
+from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, setting
 from tl_distributed.models.backbones import Backbone, DownloadError, build_backbone, get_backbone
 from tl_distributed.models.weights import fetched_weights_file
 
@@ -43,6 +43,7 @@ def main(config: FetchConfig, positional: list[str]) -> None:
     for backbone in backbones:  # refused before anything is downloaded
         if not backbone.has_imagenet_weights:
             raise UserError(f"--backbone={backbone.name}: there are no ImageNet weights for it")
+    import_tensorflow()
     for backbone in backbones:
         print(fetch(backbone, image_size=config.image_size or backbone.default_size, output_dir=config.output_dir))
 

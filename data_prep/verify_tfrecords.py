@@ -6,13 +6,14 @@ Prints a table of what is there. Else one line names the first bad shard and rec
 """
 
 from data_prep.config import VerifyConfig
-from tl_distributed.commandline import refuse_positional, run_command
+from tl_distributed.commandline import import_tensorflow, refuse_positional, run_command
 
 
 def main(config: VerifyConfig, positional: list[str]) -> int:
     """Verifies the data set and prints its counts."""
     refuse_positional(positional)
-    import tensorflow as tf  # late: `--help` needs none of it
+    import_tensorflow()  # late: `--help` needs none of it
+    import tensorflow as tf
 
     from data_prep import manifest, verify
 

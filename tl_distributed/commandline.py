@@ -223,7 +223,7 @@ def import_tensorflow() -> None:
 
     They are written by C++ before its logging obeys TF_CPP_MIN_LOG_LEVEL; any other line is passed on.
     """
-    if "tensorflow" in sys.modules or os.environ["TF_CPP_MIN_LOG_LEVEL"] != _QUIET:
+    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") != _QUIET:
         return
     sys.stderr.flush()
     terminal = os.dup(2)

@@ -1,6 +1,7 @@
 """Any image classification set of TensorFlow Datasets (TFDS)."""
 
 import contextlib
+import logging
 import difflib
 from collections.abc import Iterator
 from typing import Any
@@ -158,12 +159,15 @@ def _few_retries() -> Iterator[None]:
     """Has TFDS give up on a dead network after seconds: its ten tries, each waiting twice as long, take 3.5 minutes."""
     from tensorflow_datasets.core.download import downloader
 
-    before = getattr(downloader, "MAX_RETRIES", None)
+    retry_log = logging.getLogger("urllib3.connectionpool")  # a paragraph for each try
+    before = getattr(downloader, "MAX_RETRIES", None), retry_log.level
     downloader.MAX_RETRIES = _DOWNLOAD_RETRIES
+    retry_log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        downloader.MAX_RETRIES = before
+        downloader.MAX_RETRIES = before[0]
+        retry_log.setLevel(before[1])
 
 
 def _cause(error: BaseException) -> str:
