@@ -1,8 +1,8 @@
 """Any image classification set of TensorFlow Datasets (TFDS)."""
 
 import contextlib
-import logging
 import difflib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
