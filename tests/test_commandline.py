@@ -17,6 +17,7 @@ from tl_distributed.commandline import (
     run_command,
     setting,
     start_logging,
+    tensorflow_cause,
 )
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
@@ -180,6 +181,23 @@ def test_log_lines_go_to_standard_error_once(capsys):
     finally:
         logger.handlers[:], logger.level, logger.propagate = before
     assert output.out == "" and output.err.endswith(" hello\n") and output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        (
+            'Graph execution error:\n\nDetected at node ones defined at (most recent call last):\n  File "a", line 1, '
+            "in g\n\nOOM when allocating tensor\n\t [[{{node ones}}]]\nHint: look.\n",
+            "OOM when allocating tensor",
+        ),
+        ("corrupted record at 0 [Op:IteratorGetNext]", "corrupted record at 0 [Op:IteratorGetNext]"),
+        ("Graph execution error:\n", "Graph execution error:"),
+        ("", ""),
+    ],
+)
+def test_cause_of_a_tensorflow_error(message, cause):
+    assert tensorflow_cause(message) == cause
 
 
 def start(*arguments: str, **options) -> subprocess.Popen:

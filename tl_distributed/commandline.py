@@ -247,5 +247,12 @@ def refuse_positional(positional: Sequence[str]) -> None:
         raise UserError(f"unexpected argument {positional[0]!r}; flags are written --name=value")
 
 
+def tensorflow_cause(message: str) -> str:
+    """Returns the line of a TensorFlow error's message that says what is wrong, without the Python stack before it."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    stack = ("Graph execution error", "Detected at node", "  File ", "\t")
+    return next((line.strip() for line in lines if not line.startswith(stack)), " ".join(message.split()))
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())

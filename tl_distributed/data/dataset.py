@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError
+from tl_distributed.commandline import UserError, tensorflow_cause
 from tl_distributed.data.free_memory import free_memory_bytes
 from tl_distributed.data.order import example_indices
 from tl_distributed.data.records import DatasetInfo, parse_records
@@ -22,6 +22,8 @@ _LOG = logging.getLogger(__name__)
 
 _READ_BATCH = 1024
 _INTERLEAVED_RECORDS, _OPEN_FILES = 64, 16
+_READ_ERRORS = (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
+_PARSING, _COUNT = "parse_records_of_shard", "wrong number of records"  # by which errors of the graph are told apart
 _MEMORY_SHARE = 0.25  # of the free memory: the most that auto gives to the splits
 
 
@@ -36,6 +38,9 @@ class EvalBatch:
 
 class TrainFeed(Protocol):
     """Training batches, read inside the engine's `tf.function` loop."""
+
+    def input_error(self, error: tf.errors.OpError) -> UserError | None:
+        """Returns what to tell the user where an error of the loop came from reading, else `None`."""
 
     def host_inputs(self) -> tuple[Any, ...]:
         """Called once a step, outside the replicas: what every replica's `replica_batch` is given."""
@@ -84,6 +89,9 @@ class _MemoryFeed:
     replica_batch_size: int
     seed: int
 
+    def input_error(self, error: tf.errors.OpError) -> None:
+        del error  # everything was read before training began
+
     def host_inputs(self) -> tuple[()]:
         return ()
 
@@ -108,13 +116,22 @@ class StreamSplit:
     def train_feed(self, *, global_batch_size: int, num_replicas: int, seed: int, first_step: int) -> TrainFeed:
         dataset = self._endless(seed, first_step * global_batch_size)
         dataset = dataset.rebatch(global_batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-        return _StreamFeed(iter(dataset), self._image_shape, global_batch_size // num_replicas)
+        return _StreamFeed(iter(dataset), self._files, self._image_shape, global_batch_size // num_replicas)
 
     def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]:
         dataset = tf.data.TFRecordDataset(self._files, num_parallel_reads=tf.data.AUTOTUNE).with_options(_ordered())
         dataset = dataset.batch(batch_size).map(lambda rows: parse_records(rows, self._image_shape))
-        for images, labels in dataset.prefetch(2).as_numpy_iterator():
-            yield _padded(images, labels, batch_size)
+        done = 0
+        try:
+            for images, labels in dataset.prefetch(2).as_numpy_iterator():
+                done += len(images)
+                if done > self.num_examples:
+                    break
+                yield _padded(images, labels, batch_size)
+        except _READ_ERRORS as error:
+            raise _bad_record(self._files, error) from None
+        if done != self.num_examples:
+            raise _wrong_count(self._files)
 
     def _endless(self, seed: int, first_position: int) -> tf.data.Dataset:
         """Returns batches, of any size, of serialised records from `first_position` of the endless sequence on.
@@ -147,17 +164,28 @@ class StreamSplit:
         )
 
         def shuffled(number: tf.Tensor, records: tf.Tensor) -> tf.Tensor:
+            expected = tf.minimum(self.num_examples - number * self._buffer_examples, self._buffer_examples)
             window_seed = tf.random.experimental.stateless_fold_in(epoch_seed, tf.cast(number, tf.int32) + 1)
-            return tf.random.experimental.stateless_shuffle(records, window_seed)
+            with tf.control_dependencies([tf.debugging.assert_equal(tf.size(records, tf.int64), expected, _COUNT)]):
+                return tf.random.experimental.stateless_shuffle(records, window_seed)
 
+        num_windows = -(-self.num_examples // self._buffer_examples)
+        windows = windows.apply(tf.data.experimental.assert_cardinality(num_windows))
         return windows.enumerate().map(shuffled, num_parallel_calls=2, deterministic=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class _StreamFeed:
     iterator: Any
+    files: list[str]
     image_shape: tuple[int, int, int]
     replica_batch_size: int
+
+    def input_error(self, error: tf.errors.OpError) -> UserError | None:
+        if isinstance(error, tf.errors.FailedPreconditionError) or _COUNT in error.message:
+            return _wrong_count(self.files)
+        read = isinstance(error, tf.errors.DataLossError) or _PARSING in error.message
+        return _bad_record(self.files, error) if read else None
 
     def host_inputs(self) -> tuple[tf.Tensor]:
         return (next(self.iterator),)
@@ -167,7 +195,8 @@ class _StreamFeed:
         with tf.device("/cpu:0"):
             first = tf.cast(replica, tf.int32) * self.replica_batch_size
             rows = serialized[first : first + self.replica_batch_size]
-            images, labels = parse_records(rows, self.image_shape)
+            with tf.name_scope(_PARSING):
+                images, labels = parse_records(rows, self.image_shape)
             images = tf.ensure_shape(images, [self.replica_batch_size, *self.image_shape])
             return images, tf.ensure_shape(labels, [self.replica_batch_size])
 
@@ -198,17 +227,29 @@ def load_splits(
     splits: dict[str, Split] = {}
     for name in present:
         split = info.splits[name]
-        files = [f"{data_dir.rstrip('/')}/{shard.file}" for shard in split.shards if shard.num_records]
-        if not files:
+        shards = {f"{data_dir.rstrip('/')}/{shard.file}": shard for shard in split.shards if shard.num_records}
+        if not shards:
             raise UserError(f"--data_dir={data_dir}: split {name} has no examples")
-        for file in files:
-            if not tf.io.gfile.exists(file):
-                raise UserError(f"{file}: missing; build the data set again with --overwrite")
+        for file, shard in shards.items():
+            _check_size(file, shard.num_bytes)
+        files = list(shards)
         if input_mode == "memory":
             splits[name] = MemorySplit(*_read_all(files, split.num_examples, info.image_shape))
         else:
             splits[name] = StreamSplit(files, split.num_examples, info.image_shape, shuffle_buffer_examples)
     return splits
+
+
+def _check_size(file: str, num_bytes: int) -> None:
+    try:
+        found = tf.io.gfile.stat(file).length
+    except tf.errors.NotFoundError:
+        raise UserError(f"{file}: missing; build the data set again with --overwrite") from None
+    if found != num_bytes:
+        raise UserError(
+            f"{file}: {found} bytes, dataset.json says {num_bytes}; copy it anew, or build the data set again "
+            "with --overwrite"
+        )
 
 
 def _read_all(files: list[str], num_examples: int, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -222,22 +263,26 @@ def _read_all(files: list[str], num_examples: int, image_shape: tuple[int, int, 
         for batch_images, batch_labels in dataset.prefetch(2).as_numpy_iterator():
             end = done + len(batch_images)
             if end > num_examples:
-                raise UserError(_count_message(files, num_examples, f"more than {num_examples}"))
+                raise _wrong_count(files)
             images[done:end], labels[done:end] = batch_images, batch_labels
             done = end
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        raise UserError(
-            f"{files[0]} or one of the {len(files)} shards beside it has a bad record ({error.message}); "
-            "python -m data_prep.verify_tfrecords names it"
-        ) from None
+    except _READ_ERRORS as error:
+        raise _bad_record(files, error) from None
     if done != num_examples:
-        raise UserError(_count_message(files, num_examples, str(done)))
+        raise _wrong_count(files)
     return images, labels
 
 
-def _count_message(files: list[str], expected: int, found: str) -> str:
-    return (
-        f"{files[0]} and the shards beside it hold {found} records, dataset.json says {expected}; "
+def _bad_record(files: list[str], error: tf.errors.OpError) -> UserError:
+    return UserError(
+        f"{files[0]} or one of the {len(files) - 1} shards beside it has a bad record "
+        f"({tensorflow_cause(error.message)}); python -m data_prep.verify_tfrecords names it"
+    )
+
+
+def _wrong_count(files: list[str]) -> UserError:
+    return UserError(
+        f"{files[0]} and the {len(files) - 1} shards beside it do not hold as many records as dataset.json says; "
         "python -m data_prep.verify_tfrecords names the shard"
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError
+from tl_distributed.commandline import UserError, tensorflow_cause
 from tl_distributed.data.dataset import TrainFeed
 from tl_distributed.runtime import Runtime
 from tl_distributed.training.step import TrainStep
@@ -35,7 +35,7 @@ class TrainLoop:
         """Runs one call's worth of steps from `first_step`, at most up to `last_step`; returns the new step.
 
         Raises:
-          UserError: The device is out of memory.
+          UserError: The device is out of memory, or a record cannot be read.
         """
         length = min(self._next_length, last_step - first_step)
         start = time.perf_counter()
@@ -44,9 +44,11 @@ class TrainLoop:
             self._run_steps(tf.constant(first_step, tf.int64), tf.constant(length, tf.int64)).numpy()
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
-                f"out of memory in steps {first_step} to {first_step + length} ({error.message.splitlines()[0]}); "
+                f"out of memory in steps {first_step} to {first_step + length} ({tensorflow_cause(error.message)}); "
                 "try a smaller --global_batch_size or --image_size, or --precision=mixed_bfloat16"
             ) from None
+        except tf.errors.OpError as error:
+            raise self._feed.input_error(error) or error from None
         seconds = time.perf_counter() - start
         if self._compiled:
             self.timed_steps += length
