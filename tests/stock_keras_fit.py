@@ -31,6 +31,7 @@ class FitConfig:
     learning_rate: float = setting(1e-3, "Peak rate.", topic="Flags")
     weight_decay: float = setting(1e-4, "AdamW's decay, on kernels.", topic="Flags")
     dropout: float = setting(0.2, "Before the logits.", topic="Flags")
+    batch_norm_momentum: float = setting(0.0, "Of BatchNorm's moving statistics; 0: Keras's own.", topic="Flags")
     seed: int = setting(0, "Seed.", topic="Flags")
 
 
@@ -89,6 +90,9 @@ def make_model(config: FitConfig, *, num_classes: int):
     )
     if config.weights:
         backbone.load_weights(config.weights)
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization) and config.batch_norm_momentum:
+            layer.momentum = config.batch_norm_momentum
     backbone.trainable = config.transfer != "frozen"
     x = keras.layers.Dropout(config.dropout)(backbone.output)
     return keras.Model(backbone.input, keras.layers.Dense(num_classes)(x))

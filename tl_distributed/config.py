@@ -33,6 +33,15 @@ class Config:
         0.2, "Share of the head's inputs dropped in training.", topic=MODEL, minimum=0, maximum=0.95
     )
 
+    batch_norm_momentum: float = setting(
+        0.0,
+        "Momentum of BatchNorm's moving statistics; 0 keeps the backbone's own, which may be too slow for a short "
+        "run (MobileNetV2: 0.999).",
+        topic=MODEL,
+        minimum=0,
+        maximum=0.9999,
+    )
+
     transfer: str | None = setting(
         None,
         "What trains: scratch (everything, from random weights), frozen (the head), partial (the head and the last "

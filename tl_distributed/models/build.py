@@ -6,6 +6,7 @@ import keras
 
 from tl_distributed.config import Config
 from tl_distributed.models.backbones import build_backbone, get_backbone
+from tl_distributed.models.batch_norm import set_batch_norm_momentum
 from tl_distributed.models.heads import build_classifier
 from tl_distributed.models.weights import load_backbone_weights
 
@@ -36,6 +37,8 @@ def build_model(config: Config, *, num_classes: int, load_weights: bool) -> kera
     )
     if not named:
         _LOG.info("%s", load_backbone_weights(backbone_model, weights))
+    if config.batch_norm_momentum:
+        set_batch_norm_momentum(backbone_model, config.batch_norm_momentum)
     return build_classifier(
         backbone_model,
         num_classes=num_classes,

@@ -13,6 +13,7 @@ from tl_distributed.config import Config
 from tl_distributed.data.dataset import load_splits
 from tl_distributed.data.records import SPLITS, DatasetInfo, read_manifest
 from tl_distributed.models.backbones import get_backbone
+from tl_distributed.models.batch_norm import initial_share_after
 from tl_distributed.models.build import build_model
 from tl_distributed.models.freezing import freeze_for, parameter_counts
 from tl_distributed.reporting.report import write_json
@@ -31,6 +32,7 @@ from tl_distributed.training.step import StepSettings, TrainStep
 from tl_distributed.training.workdir import finished_results, open_workdir, write_config
 
 _LOG = logging.getLogger(__name__)
+_STALE_STATISTICS = 0.05  # share of BatchNorm's initial statistics at the end of a phase from which on to warn
 
 
 def train_and_evaluate(config: Config) -> dict[str, Any]:
@@ -224,3 +226,10 @@ class _Run:
     def _log_phase(self, phase: Phase) -> None:
         trainable, frozen = parameter_counts(self._model)
         _LOG.info("Phase %s: %s parameters train, %s are frozen.", phase.name, f"{trainable:,}", f"{frozen:,}")
+        stale = initial_share_after(self._model, phase.total_steps)
+        if stale > _STALE_STATISTICS:
+            _LOG.warning(
+                "BatchNorm's moving statistics will still be %.0f %% their initial value after the phase's %d steps, "
+                "and validation worse than the model is; --batch_norm_momentum=0.9 lets them follow.",
+                100 * stale, phase.total_steps,
+            )  # fmt: skip
