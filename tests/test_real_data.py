@@ -63,6 +63,7 @@ def test_frozen_mobilenet_beats_chance_by_far_and_exports(small_cifar10, real_da
     assert f"accuracy {results['test_accuracy']:.2%} of 10000 images" in printed
 
 
+@pytest.mark.slow  # compiling it for the CPU takes minutes
 def test_convnext_in_bfloat16_under_xla_on_two_devices(small_cifar10, tmp_path):
     command(
         "tl_distributed.train", "--backbone=convnext_tiny", "--weights=none", "--transfer=scratch", "--image_size=32",
