@@ -12,6 +12,7 @@ from tl_distributed.commandline import UserError, parse_arguments
 from tl_distributed.config import Config
 from tl_distributed.models.backbones import build_backbone, get_backbone
 from tl_distributed.recipes import all_recipes, expand_recipes, read_recipe
+from tl_distributed.studies.plan import StudyConfig, make_plan
 from tl_distributed.training.run import train_and_evaluate
 
 NAMES = {
@@ -55,6 +56,20 @@ def test_recipe_trains(toy, tmp_path, name):
     assert results["finished"]
     assert results["steps"] == (6 if config.transfer == "two_phase" else 3)
     assert np.isfinite(results["test_loss"])
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - set(SINGLE)))
+def test_arms_of_study_recipe_train(toy, tmp_path, name):
+    """The small CNN as it is, a small net in place of the pretrained ones."""
+    _, trial, weights = toy
+    for arm in make_plan(parse_arguments(StudyConfig, [f"--recipe={name}"])[0]).arms:
+        workdir = tmp_path / arm.name
+        scratch = arm.name == "baseline_cnn"
+        small = [] if scratch else ["--backbone=tiny_norm", weights]
+        partial = ["--unfreeze_last_layers=2"] if arm.name == "last_30" else []
+        results = train_and_evaluate(parsed(*arm.arguments, *trial, *small, *partial, f"--workdir={workdir}"))
+        assert results["finished"]
+        assert np.isfinite(results["test_loss"])
 
 
 def test_densenet_recipe_leaves_an_h5_that_stock_keras_opens(toy, tmp_path):
