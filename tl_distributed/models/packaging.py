@@ -95,6 +95,9 @@ def _float32_copy(classifier: Any) -> Any:
     """Copies a model with every layer's precision policy set to float32; its weights are float32 already."""
     copy = type(classifier).from_config(_in_float32(classifier.get_config()))
     copy.set_weights(classifier.get_weights())
+    for layer in copy.layers:
+        if hasattr(layer, "finalize_state"):  # Normalization computes from a copy of its weights
+            layer.finalize_state()
     copy.trainable = True  # whoever opens it decides anew what to freeze
     return copy
 
