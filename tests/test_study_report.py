@@ -9,6 +9,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from tl_distributed.studies.collect import at_largest_size, compare_all, epochs_
 from tl_distributed.studies.figures import DARK, LIGHT, Figures, arm_styles
 from tl_distributed.studies.plan import StudyConfig, make_plan
 from tl_distributed.studies.report import write_report
-from tl_distributed.studies.runner import open_study, run_plan
+from tl_distributed.studies.runner import open_study, run_plan, train_in_process
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
 ARMS = "cnn:backbone=baseline_cnn,transfer=scratch;deep:backbone=resnet20,transfer=scratch;odd.name-1:backbone=tiny"
@@ -59,11 +60,14 @@ def study(data_dir, tmp_path_factory):
 
 
 def test_every_run_is_asked_for_once_with_its_seed_and_size(study, data_dir):
-    plan, workdir, records, calls = study
+    _, _, records, calls = study
     assert len(calls) == len(records) == 12
     assert {(c.backbone, c.images_per_class, c.seed) for c in calls} == {
-        (backbone, size, seed) for backbone in ("baseline_cnn", "resnet20", "tiny") for size in (10, 0) for seed in (0, 1)
-    }  # fmt: skip
+        (backbone, size, seed)
+        for backbone in ("baseline_cnn", "resnet20", "tiny")
+        for size in (10, 0)
+        for seed in (0, 1)
+    }
     assert {config.data_dir for config in calls} == {data_dir}
     assert len({config.workdir for config in calls}) == 12
     assert all((pathlib.Path(config.workdir) / "log.txt").exists() for config in calls)
@@ -201,7 +205,7 @@ def test_words_follow_from_the_numbers(study):
     pairs = compare_all(arms)
     text = " ".join(findings.ranking(arms, plan.baseline, pairs))
     assert text.startswith(
-        "Best on the test images is deep with 90.33 % ± 0.47 (2 seeds), then cnn with 70.33 % ± 0.47."
+        "Best on the test images is deep with 90.50 % ± 0.71 (2 seeds), then cnn with 70.50 % ± 0.71."
     )
     gain = findings.gain_over_baseline(arms, "cnn", pairs)
     assert len(gain) == 1
@@ -209,10 +213,13 @@ def test_words_follow_from_the_numbers(study):
     assert gain[0].endswith("more than noise.")
     assert "training accuracy is 10.0 points above validation" in findings.fitting(arms)[0]
     assert "The best epoch of 2 of 2 runs was the last" in findings.fitting(arms)[0]
-    assert "from 2 s to 5 s" in findings.budget(arms)[0].replace("from 2 to 5 s", "from 2 s to 5 s")
+    assert findings.budget(arms) == [
+        "By training time: from 2 to 20 s cnn leads; from 20 s on deep, which has 90.5 % there.",
+        "The whole training of cnn takes least: 8 s.",
+    ]
     efficiency = findings.data_efficiency(summaries, "cnn")
-    assert efficiency[0].startswith("Best by images of each class: 10: deep (70.33 % ± 0.47); all: deep (90.33 %")
-    assert efficiency[1].startswith("deep reaches what cnn reaches with all (70.33 % ± 0.47) with 10 (70.33 %")
+    assert efficiency[0].startswith("Best by images of each class: 10: deep (70.50 % ± 0.71); all: deep (90.50 %")
+    assert efficiency[1].startswith("deep reaches what cnn reaches with all (70.50 % ± 0.71) with 10 (70.50 %")
 
 
 def test_equal_arms_are_not_told_apart(data_dir, tmp_path):
@@ -290,3 +297,25 @@ def test_command_trains_compares_and_goes_on(data_dir, tmp_path):
     second = subprocess.run([*command, "--report_only"], capture_output=True, text=True, cwd=REPO, check=False)
     assert second.returncode == 0, second.stderr
     assert (tmp_path / "study/arms/cnn/20_per_class/seed_0/results.json").stat().st_mtime_ns == before
+
+
+def test_stopped_study_stops_its_run_which_keeps_a_checkpoint(data_dir, tmp_path):
+    """As on Ctrl-C: the exception comes while the study waits."""
+    run = tmp_path / "run"
+
+    def interrupt_once_trained():
+        if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text():
+            raise KeyboardInterrupt
+
+    arguments = [
+        "--backbone=baseline_cnn", "--transfer=scratch", "--epochs=100000", "--image_size=8", "--log_every_steps=1",
+        "--augment=none", "--global_batch_size=30", f"--data_dir={data_dir}", f"--workdir={run}",
+    ]  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        train_in_process(arguments, tmp_path / "log.txt", interrupt_once_trained)
+    log = (tmp_path / "log.txt").read_text()
+    assert "checkpoint written; the same command goes on" in log
+    assert list((run / "checkpoints").glob("step-*.index"))
+    rows = (run / "metrics.jsonl").read_text()
+    time.sleep(1)
+    assert (run / "metrics.jsonl").read_text() == rows  # nobody trains on
