@@ -103,6 +103,11 @@ class TrainStep:
         self._forward_backward = tf.function(self._forward_backward_body, autograph=False, **compiled)
         self._compile_options = compiled
 
+    @property
+    def global_batch_size(self) -> int:
+        """Images in a step, over all replicas."""
+        return self._settings.global_batch_size
+
     def replica_step(self, step: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> None:
         """Runs one step in replica context.
 
