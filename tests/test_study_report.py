@@ -7,6 +7,8 @@ import io
 import json
 import pathlib
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +26,7 @@ from tl_distributed.studies.collect import at_largest_size, compare_all, epochs_
 from tl_distributed.studies.figures import DARK, LIGHT, Figures, arm_styles
 from tl_distributed.studies.plan import StudyConfig, make_plan
 from tl_distributed.studies.report import write_report
-from tl_distributed.studies.runner import open_study, run_plan, train_in_process
+from tl_distributed.studies.runner import open_study, run_plan
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
 ARMS = "cnn:backbone=baseline_cnn,transfer=scratch;deep:backbone=resnet20,transfer=scratch;odd.name-1:backbone=tiny"
@@ -82,8 +84,6 @@ def test_bad_arm_is_recorded_and_the_others_are_kept(study):
 
 
 def test_second_start_runs_only_what_is_missing_and_more_can_be_added(study, data_dir, tmp_path):
-    import shutil
-
     _, workdir, _, _ = study
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
@@ -103,7 +103,7 @@ def test_other_flags_or_another_data_set_under_the_same_name_are_refused(study, 
     _, workdir, _, _ = study
     info = read_manifest(data_dir)
     changed = make_plan(parse_arguments(StudyConfig, ["--arms=cnn:backbone=baseline_cnn,transfer=scratch,epochs=9"])[0])
-    with pytest.raises(UserError, match="holds an arm cnn with other flags"):
+    with pytest.raises(UserError, match=r"holds an arm cnn with other settings \(epochs 10 there, 9 here\)"):
         open_study(str(workdir), changed, info)
     other = write_toy_dataset(tmp_path / "other", counts={"train": 6, "val": 6, "test": 6}, size=8)
     with pytest.raises(UserError, match="a study of another data set"):
@@ -183,6 +183,55 @@ def test_page_needs_no_network_and_every_picture_is_whole_on_both_grounds(page, 
         "confusion_cnn", "confusion_deep", "confusion_difference_deep",
     }  # fmt: skip
     assert len(names) == len(page.images) / 2
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Runs headless Chromium without network on a file; returns what it printed and what it logged."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium here; Debian's package is called chromium")
+    profile = tmp_path_factory.mktemp("chromium")
+    fixed = [
+        program, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={profile}",
+        "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=5000", "--hide-scrollbars",
+    ]  # fmt: skip
+
+    def browse(path: pathlib.Path, *flags: str) -> tuple[str, str]:
+        done = subprocess.run([*fixed, *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+        return done.stdout, done.stderr
+
+    return browse
+
+
+@pytest.mark.parametrize(("scheme", "ground"), [("light", (255, 255, 255)), ("dark", (20, 24, 29))])
+def test_browser_shows_the_page_on_either_ground_without_complaint(browser, study, tmp_path, scheme, ground):
+    _, workdir, _, _ = study
+    shot = tmp_path / "page.png"
+    number = "0" if scheme == "dark" else "1"
+    _, log = browser(
+        workdir / "report.html", f"--screenshot={shot}", "--window-size=1100,2000",
+        f"--blink-settings=preferredColorScheme={number}",
+    )  # fmt: skip
+    assert "CONSOLE" not in log
+    pixels = np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3)
+    assert tuple(pixels[0]) == ground
+    for colour in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00)):  # the bars of the two arms: swatches alone are 500 pixels
+        assert (pixels == colour).all(1).sum() > 5000
+
+
+def test_browser_draws_every_picture(browser, study, tmp_path):
+    """On a copy that may run a script, which counts them."""
+    _, workdir, _, _ = study
+    text = (workdir / "report.html").read_text()
+    script = (
+        "<script>onload = () => document.body.dataset.drawn = "
+        "[...document.images].filter(image => image.complete && image.naturalWidth > 600).length</script>"
+    )
+    copy = tmp_path / "copy.html"
+    copy.write_text(re.sub(r"<meta http-equiv[^>]*>", "", text).replace("</body>", script + "</body>"))
+    shown, _ = browser(copy, "--dump-dom")
+    assert f'data-drawn="{text.count("<img ")}"' in shown
 
 
 def test_numbers_of_the_page_are_those_of_the_table(page, study):
@@ -299,23 +348,29 @@ def test_command_trains_compares_and_goes_on(data_dir, tmp_path):
     assert (tmp_path / "study/arms/cnn/20_per_class/seed_0/results.json").stat().st_mtime_ns == before
 
 
-def test_stopped_study_stops_its_run_which_keeps_a_checkpoint(data_dir, tmp_path):
-    """As on Ctrl-C: the exception comes while the study waits."""
-    run = tmp_path / "run"
-
-    def interrupt_once_trained():
-        if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text():
-            raise KeyboardInterrupt
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_study_stops_its_run_which_keeps_a_checkpoint(data_dir, tmp_path, number):
+    """Also where the study has no time to say so."""
+    run, log = tmp_path / "run", tmp_path / "log.txt"
     arguments = [
         "--backbone=baseline_cnn", "--transfer=scratch", "--epochs=100000", "--image_size=8", "--log_every_steps=1",
         "--augment=none", "--global_batch_size=30", f"--data_dir={data_dir}", f"--workdir={run}",
     ]  # fmt: skip
-    with pytest.raises(KeyboardInterrupt):
-        train_in_process(arguments, tmp_path / "log.txt", interrupt_once_trained)
-    log = (tmp_path / "log.txt").read_text()
-    assert "checkpoint written; the same command goes on" in log
+    script = (
+        "import pathlib, sys; from tl_distributed.studies.runner import train_in_process; "
+        "train_in_process(sys.argv[2:], pathlib.Path(sys.argv[1]), lambda: None)"
+    )
+    study = subprocess.Popen([sys.executable, "-c", script, str(log), *arguments], cwd=REPO, stderr=subprocess.DEVNULL)
+    _wait_for(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text(), study)
+    study.send_signal(number)
+    _wait_for(lambda: "checkpoint written; the same command goes on" in log.read_text())
+    study.wait(timeout=60)
     assert list((run / "checkpoints").glob("step-*.index"))
-    rows = (run / "metrics.jsonl").read_text()
-    time.sleep(1)
-    assert (run / "metrics.jsonl").read_text() == rows  # nobody trains on
+
+
+def _wait_for(condition, process=None):
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process is None or process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,5 +1,6 @@
 """Runs a plan: each training in a process of its own, so that one that fails does not take the others with it."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -19,9 +20,9 @@ from tl_distributed.commandline import UserError, parse_arguments
 from tl_distributed.config import Config
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.reporting.progress import format_duration
-from tl_distributed.reporting.report import read_metrics, write_file, write_json
+from tl_distributed.reporting.report import read_metrics, to_json_values, write_file, write_json
 from tl_distributed.studies.clock import PlanClock, cost_per_image, planned_images
-from tl_distributed.studies.plan import Plan, Run
+from tl_distributed.studies.plan import Arm, Plan, Run
 from tl_distributed.training.workdir import dataset_digest
 
 _LOG = logging.getLogger(__name__)
@@ -39,22 +40,33 @@ def open_study(workdir: str, plan: Plan, info: DatasetInfo) -> None:
       UserError: The folder holds a study of another data set, or an arm of that name with other flags.
     """
     path = f"{workdir}/{PLAN_FILE}"
-    known: dict[str, list[str]] = {}
+    known: dict[str, dict[str, Any]] = {}
     if tf.io.gfile.exists(path):
         with tf.io.gfile.GFile(path) as file:
             saved = json.loads(file.read())
         if saved["dataset_sha256"] != dataset_digest(info):
             raise UserError(f"--workdir={workdir} holds a study of another data set; choose another --workdir")
         known = saved["arms"]
-    for arm in plan.arms:
-        if arm.name in known and known[arm.name] != list(arm.arguments):
+    # Settings and not flags: a recipe may have changed since.
+    arms = {arm.name: to_json_values(dataclasses.asdict(_config(arm))) for arm in plan.arms}
+    for name, settings in arms.items():
+        before = known.get(name, settings)
+        differing = [
+            f"{key} {before.get(key)} there, {value} here"
+            for key, value in settings.items()
+            if before.get(key) != value and key != "recipe"
+        ]
+        if differing:
             raise UserError(
-                f"--workdir={workdir} holds an arm {arm.name} with other flags ({' '.join(known[arm.name])}); "
+                f"--workdir={workdir} holds an arm {name} with other settings ({'; '.join(differing[:5])}); "
                 "choose another name or --workdir"
             )
-    arms = {**known, **{arm.name: list(arm.arguments) for arm in plan.arms}}
     tf.io.gfile.makedirs(workdir)
-    write_json(path, {"dataset_sha256": dataset_digest(info), "arms": arms})
+    write_json(path, {"dataset_sha256": dataset_digest(info), "arms": {**known, **arms}})
+
+
+def _config(arm: Arm) -> Config:
+    return parse_arguments(Config, arm.arguments)[0]
 
 
 def run_plan(
@@ -74,7 +86,7 @@ def run_plan(
       workdir: The study's folder.
       train: Runs the train command: `train_in_process` of its own.
     """
-    configs = {arm.name: parse_arguments(Config, arm.arguments)[0] for arm in plan.arms}
+    configs = {arm.name: _config(arm) for arm in plan.arms}
     images = {run: planned_images(configs[run.arm.name], info, run.images_per_class) for run in plan.runs}
     costs = {name: cost_per_image(config, native_size=max(info.image_shape)) for name, config in configs.items()}
     clock = PlanClock({run: images[run] * costs[run.arm.name] for run in plan.runs})
@@ -154,7 +166,7 @@ def train_in_process(arguments: Sequence[str], log: pathlib.Path, while_waiting:
     """
     root = str(pathlib.Path(tl_distributed.__path__[0]).parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "tl_distributed.train", *arguments]
+    command = [sys.executable, "-m", "tl_distributed.studies.child", *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

@@ -16,6 +16,7 @@ from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.batch_norm import initial_share_after
 from tl_distributed.models.build import build_model
 from tl_distributed.models.freezing import freeze_for, parameter_counts
+from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.reporting.report import write_json
 from tl_distributed.reporting.run_log import RunLog
 from tl_distributed.runtime import Runtime, start_runtime
@@ -238,6 +239,12 @@ class _Run:
     def _log_phase(self, phase: Phase) -> None:
         trainable, frozen = parameter_counts(self._model)
         _LOG.info("Phase %s: %s parameters train, %s are frozen.", phase.name, f"{trainable:,}", f"{frozen:,}")
+        multipliers = set(rate_multipliers(self._model, self._config.layer_decay))
+        if len(multipliers) > 1:
+            _LOG.info(
+                "Layer-wise decay: %d rates, from %.3g of the peak in the lowest block to all of it in the head.",
+                len(multipliers), min(multipliers),
+            )  # fmt: skip
         stale = initial_share_after(self._model, phase.total_steps)
         if stale > _STALE_STATISTICS:
             _LOG.warning(
