@@ -91,14 +91,16 @@ def test_probabilities_are_those_of_the_classifier(policy):
     assert packaged.get_layer(classifier.name).trainable_weights and all(w.dtype == "float32" for w in packaged.weights)
 
 
-def test_inner_normalisation_is_copied():
-    """Keras's Normalization computes from a copy of its weights, which setting the weights leaves stale."""
+def test_inner_normalisation_is_kept(tmp_path):
+    """Keras's Normalization computes from a copy of its weights, which setting them or opening an .h5 leaves stale."""
     classifier = _classifier("efficientnet_b0", "internal")
     packaged = package_model(classifier, normalization="internal", native_shape=(SIZE, SIZE, 3), image_size=SIZE)
     pixels = _pixels(2, SIZE, SIZE, 3)
     expected = tf.nn.softmax(classifier(pixels.astype(np.float32)))
     assert np.ptp(expected) > 0.01
     np.testing.assert_allclose(packaged(pixels), expected, atol=1e-5)
+    with_stock_layers(packaged).save(tmp_path / "m.h5")
+    np.testing.assert_allclose(keras.models.load_model(tmp_path / "m.h5")(pixels), expected, atol=1e-5)
 
 
 def _save_with_expectation(packaged: keras.Model, pixels: np.ndarray, folder, name: str) -> np.ndarray:
