@@ -133,7 +133,8 @@ def define_flags(config_class: type, flag_values: flags.FlagValues) -> None:
 def parse_arguments(config_class: type, arguments: Sequence[str]) -> tuple[Any, list[str]]:
     """Turns command-line arguments (without the program's name) into (config, positional arguments).
 
-    `--flagfile=PATH` is read in place, so that a later flag wins.
+    `--flagfile=PATH` is read in place, so that a later flag wins. A config class with a static method
+    `expand_arguments` may replace arguments by others, after those files are read.
 
     Raises:
       UserError: An unknown flag, or a value that the flag does not take.
@@ -141,6 +142,9 @@ def parse_arguments(config_class: type, arguments: Sequence[str]) -> tuple[Any, 
     flag_values = flags.FlagValues()
     define_flags(config_class, flag_values)
     try:
+        arguments = flag_values.read_flags_from_files(arguments)
+        if hasattr(config_class, "expand_arguments"):
+            arguments = config_class.expand_arguments(arguments)
         positional = flag_values(["command", *arguments])[1:]
     except (flags.Error, ValueError) as error:  # absl's ValueError: --noNAME=value
         raise UserError(_one_line(error).removeprefix("ERROR:: ")) from None

@@ -5,10 +5,12 @@ are resolved by `Config.resolved` from the others (and from the data set's image
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from tl_distributed.commandline import UserError, setting
 from tl_distributed.models.backbones import Backbone, get_backbone
 from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS, AugmentSettings
+from tl_distributed.recipes import expand_recipes
 
 MODEL, TRANSFER, PIXELS, OPTIMIZATION, DEVICES, INPUT, RUN = (
     "Model", "Transfer", "Pixels and augmentation", "Optimization", "Devices", "Data and input", "Run",
@@ -122,6 +124,10 @@ class Config:
     warmup_epochs: float = setting(
         0.0, "Epochs of linear warm-up at the start of each phase.", topic=OPTIMIZATION, minimum=0
     )
+    layer_decay: float = setting(
+        1.0, "Factor on the rate from each block of the backbone to the block below; the head keeps the full rate, "
+        "1 is off.", topic=OPTIMIZATION, minimum=0.01, maximum=1,
+    )  # fmt: skip
     weight_decay: float = setting(
         1e-4, "Decoupled decay, times the rate; not on biases, norms and layer scales.", topic=OPTIMIZATION, minimum=0
     )
@@ -163,9 +169,19 @@ class Config:
         "auto", "memory holds the split as uint8, stream reads shards; auto goes by size and free memory.",
         topic=INPUT, choices=("auto", "memory", "stream"),
     )  # fmt: skip
+    images_per_class: int = setting(
+        0, "Train on this many images of each class, chosen by --seed (more images include the fewer) and held in "
+        "memory; 0 is all.", topic=INPUT, minimum=0,
+    )  # fmt: skip
     shuffle_buffer_examples: int = setting(16384, "stream: examples held for shuffling.", topic=INPUT, minimum=1)
 
-    workdir: str = setting("", "Folder of the run; by default runs/BACKBONE_TRANSFER.", topic=RUN)
+    recipe: str = setting(
+        "", "Flags of a published walk-through or of good practice; a later flag wins. --recipe=list prints them all.",
+        topic=RUN,
+    )  # fmt: skip
+    workdir: str = setting(
+        "", "Folder of the run; by default runs/RECIPE, or runs/BACKBONE_TRANSFER without one.", topic=RUN
+    )
     seed: int = setting(0, "Seed of weights, order, augmentation and dropout.", topic=RUN, minimum=0, maximum=2**31 - 1)
     deterministic: bool = setting(False, "Use deterministic kernels only (slower on GPUs).", topic=RUN)
     checkpoint_every_steps: int = setting(0, "Steps between checkpoints; 0 is once an epoch.", topic=RUN, minimum=0)
@@ -179,6 +195,14 @@ class Config:
     )  # fmt: skip
     max_steps: int = setting(0, "Stop after this many steps in all, for trying things; 0 is off.", topic=RUN, minimum=0)
     profile_steps: tuple[int, ...] = setting((), "A,B: profile from step A to B for TensorBoard.", topic=RUN)
+    export_h5: str = setting(
+        "", "Write the model as this Keras HDF5 file too, e.g. cifar10.h5, in the workdir.", topic=RUN
+    )
+
+    @staticmethod
+    def expand_arguments(arguments: Sequence[str]) -> list[str]:
+        """Puts the flags of `--recipe=NAME` in its place (`commandline.parse_arguments` asks for it)."""
+        return expand_recipes(arguments)
 
     def validate(self) -> None:
         """Raises `UserError` for combinations that cannot be meant; single values are checked by their flag."""
@@ -194,6 +218,8 @@ class Config:
             len(self.profile_steps) != 2 or not 0 <= self.profile_steps[0] < self.profile_steps[1]
         ):
             raise UserError(f"--profile_steps={','.join(map(str, self.profile_steps))}: takes two steps A,B with A < B")
+        if self.export_h5 and ("/" in self.export_h5 or not self.export_h5.endswith(".h5")):
+            raise UserError(f"--export_h5={self.export_h5}: takes a file name that ends in .h5, without folders")
         if any(units < 1 for units in self.head_units):
             raise UserError(f"--head_units={','.join(map(str, self.head_units))}: every layer takes 1 unit or more")
         if self.virtual_devices and self.global_batch_size % self.virtual_devices and self.strategy != "one_device":
@@ -218,7 +244,7 @@ class Config:
             weights=weights,
             transfer=transfer,
             image_size=self.image_size or backbone.default_size or native_size,
-            workdir=self.workdir or f"runs/{self.backbone}_{transfer}",
+            workdir=self.workdir or f"runs/{self.recipe or f'{self.backbone}_{transfer}'}",
             **augmentation,
         )
 
@@ -260,6 +286,8 @@ def _check_unfreezing(config: Config) -> None:
     ]
     if len(given) == 2:
         raise UserError(f"{given[0]} and {given[1]} name two places; drop one of them")
+    if config.layer_decay != 1 and transfer == "frozen":
+        raise UserError(f"--layer_decay={config.layer_decay:g} has no effect with --transfer=frozen; drop one of them")
     if given and transfer not in ("partial", "two_phase"):
         raise UserError(f"{given[0]} has no effect with --transfer={transfer}; use partial or two_phase")
     if transfer == "partial" and not given:

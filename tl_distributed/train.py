@@ -5,6 +5,7 @@ Short, so that all of it can be called from tests and notebooks: `train_and_eval
 
 from tl_distributed.commandline import import_tensorflow, refuse_positional, run_command, start_logging
 from tl_distributed.config import Config
+from tl_distributed.recipes import all_recipes
 
 DESCRIPTION = """python -m tl_distributed.train --backbone=NAME [--flag=value ...]
 
@@ -17,6 +18,10 @@ def main(config: Config, positional: list[str]) -> None:
     refuse_positional(positional)
     if config.backbone == "list":
         _print_backbones()
+        return
+    if config.recipe == "list":
+        for recipe in all_recipes():
+            print(f"{recipe.name:22}{'study: ' if recipe.is_study else ''}{recipe.summary}")
         return
     config.validate()
 

@@ -17,6 +17,7 @@ from tl_distributed.commandline import UserError, tensorflow_cause
 from tl_distributed.data.free_memory import free_memory_bytes
 from tl_distributed.data.order import example_indices
 from tl_distributed.data.records import DatasetInfo, parse_records
+from tl_distributed.data.subset import StratifiedChoice
 
 _LOG = logging.getLogger(__name__)
 
@@ -226,18 +227,57 @@ def load_splits(
         )
     splits: dict[str, Split] = {}
     for name in present:
-        split = info.splits[name]
-        shards = {f"{data_dir.rstrip('/')}/{shard.file}": shard for shard in split.shards if shard.num_records}
-        if not shards:
-            raise UserError(f"--data_dir={data_dir}: split {name} has no examples")
-        for file, shard in shards.items():
-            _check_size(file, shard.num_bytes)
-        files = list(shards)
+        files, num_examples = _shard_files(data_dir, info, name), info.splits[name].num_examples
         if input_mode == "memory":
-            splits[name] = MemorySplit(*_read_all(files, split.num_examples, info.image_shape))
+            splits[name] = MemorySplit(*_read_all(files, num_examples, info.image_shape))
         else:
-            splits[name] = StreamSplit(files, split.num_examples, info.image_shape, shuffle_buffer_examples)
+            splits[name] = StreamSplit(files, num_examples, info.image_shape, shuffle_buffer_examples)
     return splits
+
+
+def load_subset(data_dir: str, info: DatasetInfo, name: str, *, images_per_class: int, seed: int) -> MemorySplit:
+    """Reads some images of each class of a split into memory; the others are dropped as they are read.
+
+    Args:
+      data_dir: The data set's folder.
+      info: Its manifest.
+      name: Split, which the data set has.
+      images_per_class: Images of each class; of a class that has fewer, all.
+      seed: Chooses them. Of one seed, a larger subset includes every smaller one.
+
+    Raises:
+      UserError: As `load_splits`.
+    """
+    split = info.splits[name]
+    files = _shard_files(data_dir, info, name)
+    counts = [split.counts_per_class.get(class_name, 0) for class_name in info.class_names]
+    choice = StratifiedChoice(counts, images_per_class=images_per_class, seed=seed)
+    images, labels = [np.empty((0, *info.image_shape), np.uint8)], [np.empty(0, np.int32)]
+    done = 0
+    for batch_images, batch_labels in _read_batches(files, info.image_shape):
+        done += len(batch_labels)
+        try:
+            chosen = choice.mask(batch_labels)
+        except IndexError:  # more of a class than the manifest says
+            raise _wrong_count(files) from None
+        images.append(batch_images[chosen])
+        labels.append(batch_labels[chosen])
+    if done != split.num_examples:
+        raise _wrong_count(files)
+    short = [class_name for class_name, count in zip(info.class_names, counts, strict=True) if count < images_per_class]
+    if short:
+        _LOG.info("--images_per_class=%d: fewer in %s, all are taken.", images_per_class, ", ".join(short[:5]))
+    return MemorySplit(np.concatenate(images), np.concatenate(labels))
+
+
+def _shard_files(data_dir: str, info: DatasetInfo, name: str) -> list[str]:
+    """Returns the paths of a split's shards after a look at each file's size."""
+    shards = {f"{data_dir.rstrip('/')}/{shard.file}": shard for shard in info.splits[name].shards if shard.num_records}
+    if not shards:
+        raise UserError(f"--data_dir={data_dir}: split {name} has no examples")
+    for file, shard in shards.items():
+        _check_size(file, shard.num_bytes)
+    return list(shards)
 
 
 def _check_size(file: str, num_bytes: int) -> None:
@@ -254,23 +294,28 @@ def _check_size(file: str, num_bytes: int) -> None:
 
 def _read_all(files: list[str], num_examples: int, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     images, labels = np.empty((num_examples, *image_shape), np.uint8), np.empty(num_examples, np.int32)
+    done = 0
+    for batch_images, batch_labels in _read_batches(files, image_shape):
+        end = done + len(batch_images)
+        if end > num_examples:
+            raise _wrong_count(files)
+        images[done:end], labels[done:end] = batch_images, batch_labels
+        done = end
+    if done != num_examples:
+        raise _wrong_count(files)
+    return images, labels
+
+
+def _read_batches(files: list[str], image_shape: tuple[int, int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields images and labels of all records in order, in batches of any size."""
     dataset = tf.data.TFRecordDataset(files, num_parallel_reads=tf.data.AUTOTUNE).with_options(_ordered())
     dataset = dataset.batch(_READ_BATCH).map(
         lambda rows: parse_records(rows, image_shape), num_parallel_calls=tf.data.AUTOTUNE
     )
-    done = 0
     try:
-        for batch_images, batch_labels in dataset.prefetch(2).as_numpy_iterator():
-            end = done + len(batch_images)
-            if end > num_examples:
-                raise _wrong_count(files)
-            images[done:end], labels[done:end] = batch_images, batch_labels
-            done = end
+        yield from dataset.prefetch(2).as_numpy_iterator()
     except _READ_ERRORS as error:
         raise _bad_record(files, error) from None
-    if done != num_examples:
-        raise _wrong_count(files)
-    return images, labels
 
 
 def _bad_record(files: list[str], error: tf.errors.OpError) -> UserError:

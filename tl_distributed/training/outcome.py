@@ -1,17 +1,23 @@
-"""What a run leaves: `results.json` and `model.keras`."""
+"""What a run leaves: `results.json`, `model.keras` and the predictions of the test split."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from tl_distributed.config import Config
 from tl_distributed.data.records import DatasetInfo
+from tl_distributed.models.flops import count_macs
+from tl_distributed.models.freezing import parameter_counts
 from tl_distributed.models.packaging import package_model
 from tl_distributed.models.saved import LABELS_FILE, save_model
 from tl_distributed.reporting.report import classification_summary, write_file
 from tl_distributed.training.checkpoints import Position
 from tl_distributed.training.evaluation import Evaluation
+
+PREDICTIONS_FILE = "predictions_test.npz"
 
 
 def make_results(
@@ -22,6 +28,7 @@ def make_results(
     images_per_second: float | None,
     images_per_epoch: int,
     finished: bool,
+    model: keras.Model,
     config: Config,
 ) -> dict[str, Any]:
     """Returns the content of `results.json`.
@@ -34,6 +41,7 @@ def make_results(
         too few steps were run to tell.
       images_per_epoch: Examples of the training split.
       finished: False where `--max_steps` ended the run before its last phase did.
+      model: As it trained in the last phase.
       config: Resolved.
     """
     summaries = {
@@ -42,6 +50,7 @@ def make_results(
         )
         for name, evaluation in evaluations.items()
     }
+    trainable, frozen = parameter_counts(model)
     shown = summaries.get("test") or summaries.get("val") or {}
     results = {
         "steps": position.step,
@@ -50,6 +59,10 @@ def make_results(
         "best_step": position.best_step if position.best_val_accuracy >= 0 else position.step,
         "images_per_second": images_per_second,
         "seconds": position.seconds,
+        "images_seen": position.step * config.global_batch_size,
+        "parameters": trainable + frozen,
+        "trainable_parameters": trainable,
+        "forward_flops_per_image": 2 * count_macs(model),
         "per_class": shown.get("per_class", {}),
         "confusion_matrix": shown.get("confusion_matrix", []),
         "class_names": list(class_names),
@@ -65,7 +78,7 @@ def make_results(
 
 
 def save_packaged_model(model: keras.Model, config: Config, *, normalization: str, info: DatasetInfo) -> None:
-    """Writes `model.keras` and, beside it, `labels.txt` with the class names.
+    """Writes `model.keras` (and the file that `--export_h5` names) and `labels.txt` with the class names.
 
     The model takes uint8 images of the data set's shape and returns probabilities, by stock layers only.
     """
@@ -73,4 +86,13 @@ def save_packaged_model(model: keras.Model, config: Config, *, normalization: st
         model, normalization=normalization, native_shape=info.image_shape, image_size=config.image_size
     )
     save_model(packaged, f"{config.workdir}/model.keras", "keras")
+    if config.export_h5:
+        save_model(packaged, f"{config.workdir}/{config.export_h5}", "h5")
     write_file(f"{config.workdir}/{LABELS_FILE}", "".join(f"{name}\n" for name in info.class_names).encode())
+
+
+def save_predictions(path: str, evaluation: Evaluation) -> None:
+    """Writes `labels [n] int32` and `probabilities [n, num_classes] float32` in the split's order, as a .npz file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, labels=evaluation.labels, probabilities=evaluation.probabilities)
+    write_file(path, buffer.getvalue())

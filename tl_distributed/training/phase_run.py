@@ -204,7 +204,10 @@ class PhaseRun:
         return self.position.step / self._steps_per_epoch
 
     def _write(self, kind: str, values: dict[str, Any]) -> None:
-        row = {"step": self.position.step, "epoch": round(self._epoch(), 4), "phase": self._parts.phase.name}
+        row = {
+            "step": self.position.step, "epoch": round(self._epoch(), 4), "phase": self._parts.phase.name,
+            "seconds": round(self.position.seconds, 3),
+        }  # fmt: skip
         self._parts.log_row(kind, {**row, **values})
 
     def _save(self) -> None:

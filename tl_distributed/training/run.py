@@ -10,12 +10,13 @@ import tensorflow as tf
 
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
-from tl_distributed.data.dataset import load_splits
+from tl_distributed.data.dataset import Split, load_splits, load_subset
 from tl_distributed.data.records import SPLITS, DatasetInfo, read_manifest
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.batch_norm import initial_share_after
 from tl_distributed.models.build import build_model
 from tl_distributed.models.freezing import freeze_for, parameter_counts
+from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.reporting.report import write_json
 from tl_distributed.reporting.run_log import RunLog
 from tl_distributed.runtime import Runtime, start_runtime
@@ -24,7 +25,7 @@ from tl_distributed.training.evaluation import Evaluation, Evaluator
 from tl_distributed.training.examples import misclassified, preview
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.optimizers import make_optimizer
-from tl_distributed.training.outcome import make_results, save_packaged_model
+from tl_distributed.training.outcome import PREDICTIONS_FILE, make_results, save_packaged_model, save_predictions
 from tl_distributed.training.phase_run import PhaseParts, PhaseRun
 from tl_distributed.training.phases import Phase, plan_phases
 from tl_distributed.training.preemption import StopRequest
@@ -61,18 +62,26 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
     return _Run(config, info, runtime, checkpoints, resumed=position is not None).execute(position or Position())
 
 
+def _load(config: Config, info: DatasetInfo) -> dict[str, Split]:
+    """Opens every split that there is; of the training split no more images than `--images_per_class` says."""
+    if "train" not in info.splits:
+        raise UserError(f"--data_dir={config.data_dir}: no train split")
+    sizes = {"images_per_class": config.images_per_class, "seed": config.seed}
+    chosen = {"train": load_subset(config.data_dir, info, "train", **sizes)} if config.images_per_class else {}
+    rest = load_splits(
+        config.data_dir, info, tuple(name for name in SPLITS if name not in chosen),
+        input_mode=config.input_mode, shuffle_buffer_examples=config.shuffle_buffer_examples,
+    )  # fmt: skip
+    return {**chosen, **rest}
+
+
 class _Run:
     """What the parts of one run share."""
 
     def __init__(self, config: Config, info: DatasetInfo, runtime: Runtime, checkpoints: Checkpoints, *, resumed: bool):
         self._info, self._runtime, self._checkpoints, self._resumed = info, runtime, checkpoints, resumed
         self._backbone = get_backbone(config.backbone)
-        self._splits = load_splits(
-            config.data_dir, info, SPLITS,
-            input_mode=config.input_mode, shuffle_buffer_examples=config.shuffle_buffer_examples,
-        )  # fmt: skip
-        if "train" not in self._splits:
-            raise UserError(f"--data_dir={config.data_dir}: no train split")
+        self._splits = _load(config, info)
         # Resolved here and not before, since it goes by free memory; a resumed run keeps what it began with.
         self._config = config = dataclasses.replace(config, input_mode=self._splits["train"].mode)
         with runtime.strategy.scope():
@@ -161,6 +170,7 @@ class _Run:
             global_batch_size=config.global_batch_size,
             label_smoothing=config.label_smoothing,
             weight_decay=config.weight_decay,
+            layer_decay=config.layer_decay,
             clip_norm=config.clip_norm,
             ema_decay=config.ema_decay,
             all_reduce_dtype=config.all_reduce_dtype,
@@ -187,8 +197,11 @@ class _Run:
             images_per_second=steps * config.global_batch_size / seconds if seconds else None,
             images_per_epoch=self._splits["train"].num_examples,
             finished=finished,
+            model=self._model,
             config=config,
         )
+        if "test" in evaluations:
+            save_predictions(f"{config.workdir}/{PREDICTIONS_FILE}", evaluations["test"])
         shown = "test" if "test" in evaluations else "val"
         wrong = misclassified(self._splits.get(shown), evaluations.get(shown), self._info.class_names)
         log.finish(results, dataclasses.asdict(config), wrong)
@@ -226,6 +239,12 @@ class _Run:
     def _log_phase(self, phase: Phase) -> None:
         trainable, frozen = parameter_counts(self._model)
         _LOG.info("Phase %s: %s parameters train, %s are frozen.", phase.name, f"{trainable:,}", f"{frozen:,}")
+        multipliers = set(rate_multipliers(self._model, self._config.layer_decay))
+        if len(multipliers) > 1:
+            _LOG.info(
+                "Layer-wise decay: %d rates, from %.3g of the peak in the lowest block to all of it in the head.",
+                len(multipliers), min(multipliers),
+            )  # fmt: skip
         stale = initial_share_after(self._model, phase.total_steps)
         if stale > _STALE_STATISTICS:
             _LOG.warning(

@@ -21,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.pixels.augment import augment_batch
 from tl_distributed.pixels.augment_settings import AugmentSettings
 from tl_distributed.pixels.normalize import normalize
@@ -43,6 +44,7 @@ class StepSettings:
     global_batch_size: int
     label_smoothing: float
     weight_decay: float
+    layer_decay: float
     clip_norm: float
     ema_decay: float
     all_reduce_dtype: str
@@ -92,6 +94,7 @@ class TrainStep:
             )  # fmt: skip
             self._shared_sums = tf.Variable(tf.zeros([2]), trainable=False)  # gradient norm, skipped updates
         self._decayed = decayed_variables(model.trainable_variables)
+        self._rate_multipliers = rate_multipliers(model, settings.layer_decay)
         self._seed_indices = [
             index for index, variable in enumerate(model.non_trainable_variables) if "seed_generator" in variable.path
         ]
@@ -214,10 +217,13 @@ class TrainStep:
             factor = settings.clip_norm / tf.maximum(norm, settings.clip_norm)
             gradients = [gradient * factor for gradient in gradients]
         variables = self._model.trainable_variables
-        for gradient, variable, decayed in zip(gradients, variables, self._decayed, strict=True):
+        for gradient, variable, decayed, multiplier in zip(
+            gradients, variables, self._decayed, self._rate_multipliers, strict=True
+        ):
+            rate = learning_rate if multiplier == 1.0 else learning_rate * multiplier
             if settings.weight_decay and decayed:
-                variable.value.assign_sub(variable.value * (settings.weight_decay * learning_rate))
-            self.optimizer.update_step(gradient, variable, learning_rate)
+                variable.value.assign_sub(variable.value * (settings.weight_decay * rate))
+            self.optimizer.update_step(gradient, variable, rate)
         for average, variable in zip(self.averages, variables, strict=bool(self.averages)):
             average.assign_add((variable.value - average) * (1.0 - self._average_decay()))
         self.optimizer.iterations.value.assign_add(1)

@@ -23,7 +23,7 @@ from tl_distributed.training.checkpoints import Position
 # What may differ when a run goes on: where it runs, how often it reports, when it stops.
 _FREE_SETTINGS = frozenset({
     "workdir", "data_dir", "resume", "max_steps", "profile_steps", "log_every_steps", "checkpoint_every_steps",
-    "keep_checkpoints", "steps_per_loop", "strategy", "virtual_devices", "xla", "all_reduce_dtype",
+    "keep_checkpoints", "steps_per_loop", "strategy", "recipe", "virtual_devices", "xla", "all_reduce_dtype",
 })  # fmt: skip
 
 

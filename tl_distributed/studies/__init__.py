@@ -1,0 +1,1 @@
+"""The study: several ways of training, compared on equal terms."""

@@ -1,0 +1,80 @@
+"""How long the rest of a study will take, from the runs that are done."""
+
+from collections.abc import Mapping
+
+from tl_distributed.config import Config
+from tl_distributed.data.records import DatasetInfo
+from tl_distributed.models.backbones import get_backbone
+from tl_distributed.studies.plan import Run
+
+_COST_OF_BACKWARD = 2.0  # in forward passes
+
+
+def planned_images(config: Config, info: DatasetInfo, images_per_class: int) -> int:
+    """Returns how many images a run trains on if it is not stopped early: epochs times training images."""
+    counts = info.splits["train"].counts_per_class.values()
+    images = sum(min(count, images_per_class) if images_per_class else count for count in counts)
+    two_phase = config.transfer_and_weights()[0] == "two_phase"
+    return images * (config.epochs + (config.head_epochs if two_phase else 0))
+
+
+def cost_per_image(config: Config, *, native_size: int) -> float:
+    """Returns a rough relative cost of training on one image: the backbone's arithmetic at the run's image size."""
+    backbone = get_backbone(config.backbone)
+    size = config.image_size or backbone.default_size or native_size
+    forward = backbone.gmacs * (size / (backbone.default_size or native_size)) ** 2
+    return forward * (1.0 if config.transfer_and_weights()[0] == "frozen" else 1.0 + _COST_OF_BACKWARD)
+
+
+class PlanClock:
+    """Estimates seconds: a start that every run has, and training, which grows with its work.
+
+    The rate is that of the arm's own runs where there are any, else that of all runs.
+    """
+
+    def __init__(self, works: Mapping[Run, float]):
+        """Takes the relative cost of every run, in the order in which they are run."""
+        self._works = dict(works)
+        self._waiting = list(works)
+        self._measured: dict[str, tuple[float, float]] = {}  # by arm: work done and its training seconds
+        self._starts: list[float] = []
+
+    def skip(self, run: Run) -> None:
+        """Takes out a run that needs no time."""
+        self._waiting.remove(run)
+
+    def finish(self, run: Run, *, seconds: float, training_seconds: float) -> None:
+        """Notes a run that took `seconds` in all; `training_seconds` is 0 for one that failed."""
+        self._waiting.remove(run)
+        work, before = self._measured.get(run.arm.name, (0.0, 0.0))
+        self._measured[run.arm.name] = (work + self._works[run], before + training_seconds)
+        self._starts.append(max(0.0, seconds - training_seconds))
+
+    def seconds_left(self, current: Run, *, elapsed_seconds: float, share_done: float) -> float | None:
+        """Returns the expected seconds until the end of the plan; `None` while there is nothing to go by.
+
+        Args:
+          current: The run that is going on.
+          elapsed_seconds: Since it began.
+          share_done: Of it, in [0, 1].
+        """
+        start = sum(self._starts) / len(self._starts) if self._starts else 0.0
+        measured = dict(self._measured)
+        if share_done > 0:
+            work, before = measured.get(current.arm.name, (0.0, 0.0))
+            training = max(0.0, elapsed_seconds - start)
+            measured[current.arm.name] = (work + share_done * self._works[current], before + training)
+        if not measured:
+            return None
+        all_work, all_seconds = (sum(column) for column in zip(*measured.values(), strict=True))
+        left = 0.0
+        for run in self._waiting:
+            work, seconds = measured.get(run.arm.name, (all_work, all_seconds))
+            training = self._works[run] * seconds / work
+            if run != current:
+                left += start + training
+            elif share_done > 0:
+                left += (1 - share_done) * training
+            else:
+                left += max(0.0, start + training - elapsed_seconds)
+        return left

@@ -1,0 +1,259 @@
+"""Figures of a study. An arm has the same colour, marker and line in all of them, on light and on dark ground.
+
+The colours are six of Okabe and Ito (https://jfly.uni-koeln.de/color/), told apart with any kind of colour vision;
+beyond six arms the marker and the line differ.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogFormatter, NullLocator, PercentFormatter
+
+from tl_distributed.studies.collect import ArmSummary
+from tl_distributed.studies.statistics import wilson_interval
+
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+_MARKERS, _LINES = ("o", "s", "^", "D", "v", "P", "X", "*"), ("-", "--", "-.", ":")
+_DOTS_PER_INCH = 144
+_MOST_CLASSES_WITH_NUMBERS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """Ground and ink of a figure."""
+
+    name: str
+    ground: str
+    ink: str
+
+
+LIGHT, DARK = Theme("light", "#ffffff", "#1b1f24"), Theme("dark", "#14181d", "#e6e9ec")
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How an arm is drawn."""
+
+    color: str
+    marker: str
+    linestyle: str
+
+
+def arm_styles(names: Sequence[str]) -> dict[str, Style]:
+    """Returns the style of each arm, by its place in the plan."""
+    return {
+        name: Style(
+            color=_COLOURS[index % len(_COLOURS)],
+            marker=_MARKERS[index % len(_MARKERS)],
+            linestyle=_LINES[index // len(_COLOURS) % len(_LINES)],
+        )
+        for index, name in enumerate(names)
+    }  # fmt: skip
+
+
+class Figures:
+    """Draws the figures of one study on one ground."""
+
+    def __init__(self, styles: dict[str, Style], class_names: Sequence[str], theme: Theme):
+        self._styles, self._class_names, self._theme = styles, tuple(class_names), theme
+
+    def model_comparison(self, arms: Sequence[ArmSummary]) -> Figure:
+        """Accuracy and loss of training and validation over epochs, mean of the seeds, with their range."""
+        figure = self._figure(11, 7.5)
+        panels = figure.subplots(2, 2, sharex=True)
+        series = (("train_accuracy", "training accuracy (%)"), ("val_accuracy", "validation accuracy (%)"),
+                  ("train_loss", "training loss (nats)"), ("val_loss", "validation loss (nats)"))  # fmt: skip
+        for axes, (attribute, label) in zip(panels.ravel(), series, strict=True):
+            for arm in arms:
+                self._curve(axes, arm, lambda epoch, attribute=attribute: getattr(epoch, attribute))
+            axes.set_ylabel(label)
+            if "accuracy" in attribute:
+                _percent(axes.yaxis)
+        for axes in panels[1]:
+            axes.set_xlabel("epoch")
+        return self._finished(figure, panels.ravel(), legend_of=panels[0, 0])
+
+    def _curve(self, axes: Axes, arm: ArmSummary, value: Callable) -> None:
+        """Draws the mean over seeds at each epoch that all of them reached, and a band from lowest to highest."""
+        curves = [record.epochs for record in arm.records if record.epochs]
+        length = min(map(len, curves), default=0)
+        if not length:
+            return
+        values = np.array([[value(epoch) for epoch in curve[:length]] for curve in curves])
+        epochs = [epoch.epoch for epoch in curves[0][:length]]
+        style = self._styles[arm.name]
+        axes.plot(epochs, values.mean(0), **dataclasses.asdict(style), markersize=4, label=arm.name)
+        if len(curves) > 1:
+            axes.fill_between(epochs, values.min(0), values.max(0), color=style.color, alpha=0.15, linewidth=0)
+
+    def accuracy_comparison(self, arms: Sequence[ArmSummary]) -> Figure:
+        """Test accuracy of each arm with error bars, the best on top."""
+        figure = self._figure(9, 1.4 + 0.55 * len(arms))
+        axes = figure.subplots()
+        ordered = sorted(arms, key=lambda arm: arm.test_accuracy.mean)
+        for place, arm in enumerate(ordered):
+            mean, style = arm.test_accuracy.mean, self._styles[arm.name]
+            low, high = error_bar(arm)
+            axes.barh(place, mean, color=style.color, height=0.6)
+            axes.errorbar(
+                mean, place, xerr=[[max(0.0, mean - low)], [max(0.0, high - mean)]], color=self._theme.ink, capsize=4
+            )
+            axes.text(min(high, 1.0) + 0.012, place, f"{mean:.1%}", va="center", color=self._theme.ink)
+        axes.set_yticks(range(len(ordered)), [_escaped(arm.name) for arm in ordered])
+        axes.set_xlim(0, 1.1)
+        axes.set_xticks(np.linspace(0, 1, 6))
+        _percent(axes.xaxis)
+        seeds = max(len(arm.records) for arm in arms)
+        bars = "standard deviation over the seeds" if seeds > 1 else "95 % interval of one run on the test images"
+        axes.set_xlabel(f"test accuracy (%); bars: {bars}")
+        return self._finished(figure, [axes])
+
+    def confusion(self, arm: ArmSummary) -> Figure:
+        """Confusion matrix: share of each true class, over all seeds."""
+        return self._matrix(arm.confusion, "share of the true class (%)", difference=False)
+
+    def confusion_difference(self, arm: ArmSummary, baseline: ArmSummary) -> Figure:
+        """Confusion matrix of an arm minus that of the baseline, in points of the share of the true class."""
+        return self._matrix(arm.confusion - baseline.confusion, "difference (percentage points)", difference=True)
+
+    def _matrix(self, shares: np.ndarray, label: str, *, difference: bool) -> Figure:
+        num_classes = len(self._class_names)
+        side = min(max(4.5, 2.4 + 0.45 * num_classes), 13.0)
+        figure = self._figure(side + 1.2, side)
+        axes = figure.subplots()
+        limit = max(float(np.abs(shares).max()), 0.01) if difference else 1.0
+        image = axes.imshow(
+            100 * shares, cmap="PuOr" if difference else "Blues", vmin=-100 * limit if difference else 0,
+            vmax=100 * limit, interpolation="nearest",
+        )  # fmt: skip
+        bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
+        bar.set_label(label, color=self._theme.ink)
+        bar.ax.tick_params(colors=self._theme.ink)
+        if num_classes <= _MOST_CLASSES_WITH_NUMBERS:
+            for (row, column), share in np.ndenumerate(shares):
+                if round(100 * abs(share), 0 if not difference else 1):
+                    dark = abs(share) > 0.55 * limit
+                    text = f"{100 * share:+.1f}" if difference else f"{100 * share:.0f}"
+                    axes.text(
+                        column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black"
+                    )
+        names = [_escaped(name) for name in self._class_names]
+        size = 9 if num_classes <= 20 else 5
+        axes.set_xticks(range(num_classes), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(num_classes), names, fontsize=size)
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
+        return self._finished(figure, [axes], grid=False)
+
+    def per_class_accuracy(self, arms: Sequence[ArmSummary]) -> Figure:
+        """Accuracy of each class under each arm, the class that is hardest on average on top."""
+        accuracies = np.array([np.diag(arm.confusion) for arm in arms])
+        order = np.argsort(-accuracies.mean(0), kind="stable")
+        figure = self._figure(9, min(1.6 + (0.3 + 0.06 * len(arms)) * len(order), 24.0))
+        axes = figure.subplots()
+        shifts = np.linspace(0.22, -0.22, len(arms)) if len(arms) > 1 else [0.0]  # equal values stay visible
+        for arm, values, shift in zip(arms, accuracies, shifts, strict=True):
+            style, places = self._styles[arm.name], np.arange(len(order)) + shift
+            axes.plot(values[order], places, style.marker, color=style.color, label=arm.name, markersize=6)
+        axes.set_yticks(range(len(order)), [_escaped(self._class_names[index]) for index in order])
+        axes.set_xlim(-0.02, 1.02)
+        _percent(axes.xaxis)
+        axes.set_xlabel("test accuracy of the class (%)")
+        return self._finished(figure, [axes], legend_of=axes)
+
+    def data_efficiency(self, summaries: Sequence[ArmSummary], sizes: Sequence[int], full_size: int) -> Figure:
+        """Test accuracy over the size of the training set, on a logarithmic axis.
+
+        Args:
+          summaries: Of all sizes.
+          sizes: Images per class of the plan, 0 for all.
+          full_size: Where "all" is drawn, in images per class.
+        """
+        figure = self._figure(9, 5.2)
+        axes = figure.subplots()
+        place = {size: size or full_size for size in sizes}
+        for name, style in self._styles.items():
+            own = sorted((arm for arm in summaries if arm.name == name), key=lambda arm: place[arm.images_per_class])
+            if own:
+                means = np.array([arm.test_accuracy.mean for arm in own])
+                ends = np.array([error_bar(arm) for arm in own]).T
+                axes.errorbar(
+                    [place[arm.images_per_class] for arm in own], means, yerr=np.abs(ends - means), capsize=3,
+                    **dataclasses.asdict(style), label=name,
+                )  # fmt: skip
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(sorted(place.values())))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels([f"{value:g}" for value in sorted(place.values())])
+        _percent(axes.yaxis)
+        axes.set_xlabel("training images per class (logarithmic)")
+        axes.set_ylabel("test accuracy (%)")
+        return self._finished(figure, [axes], legend_of=axes)
+
+    def accuracy_against_seconds(self, arms: Sequence[ArmSummary]) -> Figure:
+        """Best validation accuracy so far over training seconds, a line for each run."""
+        figure = self._figure(9, 5.2)
+        axes = figure.subplots()
+        for arm in arms:
+            for index, record in enumerate(arm.records):
+                if record.epochs:
+                    best = np.maximum.accumulate([epoch.val_accuracy for epoch in record.epochs])
+                    style = dataclasses.asdict(self._styles[arm.name])
+                    axes.step(
+                        [epoch.seconds for epoch in record.epochs], best, where="post", **style, markersize=4,
+                        label=arm.name if index == 0 else None,
+                    )  # fmt: skip
+        axes.set_xscale("log")
+        for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            set_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        axes.set_xlabel("training time (seconds, logarithmic; validation not counted)")
+        axes.set_ylabel("best validation accuracy so far (%)")
+        _percent(axes.yaxis)
+        return self._finished(figure, [axes], legend_of=axes)
+
+    def _figure(self, width_inches: float, height_inches: float) -> Figure:
+        size = (width_inches, height_inches)
+        return Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained", facecolor=self._theme.ground)
+
+    def _finished(
+        self, figure: Figure, panels: Sequence[Axes], *, legend_of: Axes | None = None, grid: bool = True
+    ) -> Figure:
+        """Puts ground, ink and the legend, below all panels."""
+        for axes in panels:
+            axes.set_facecolor(self._theme.ground)
+            axes.tick_params(which="both", colors=self._theme.ink)
+            axes.xaxis.label.set_color(self._theme.ink)
+            axes.yaxis.label.set_color(self._theme.ink)
+            for spine in axes.spines.values():
+                spine.set_color(self._theme.ink)
+            if grid:
+                axes.set_axisbelow(True)
+                axes.grid(alpha=0.25, color=self._theme.ink)
+        if legend_of is not None:
+            handles, labels = legend_of.get_legend_handles_labels()
+            if handles:
+                figure.legend(
+                    handles, [_escaped(label) for label in labels], loc="outside lower center",
+                    ncols=min(len(labels), 4), facecolor=self._theme.ground, labelcolor=self._theme.ink,
+                )  # fmt: skip
+        return figure
+
+
+def error_bar(arm: ArmSummary) -> tuple[float, float]:
+    """Returns the ends of an arm's error bar: one deviation over seeds, or the interval of a single run's accuracy."""
+    accuracy = arm.test_accuracy
+    if accuracy.deviation is None:
+        return wilson_interval(accuracy.mean, arm.records[0].results["num_examples"]["test"])
+    return accuracy.mean - accuracy.deviation, accuracy.mean + accuracy.deviation
+
+
+def _percent(axis: object) -> None:
+    axis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+
+
+def _escaped(name: str) -> str:
+    """A bare `$` would start a formula."""
+    return name.replace("$", r"\$")

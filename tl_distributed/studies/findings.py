@@ -1,0 +1,194 @@
+"""What the numbers of a study say, in sentences; every sentence is computed."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from tl_distributed.studies.collect import ArmSummary, Pair, Record
+from tl_distributed.studies.statistics import Spread
+
+_SIGNIFICANT = 0.05
+
+
+def percent(spread: Spread) -> str:
+    """Returns e.g. `81.25 % ± 0.40`."""
+    deviation = "" if spread.deviation is None else f" ± {100 * spread.deviation:.2f}"
+    return f"{100 * spread.mean:.2f} %{deviation}"
+
+
+def points(difference: float) -> str:
+    """Returns e.g. `+2.31 points`."""
+    return f"{100 * difference + 0.0:+.2f} points"  # + 0.0 makes a zero of a negative one
+
+
+def probability(value: float) -> str:
+    """Returns e.g. `p = 0.012`, `p < 0.0001`."""
+    return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
+
+
+def ranking(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -> list[str]:
+    """Says which arm is best on the test images, and which arms differ by more than noise.
+
+    How far the best and the second are apart is left to `gain_over_baseline` where one of them is the baseline.
+    """
+    ordered = sorted(arms, key=lambda arm: -arm.test_accuracy.mean)
+    best = ordered[0]
+    seeds = f"{len(best.records)} seeds" if len(best.records) > 1 else "one seed"
+    if len(ordered) == 1:
+        return [f"{best.name} reaches {percent(best.test_accuracy)} on the test images ({seeds})."]
+    second = ordered[1]
+    if best.test_accuracy.mean == second.test_accuracy.mean:
+        sentences = [f"{best.name} and {second.name} are level on the test images: {percent(best.test_accuracy)}."]
+    else:
+        sentences = [
+            f"Best on the test images is {best.name} with {percent(best.test_accuracy)} ({seeds}), "
+            f"then {second.name} with {percent(second.test_accuracy)}."
+        ]
+    pair = _pair(pairs, best.name, second.name)
+    if pair is not None and baseline not in (best.name, second.name):
+        sentences.append(f"Between these two: {verdict(pair, best.name)}.")
+    unclear = [pair for pair in pairs if not _is_clear(pair)]
+    if unclear:
+        listed = "; ".join(f"{pair.first} and {pair.second}" for pair in unclear)
+        sentences.append(f"Not told apart by these runs: {listed}.")
+    elif len(pairs) > 1:
+        sentences.append(f"All {len(pairs)} pairs of arms differ by more than noise.")
+    return sentences
+
+
+def verdict(pair: Pair, first: str) -> str:
+    """Says how far `first` is from the other arm of the pair, and whether that is more than noise."""
+    comparison, sign = pair.comparison, 1 if pair.first == first else -1
+    ends = sorted((sign * comparison.low + 0.0, sign * comparison.high + 0.0))
+    ending = "more than noise" if _is_clear(pair) else "not told from noise"
+    return (
+        f"{points(sign * comparison.difference)}, 95 % interval {100 * ends[0]:+.2f} to {100 * ends[1]:+.2f}, "
+        f"{probability(pair.adjusted_p)} (McNemar, Holm): {ending}"
+    )
+
+
+def _is_clear(pair: Pair) -> bool:
+    """A difference counts if the test on images and the bootstrap over images and seeds both say so."""
+    comparison = pair.comparison
+    return pair.adjusted_p < _SIGNIFICANT and (comparison.low > 0 or comparison.high < 0)
+
+
+def _pair(pairs: Sequence[Pair], first: str, second: str) -> Pair | None:
+    return next((pair for pair in pairs if {pair.first, pair.second} == {first, second}), None)
+
+
+def gain_over_baseline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -> list[str]:
+    """Says what each arm gains over the baseline."""
+    if baseline not in [arm.name for arm in arms]:
+        return [f"The baseline {baseline} has no finished run, so nothing can be said of gains over it."]
+    sentences = []
+    for arm in arms:
+        pair = _pair(pairs, arm.name, baseline)
+        if arm.name != baseline and pair is not None:
+            sentences.append(f"{arm.name} against the baseline {baseline}: {verdict(pair, arm.name)}.")
+    return sentences
+
+
+def fitting(arms: Sequence[ArmSummary]) -> list[str]:
+    """Says how far training and validation are apart, and when each arm had converged."""
+    sentences = []
+    for arm in arms:
+        if arm.gap is None:
+            sentences.append(f"{arm.name}: no epoch was finished, so there is no curve to judge.")
+            continue
+        side = "above" if arm.gap >= 0 else "below"
+        at_end = sum(record.best_epoch == record.epochs[-1] for record in arm.records if record.epochs)
+        of = f"{at_end} of {len(arm.records)} runs" if len(arm.records) > 1 else "the run"
+        rising = f" The best epoch of {of} was the last, so longer training may bring more." if at_end else ""
+        sentences.append(
+            f"{arm.name}: training accuracy is {100 * abs(arm.gap):.1f} points {side} validation at the chosen epoch; "
+            f"within a point of its best validation accuracy after epoch {arm.convergence_epoch:.3g} of "
+            f"{np.mean([record.results['epochs'] for record in arm.records]):.3g}.{rising}"
+        )
+    return sentences
+
+
+def best_by_time(arms: Sequence[ArmSummary]) -> list[tuple[float, str, float]]:
+    """Returns who leads from when on: (seconds, arm, its best mean validation accuracy there), in order of time.
+
+    An arm counts from the moment at which all of its runs have been validated once.
+    """
+    curves = {arm.name: [record.epochs for record in arm.records] for arm in arms}
+    curves = {name: runs for name, runs in curves.items() if all(runs)}
+    times = sorted({epoch.seconds for runs in curves.values() for run in runs for epoch in run})
+    leaders: list[tuple[float, str, float]] = []
+    for seconds in times:
+        scores = {}
+        for name, runs in curves.items():
+            best = [max((e.val_accuracy for e in run if e.seconds <= seconds), default=None) for run in runs]
+            if None not in best:
+                scores[name] = float(np.mean(best))
+        if scores:
+            leader = max(scores, key=scores.get)
+            if not leaders or leaders[-1][1] != leader:
+                leaders.append((seconds, leader, scores[leader]))
+    return leaders
+
+
+def budget(arms: Sequence[ArmSummary]) -> list[str]:
+    """Says which arm is best for which training time."""
+    leaders = best_by_time(arms)
+    if not leaders:
+        return []
+    spans = [
+        f"from {start:.3g} to {end:.3g} s {name} leads" for (start, name, _), (end, *_) in itertools.pairwise(leaders)
+    ]
+    start, name, accuracy = leaders[-1]
+    spans.append(f"from {start:.3g} s on {name}, which has {100 * accuracy:.1f} % there")
+    cheapest = min(arms, key=lambda arm: arm.spread_of("seconds").mean)
+    return [
+        f"By training time: {'; '.join(spans)}.",
+        f"The whole training of {cheapest.name} takes least: {cheapest.spread_of('seconds').mean:.3g} s.",
+    ]
+
+
+def data_efficiency(summaries: Sequence[ArmSummary], baseline: str) -> list[str]:
+    """Says who is best at each size, and how many images an arm needs to do what the baseline does with most."""
+    sizes = list(dict.fromkeys(summary.images_per_class for summary in summaries))
+    if len(sizes) < 2:
+        return []
+    best = {
+        size: max((s for s in summaries if s.images_per_class == size), key=lambda s: s.test_accuracy.mean)
+        for size in sizes
+    }
+    listed = "; ".join(f"{_size(size)}: {arm.name} ({percent(arm.test_accuracy)})" for size, arm in best.items())
+    sentences = [f"Best by images of each class: {listed}."]
+    most = [s for s in summaries if s.name == baseline][-1:]
+    for name in dict.fromkeys(s.name for s in summaries if s.name != baseline and most):
+        enough = [s for s in summaries if s.name == name and s.test_accuracy.mean >= most[0].test_accuracy.mean]
+        target = f"what {baseline} reaches with {_size(most[0].images_per_class)} ({percent(most[0].test_accuracy)})"
+        if enough:
+            own = f"{_size(enough[0].images_per_class)} ({percent(enough[0].test_accuracy)})"
+            sentences.append(f"{name} reaches {target} with {own}.")
+        else:
+            sentences.append(f"{name} does not reach {target} at any size tried.")
+    return sentences
+
+
+def _size(images_per_class: int) -> str:
+    return f"{images_per_class}" if images_per_class else "all"
+
+
+def incomplete(records: Sequence[Record]) -> list[str]:
+    """Names every run that failed, was not run, or was cut short."""
+    failures: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        if record.status == "failed":
+            failures.setdefault((record.run.arm.name, record.reason), []).append(str(record.run))
+    sentences = [
+        f"Failed: {runs[0] if len(runs) == 1 else f'{len(runs)} runs of {name}'}: {reason}."
+        for (name, reason), runs in failures.items()
+    ]
+    missing = sum(record.status == "not run" for record in records)
+    if missing:
+        sentences.append(f"Not run yet: {missing} of {len(records)} runs; the same command goes on.")
+    cut = sum(record.status == "done" and not record.results["finished"] for record in records)
+    if cut:
+        sentences.append(f"Cut short by --max_steps: {cut} of {len(records)} runs; their figures say little.")
+    return sentences

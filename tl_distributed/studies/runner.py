@@ -1,0 +1,229 @@
+"""Runs a plan: each training in a process of its own, so that one that fails does not take the others with it."""
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+import tl_distributed
+from tl_distributed.commandline import UserError, parse_arguments
+from tl_distributed.config import Config
+from tl_distributed.data.records import DatasetInfo
+from tl_distributed.reporting.progress import format_duration
+from tl_distributed.reporting.report import read_metrics, to_json_values, write_file, write_json
+from tl_distributed.studies.clock import PlanClock, cost_per_image, planned_images
+from tl_distributed.studies.plan import Arm, Plan, Run
+from tl_distributed.training.workdir import dataset_digest
+
+_LOG = logging.getLogger(__name__)
+
+PLAN_FILE, FAILURE_FILE, LOG_FILE = "plan.json", "failure.json", "log.txt"
+_POLL_SECONDS = 1.0
+_REPORT_SECONDS = 30.0
+_STOP_SECONDS = 120.0  # for the checkpoint of a run that is told to stop
+
+
+def open_study(workdir: str, plan: Plan, info: DatasetInfo) -> None:
+    """Notes the plan in the study's folder; arms, seeds and sizes may be added to one that is there.
+
+    Raises:
+      UserError: The folder holds a study of another data set, or an arm of that name with other flags.
+    """
+    path = f"{workdir}/{PLAN_FILE}"
+    known: dict[str, dict[str, Any]] = {}
+    if tf.io.gfile.exists(path):
+        with tf.io.gfile.GFile(path) as file:
+            saved = json.loads(file.read())
+        if saved["dataset_sha256"] != dataset_digest(info):
+            raise UserError(f"--workdir={workdir} holds a study of another data set; choose another --workdir")
+        known = saved["arms"]
+    # Settings and not flags: a recipe may have changed since.
+    arms = {arm.name: to_json_values(dataclasses.asdict(_config(arm))) for arm in plan.arms}
+    for name, settings in arms.items():
+        before = known.get(name, settings)
+        differing = [
+            f"{key} {before.get(key)} there, {value} here"
+            for key, value in settings.items()
+            if before.get(key) != value and key != "recipe"
+        ]
+        if differing:
+            raise UserError(
+                f"--workdir={workdir} holds an arm {name} with other settings ({'; '.join(differing[:5])}); "
+                "choose another name or --workdir"
+            )
+    tf.io.gfile.makedirs(workdir)
+    write_json(path, {"dataset_sha256": dataset_digest(info), "arms": {**known, **arms}})
+
+
+def _config(arm: Arm) -> Config:
+    return parse_arguments(Config, arm.arguments)[0]
+
+
+def run_plan(
+    plan: Plan,
+    info: DatasetInfo,
+    *,
+    data_dir: str,
+    workdir: str,
+    train: Callable[[Sequence[str], pathlib.Path, Callable[[], None]], int],
+) -> int:
+    """Runs what has not been run; returns the number of runs that failed.
+
+    Args:
+      plan: Arms and runs.
+      info: The data set's manifest.
+      data_dir: Its folder.
+      workdir: The study's folder.
+      train: Runs the train command: `train_in_process` of its own.
+    """
+    configs = {arm.name: _config(arm) for arm in plan.arms}
+    images = {run: planned_images(configs[run.arm.name], info, run.images_per_class) for run in plan.runs}
+    costs = {name: cost_per_image(config, native_size=max(info.image_shape)) for name, config in configs.items()}
+    clock = PlanClock({run: images[run] * costs[run.arm.name] for run in plan.runs})
+    failed = 0
+    for number, run in enumerate(plan.runs):
+        folder = f"{workdir}/{run.folder}"
+        if _is_finished(folder):
+            clock.skip(run)
+            continue
+        display = _Display(f"Study: run {number + 1} of {len(plan.runs)}: {run}", clock, run, folder)
+        display.total_steps = images[run] / configs[run.arm.name].global_batch_size
+        display.show()
+        started = time.monotonic()
+        reason = _train_once(run, folder, data_dir, train, display)
+        seconds = time.monotonic() - started
+        training_seconds = 0.0 if reason else read_json(f"{folder}/results.json")["seconds"]
+        clock.finish(run, seconds=seconds, training_seconds=min(seconds, training_seconds))  # a resumed one has more
+        if reason:
+            failed += 1
+            _LOG.info("%s failed: %s (%s/%s); the study goes on.", run, reason, folder, LOG_FILE)
+    return failed
+
+
+def _is_finished(folder: str) -> bool:
+    results = read_json(f"{folder}/results.json")
+    return results is not None and results["finished"]
+
+
+def read_json(path: str) -> Any:
+    """Returns the content of a JSON file, or `None` where there is none."""
+    if not tf.io.gfile.exists(path):
+        return None
+    with tf.io.gfile.GFile(path) as file:
+        return json.loads(file.read())
+
+
+def _train_once(run: Run, folder: str, data_dir: str, train: Callable[..., int], display: "_Display") -> str | None:
+    """Runs one training; returns why it failed, or `None`."""
+    tf.io.gfile.makedirs(folder)
+    if tf.io.gfile.exists(f"{folder}/{FAILURE_FILE}"):
+        tf.io.gfile.remove(f"{folder}/{FAILURE_FILE}")
+    arguments = [
+        *run.arm.arguments, f"--data_dir={data_dir}", f"--workdir={folder}", f"--seed={run.seed}",
+        f"--images_per_class={run.images_per_class}",
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as temporary:
+        log = pathlib.Path(temporary) / LOG_FILE  # local: the study's folder may be in a bucket
+        try:
+            code = train(arguments, log, display.show_if_due)
+        finally:
+            content = log.read_bytes() if log.exists() else b""
+            write_file(f"{folder}/{LOG_FILE}", content)
+    if code == 0:
+        return None
+    reason = _reason(code, content.decode(errors="replace"))
+    write_json(f"{folder}/{FAILURE_FILE}", {"exit_code": code, "reason": reason})
+    return reason
+
+
+def _reason(code: int, log: str) -> str:
+    if code < 0:
+        return f"killed by signal {-code} ({signal.strsignal(-code)})"
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")
+
+
+def train_in_process(arguments: Sequence[str], log: pathlib.Path, while_waiting: Callable[[], None]) -> int:
+    """Runs the train command in a process of its own; returns its exit code, negative for a signal.
+
+    Whatever ends the study ends the process too, which then writes a checkpoint.
+
+    Args:
+      arguments: Of the command.
+      log: File for what it prints.
+      while_waiting: Called about every second.
+    """
+    root = str(pathlib.Path(tl_distributed.__path__[0]).parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "tl_distributed.studies.child", *arguments]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C reaches the study alone: a second signal would end the run at once
+        )
+        try:
+            while True:
+                try:
+                    return process.wait(timeout=_POLL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    while_waiting()
+        except BaseException:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+
+
+def stop_on_sigterm() -> None:
+    """Makes SIGTERM, which a cluster sends, end the study as Ctrl-C does, with exit code 143."""
+
+    def stop(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+class _Display:
+    """Lines on standard error: which run, how far, and the time left for the whole plan."""
+
+    def __init__(self, title: str, clock: PlanClock, run: Run, folder: str):
+        self._title, self._clock, self._run, self._folder = title, clock, run, folder
+        self._started = self._shown = time.monotonic()
+        self.total_steps = 0.0
+
+    def show_if_due(self) -> None:
+        if time.monotonic() - self._shown >= _REPORT_SECONDS:
+            self.show()
+
+    def show(self) -> None:
+        self._shown = time.monotonic()
+        row = self._last_row()
+        share = min(1.0, row["step"] / self.total_steps) if row else 0.0
+        left = self._clock.seconds_left(self._run, elapsed_seconds=self._shown - self._started, share_done=share)
+        parts = [self._title]
+        if row:
+            parts.append(f"{share:.0%} done, epoch {row['epoch']:.1f}")
+        if left is not None:
+            parts.append(f"about {format_duration(left)} left for the whole study")
+        print("; ".join(parts), file=sys.stderr, flush=True)
+
+    def _last_row(self) -> dict[str, Any] | None:
+        path = f"{self._folder}/metrics.jsonl"
+        rows = read_metrics(path) if tf.io.gfile.exists(path) else []
+        return rows[-1] if rows else None

@@ -1,0 +1,47 @@
+"""Command: compare several ways of training on equal terms, over seeds and sizes of the training set.
+
+  python -m tl_distributed.study --recipe=mobilenet_v2_study --seeds=3
+  python -m tl_distributed.study --arms="densenet121_frozen,cnn:backbone=baseline_cnn,transfer=scratch,epochs=20"
+
+Each run trains in a process of its own; the same command goes on where it stopped, and more arms, seeds or sizes
+can be added. --workdir gets report.html, report.md, results.csv and plots.
+"""
+
+from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, start_logging
+from tl_distributed.recipes import all_recipes
+from tl_distributed.studies.plan import StudyConfig, make_plan
+
+
+def main(config: StudyConfig, positional: list[str]) -> int:
+    """Checks every arm's flags before anything runs, then runs and reports; 1 where a run failed."""
+    refuse_positional(positional)
+    if config.recipe == "list":
+        for recipe in all_recipes():
+            if recipe.is_study:
+                print(f"{recipe.name:22}{recipe.summary}")
+        return 0
+    plan = make_plan(config)
+
+    start_logging()
+    import_tensorflow()
+    from tl_distributed.data.records import read_manifest
+    from tl_distributed.studies.report import write_report
+    from tl_distributed.studies.runner import open_study, run_plan, stop_on_sigterm, train_in_process
+
+    info = read_manifest(config.data_dir)
+    missing = [name for name in ("train", "val", "test") if name not in info.splits]
+    if missing:
+        raise UserError(f"--data_dir={config.data_dir}: no {missing[0]} split; a study needs train, val and test")
+    workdir = (config.workdir or f"runs/{config.recipe or 'study'}").rstrip("/")
+    stop_on_sigterm()
+    open_study(workdir, plan, info)
+    folders = {"data_dir": config.data_dir, "workdir": workdir}
+    failed = 0 if config.report_only else run_plan(plan, info, **folders, train=train_in_process)
+    records = write_report(plan, info, **folders)
+    done = sum(record.status == "done" for record in records)
+    print(f"{done} of {len(records)} runs are done, {failed} failed. Report: {workdir}/report.html")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_command(main, StudyConfig, __doc__)
