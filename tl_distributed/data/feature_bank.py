@@ -1,9 +1,9 @@
 """The feature bank on disk: what a frozen part of a model makes of each example, once and for all.
 
 A bank is a folder `<bank_dir>/<key>`, whose name is a hash of all that its content depends on. It holds one shard for
-each shard of the data set under the same name (with `--bank_views`, one for each view of a training shard:
-`train-view00-00003-of-00016.tfrecord`), with the same examples in the same order. A shard appears whole, by renaming: what a killed build had finished is kept. A record
-is the label, 4 bytes little-endian, and the features' bytes.
+each shard of the data set, of the same name and with the same examples in the same order; with `--bank_views` one
+for each view of a training shard, e.g. `train-view00-00003-of-00016.tfrecord`. A shard appears whole, by renaming:
+what a killed build had finished is kept. A record is the label, 4 bytes little-endian, and the features' bytes.
 """
 
 import dataclasses

@@ -77,7 +77,7 @@ def resolve_bank(config: Config, phases: Sequence[Phase], cuts: Sequence[Cut | N
     banked = [(phase, cut) for phase, cut in zip(phases, cuts, strict=True) if cut is not None]
     wanted = config.feature_bank == "on"
     sizes = [_num_rows(config, info) * layout_of(cut, config.bank_dtype).row_bytes for _, cut in banked]
-    reason = _why_not(config, phases, banked, info, wanted) or _no_room(config, sum(sizes))
+    reason = _why_not(config, phases, banked, info, wanted) or _no_room(config, sum(sizes) - _built_bytes(config))
     if reason and wanted:
         raise UserError(f"--feature_bank=on: {reason}")
     if reason:
@@ -90,7 +90,7 @@ def resolve_bank(config: Config, phases: Sequence[Phase], cuts: Sequence[Cut | N
 
 
 def _off(config: Config) -> Config:
-    return dataclasses.replace(config, feature_bank="off", bank_mode="memory")
+    return dataclasses.replace(config, feature_bank="off")
 
 
 def _why_not(
@@ -119,18 +119,22 @@ def _num_rows(config: Config, info: DatasetInfo) -> int:
 
 
 def _no_room(config: Config, num_bytes: int) -> str:
-    """Returns what to say where the disk is too full, or nothing; a finished bank takes no more room."""
+    """Returns what to say where the disk has no room for as many bytes, or nothing."""
     folder = bank_dir(config)
     if "://" in folder:
         return ""
     existing = os.path.abspath(folder)
     while not os.path.exists(existing):
         existing = os.path.dirname(existing)
-    built = sum(os.path.getsize(path) for path in tf.io.gfile.glob(f"{folder}/*/*.tfrecord"))
-    free = psutil.disk_usage(existing).free + built
+    free = psutil.disk_usage(existing).free
     if num_bytes <= free:
         return ""
     return f"{folder} has {free / 1e9:.3g} GB left, the bank takes {num_bytes / 1e9:.3g} GB; --bank_dir names another"
+
+
+def _built_bytes(config: Config) -> int:
+    """Returns the size of the banks that are there; which of them are this run's is known when they are opened."""
+    return sum(tf.io.gfile.stat(path).length for path in tf.io.gfile.glob(f"{bank_dir(config)}/*/*.tfrecord"))
 
 
 def bank_dir(config: Config) -> str:
@@ -177,27 +181,26 @@ def open_banked_phase(
     folder = f"{bank_dir(config)}/{bank_key(content)}"
     tf.io.gfile.makedirs(folder)
     write_json(f"{folder}/bank.json", content)
-    names = [name for name in SPLITS if name in info.splits and info.splits[name].num_examples]
-    views = {name: max(config.bank_views, 1) if name == "train" else 1 for name in names}
-    shards = {name: bank_shards(folder, config.data_dir, info, name, views[name]) for name in names}
-    builder = BankBuilder(cut.prefix, layout, settings, runtime)
+    shards = {
+        name: bank_shards(folder, config.data_dir, info, name, config.bank_views if name == "train" else 0)
+        for name in SPLITS
+        if name in info.splits
+    }
     remove_leftovers(folder)
     finished = {f"{folder}/{name}" for name in tf.io.gfile.listdir(folder)}
-    missing = {name: [shard for view in shards[name] for shard in view if shard.path not in finished] for name in names}
-    _log_bank(config, layout, folder, info, cut, all_missing=sum(map(len, missing.values())))
-    for name in names:
-        if missing[name]:
-            builder.build(
-                missing[name], image_format(info.image_shape), augmented=augment is not None and name == "train",
-                batch_size=config.global_batch_size, stop=stop,
-            )  # fmt: skip
+    missing = [shard for split in shards.values() for view in split for shard in view if shard.path not in finished]
+    _log_bank(config, layout, folder, info, cut, num_missing=len(missing))
+    if missing:
+        if reason := _no_room(config, sum(shard.num_examples for shard in missing) * layout.row_bytes):
+            raise UserError(f"--feature_bank: {reason}")
+        builder = BankBuilder(cut.prefix, layout, settings, runtime)
+        builder.build(missing, image_format(info.image_shape), batch_size=config.global_batch_size, stop=stop)
     splits = {
         name: open_bank_split(
-            shards[name], folder, layout,
-            mode=config.bank_mode, shuffle_buffer_examples=config.shuffle_buffer_examples,
+            versions, folder, layout, mode=config.bank_mode, shuffle_buffer_examples=config.shuffle_buffer_examples
         )
-        for name in names
-    }  # fmt: skip
+        for name, versions in shards.items()
+    }
     return Trained(cut.tail, layout, splits)
 
 
@@ -211,14 +214,14 @@ def _prefix_digest(prefix: keras.Model) -> str:
 
 
 def _log_bank(
-    config: Config, layout: FeatureLayout, folder: str, info: DatasetInfo, cut: Cut, *, all_missing: int
+    config: Config, layout: FeatureLayout, folder: str, info: DatasetInfo, cut: Cut, *, num_missing: int
 ) -> None:
     num_bytes = _num_rows(config, info) * layout.row_bytes
     _LOG.info(
         "Feature bank %s: output of %s, %s values of %s an image, %.0f MB, %s; %s.",
         folder, " and ".join(cut.prefix.output_names), f"{layout.row_length:,}", layout.stored_dtype, num_bytes / 1e6,
         "held in memory" if config.bank_mode == "memory" else "streamed",
-        f"{all_missing} shards are to be built" if all_missing else "found there, complete",
+        f"{num_missing} shards are to be built" if num_missing else "found there, complete",
     )  # fmt: skip
     if config.bank_views:
         _LOG.info(
