@@ -52,7 +52,7 @@ def cut_at_frozen(classifier: keras.Model) -> Cut | None:
     boundary = list({id(tensor): tensor for tensor in consumed if id(producer[id(tensor)]) not in moving}.values())
     needed = _ancestors(boundary, producer)
     fixed = [node for node in fixed if id(node) in needed]
-    if not any(getattr(node.operation, "weights", ()) for node in fixed):
+    if not any(map(_has_weights, fixed)):
         return None
     tail_macs = sum(_macs(node) for node in nodes if id(node) in moving)
     boundary = _cheapest(boundary, fixed, _RECOMPUTED_SHARE * tail_macs)
@@ -104,14 +104,19 @@ def _cheapest(boundary: list[Any], fixed: list[Any], most_macs: float) -> list[A
         for tensor in node.input_tensors:
             last_use[id(tensor)] = max(index, last_use.get(id(tensor), 0))
     choices, live = [(_size(boundary), 0, boundary)], {}
-    later_macs = sum(map(_macs, fixed))
+    later_macs, worth_it = sum(map(_macs, fixed)), False
     for index, node in enumerate(fixed):
         later_macs -= _macs(node)
+        worth_it = worth_it or _has_weights(node)
         live.update((id(tensor), tensor) for tensor in node.outputs if id(tensor) in last_use)
         live = {key: tensor for key, tensor in live.items() if last_use[key] > index}
-        if len(live) == 1 and later_macs <= most_macs:
+        if worth_it and len(live) == 1 and later_macs <= most_macs:
             choices.append((_size(live.values()), later_macs, list(live.values())))
     return min(choices, key=lambda choice: choice[:2])[2]
+
+
+def _has_weights(node: Any) -> bool:
+    return bool(getattr(node.operation, "weights", ()))
 
 
 def _size(tensors: Any) -> int:

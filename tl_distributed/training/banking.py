@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Sequence
 
@@ -101,14 +102,13 @@ def _why_not(
         return reason
     if not banked:
         return "no layer is frozen before the first one that trains"
-    trained, first_step = 0, 0
+    epochs, first_step, last_step = 0.0, 0, config.max_steps or math.inf
     for phase in phases:
-        last_step = min(first_step + phase.total_steps, config.max_steps or first_step + phase.total_steps)
         if any(phase is one for one, _ in banked):
-            trained += max(last_step - first_step, 0) * config.global_batch_size
+            steps = max(min(phase.total_steps, last_step - first_step), 0)
+            epochs += phase.epochs * steps / phase.total_steps
         first_step += phase.total_steps
-    views = max(config.bank_views, 1) * len(banked)
-    if not wanted and trained <= info.splits["train"].num_examples * views:
+    if not wanted and epochs <= max(config.bank_views, 1) * len(banked):
         return "the run is too short for it to pay"
     return ""
 
