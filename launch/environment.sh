@@ -22,6 +22,7 @@ make_environment() { # EXTRAS
   local stamp="$VENV/installed-$(cat "$repository/setup.py" | cksum | tr ' ' '-')-$extras"
   if [ ! -e "$stamp" ]; then
     echo "Installing the package and what it needs (TensorFlow is 600 MB)"
+    "$VENV/bin/python" -m pip install --disable-pip-version-check -q --upgrade pip  # older ones search for ever
     "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar on -q -e "$repository[$extras]"
     touch "$stamp"
   fi

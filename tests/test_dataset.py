@@ -243,7 +243,7 @@ def test_faults_are_found_when_a_stream_is_evaluated(broken):
     assert_one_line(raised, data_dir)
 
 
-@pytest.mark.parametrize("buffer", [BUFFER, 12, 1000])
+@pytest.mark.parametrize("buffer", [BUFFER, 12])  # 12: a lost record leaves whole windows
 @pytest.mark.parametrize("broken", FAULTS, indirect=True)
 def test_faults_are_found_when_a_stream_trains(broken, buffer):
     data_dir, message = broken

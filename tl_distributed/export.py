@@ -21,7 +21,9 @@ class ExportConfig:
     format: str = setting(
         "saved_model", "Kind of model.", topic="What", choices=("keras", "h5", "saved_model", "tflite")
     )
-    output: str = setting("", "File or folder to write; by default WORKDIR/export/model.* .", topic="What")
+    output: str = setting(
+        "", "File or folder to write; by default WORKDIR/export/model.*, or saved_model.", topic="What"
+    )
     overwrite: bool = setting(False, "Replace what is there.", topic="What")
 
 
@@ -34,13 +36,13 @@ def main(config: ExportConfig, positional: list[str]) -> None:
     import keras
     import tensorflow as tf
 
-    from tl_distributed.models.saved import ENDINGS, LABELS_FILE, read_labels, save_model
+    from tl_distributed.models.saved import DEFAULT_NAMES, ENDINGS, LABELS_FILE, read_labels, save_model
 
     workdir = config.workdir.rstrip("/")
     source = f"{workdir}/model.keras"
     if not tf.io.gfile.exists(source):
         raise UserError(f"--workdir={config.workdir}: no model.keras there; the run has not finished")
-    output = config.output.rstrip("/") or f"{workdir}/export/{config.format}{ENDINGS[config.format]}"
+    output = config.output.rstrip("/") or f"{workdir}/export/{DEFAULT_NAMES[config.format]}"
     if not output.endswith(ENDINGS[config.format]):
         raise UserError(f"--output={config.output}: --format={config.format} is written to *{ENDINGS[config.format]}")
     if tf.io.gfile.exists(output) and not config.overwrite:

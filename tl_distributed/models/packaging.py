@@ -48,7 +48,10 @@ def _resized(x: Any, native_shape: tuple[int, int, int], image_size: int) -> Any
         # TFLite has no antialiased resizing, but it multiplies matrices.
         x = _shrunk(x, "bhwc,hH->bHwc", height, (image_size, width, channels), "resize_rows")
         return _shrunk(x, "bhwc,wW->bhWc", width, (image_size, image_size, channels), "resize_columns")
-    return layers.Resizing(image_size, image_size, interpolation="bilinear", dtype="float32", name="resize")(x)
+    resize = layers.Resizing(image_size, image_size, interpolation="bilinear", dtype="float32", name="resize")
+    # Its `training` is True unless told otherwise, and every layer after it would take that over: a plain
+    # `model(images)`, and the SavedModel, would run BatchNorm and dropout as in training.
+    return resize(x, training=False)
 
 
 def _shrunk(x: Any, equation: str, old_size: int, output_shape: tuple[int, int, int], name: str) -> Any:
@@ -92,6 +95,9 @@ def _float32_copy(classifier: Any) -> Any:
     """Copies a model with every layer's precision policy set to float32; its weights are float32 already."""
     copy = type(classifier).from_config(_in_float32(classifier.get_config()))
     copy.set_weights(classifier.get_weights())
+    for layer in copy.layers:
+        if hasattr(layer, "finalize_state"):  # Normalization computes from a copy of its weights
+            layer.finalize_state()
     copy.trainable = True  # whoever opens it decides anew what to freeze
     return copy
 

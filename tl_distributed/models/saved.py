@@ -1,10 +1,14 @@
 """Opens a saved model of any of the exported kinds behind one call: uint8 images in, probabilities out."""
 
+import contextlib
 import dataclasses
+import io
 import os
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
+import absl.logging
 import keras
 import numpy as np
 import tensorflow as tf
@@ -107,7 +111,7 @@ def save_model(model: keras.Model, path: str, kind: str) -> None:
     """
     from tl_distributed.models.stock_layers import with_stock_layers
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _silence():
         made = f"{folder}/model{ENDINGS[kind]}"
         if kind == "h5":
             with_stock_layers(model).save(made)
@@ -121,6 +125,20 @@ def save_model(model: keras.Model, path: str, kind: str) -> None:
 
 
 ENDINGS = {"keras": ".keras", "h5": ".h5", "saved_model": "", "tflite": ".tflite"}
+DEFAULT_NAMES = {kind: "saved_model" if kind == "saved_model" else f"model{ending}" for kind, ending in ENDINGS.items()}
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps back what Keras and the converter say of every model: its signature, and that .h5 is an old format."""
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        absl.logging.set_verbosity(verbosity)
 
 
 def _save_tflite(model: keras.Model, path: str) -> None:

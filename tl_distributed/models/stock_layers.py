@@ -8,7 +8,8 @@ def with_stock_layers(model: Any) -> Any:
 
     MobileNetV3 adds and multiplies constants and ConvNeXt adds tensors without a layer; ConvNeXt's
     LayerScale and InceptionResNetV2's CustomScaleLayer are classes outside of `keras.layers`. A plain
-    `keras.models.load_model` refuses each of them in an `.h5`.
+    `keras.models.load_model` refuses each of them in an `.h5`, and forgets the statistics of EfficientNet's
+    Normalization.
 
     Args:
       model: Functional `keras.Model` in float32, as `packaging.package_model` makes; nested models are
@@ -26,8 +27,6 @@ def with_stock_layers(model: Any) -> Any:
         if layer.weights:
             shapes = [weight.shape for weight in layer.weights]
             layer.set_weights([np.reshape(*pair) for pair in zip(weights[path], shapes, strict=True)])
-            if hasattr(layer, "finalize_state"):  # Normalization keeps a copy of its statistics
-                layer.finalize_state()
     return copy
 
 
@@ -36,6 +35,11 @@ def _stock_layer(layer: Any) -> Any:
 
     if type(layer).__name__ == "LayerScale":  # one factor a channel
         return layers.DepthwiseConv2D(1, use_bias=False, name=layer.name, dtype=layer.dtype_policy)
+    if isinstance(layer, layers.Normalization) and layer.weights:
+        # Opening an .h5 restores such statistics, but the layer goes on with mean 0 and variance 1.
+        deviation = layer.adapt_variance.numpy() ** 0.5
+        offset = -layer.adapt_mean.numpy() / deviation
+        return layers.Rescaling((1 / deviation).tolist(), offset=offset.tolist(), name=layer.name, dtype="float32")
     return type(layer).from_config(layer.get_config())
 
 

@@ -45,7 +45,8 @@ class TrainLoop:
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 f"out of memory in steps {first_step} to {first_step + length} ({tensorflow_cause(error.message)}); "
-                "try a smaller --global_batch_size or --image_size, or --precision=mixed_bfloat16"
+                f"--global_batch_size={self._step.global_batch_size} over {self._strategy.num_replicas_in_sync} "
+                "devices is too much: try a smaller one, a smaller --image_size, or --precision=mixed_bfloat16"
             ) from None
         except tf.errors.OpError as error:
             raise self._feed.input_error(error) or error from None

@@ -112,6 +112,11 @@ class TrainStep:
         """What trains, in the order of the averages: of a whole model, or of one that begins at a bank."""
         return self._model.trainable_variables
 
+    @property
+    def global_batch_size(self) -> int:
+        """Images in a step, over all replicas."""
+        return self._settings.global_batch_size
+
     def replica_step(self, step: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> None:
         """Runs one step in replica context.
 

@@ -1,0 +1,94 @@
+"""Evaluation against stock Keras: every example once, on any batch size and number of replicas."""
+
+import engine
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tl_distributed.data.dataset import MemorySplit
+from tl_distributed.training.evaluation import Evaluator
+
+EXAMPLES = 10
+
+
+def make(where, backbone: str = "tiny_norm") -> tuple[keras.Model, Evaluator]:
+    """Returns a model with weights and statistics far from their start, and its evaluator."""
+    made = engine.make_engine(where, backbone=backbone)
+    generator = np.random.default_rng(0)
+    made.model.set_weights([weight * generator.uniform(0.5, 2, weight.shape) + 0.05 for weight in made.weights()])
+    sizes = {"features": None, "image_size": engine.IMAGE_SIZE, "normalization": "tf"}
+    return made.model, Evaluator(made.model, **sizes, runtime=where)
+
+
+def by_keras(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """Returns loss, accuracy and probabilities by a copy of the model in stock `evaluate` and `predict`."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    copy.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    inputs = tf.image.resize(images, [engine.IMAGE_SIZE] * 2, antialias=True).numpy() / 127.5 - 1.0
+    loss, accuracy = copy.evaluate(inputs, labels, verbose=0)
+    return loss, accuracy, tf.nn.softmax(copy.predict(inputs, verbose=0)).numpy()
+
+
+def assert_equal(found, expected, labels) -> None:
+    loss, accuracy, probabilities = expected
+    assert found.num_examples == len(labels)
+    assert found.loss == pytest.approx(loss, rel=1e-4)
+    assert found.accuracy == pytest.approx(accuracy)
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_allclose(found.probabilities, probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_equals_keras(replicas, xla):
+    images, labels = engine.toy_images(EXAMPLES)[0], np.arange(EXAMPLES, dtype=np.int32) % engine.NUM_CLASSES
+    model, evaluator = make(engine.runtime(replicas, xla=xla))
+    expected = by_keras(model, images, labels)
+    assert 0 < expected[1] < 1  # neither all right nor all wrong, so that the mask counts
+    split = MemorySplit(images, labels)
+    for batch_size in (4, 5, 10, 64):
+        assert_equal(evaluator.evaluate(split, batch_size=batch_size), expected, labels)
+
+
+def test_images_of_another_size_are_resized():
+    generator = np.random.default_rng(0)
+    images, labels = generator.integers(0, 256, (7, 24, 20, 3), np.uint8), np.arange(7, dtype=np.int32) % 3
+    model, evaluator = make(engine.runtime(2))
+    assert_equal(evaluator.evaluate(MemorySplit(images, labels), batch_size=4), by_keras(model, images, labels), labels)
+
+
+def test_averages_take_the_place_of_the_trained_weights():
+    images, labels = engine.toy_images(EXAMPLES)
+    split = MemorySplit(images, labels)
+    model, evaluator = make(engine.runtime(2))
+    plain = evaluator.evaluate(split, batch_size=4)
+    averages = [tf.Variable(variable.value * 0.5) for variable in model.trainable_variables]
+    averaged = evaluator.evaluate(split, batch_size=4, averages=averages)
+    for variable, average in zip(model.trainable_variables, averages, strict=True):
+        variable.assign(average)
+    assert_equal(averaged, by_keras(model, images, labels), labels)
+    assert averaged.loss != pytest.approx(plain.loss, rel=1e-3)
+
+
+def test_weights_are_read_anew_in_every_call():
+    images, labels = engine.toy_images(EXAMPLES)
+    split = MemorySplit(images, labels)
+    model, evaluator = make(engine.runtime(), backbone="tiny")
+    first = evaluator.evaluate(split, batch_size=4)
+    model.set_weights([weight * 0.5 for weight in model.get_weights()])
+    assert evaluator.evaluate(split, batch_size=4).loss != first.loss
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_short_floats_stay_close(precision):
+    images, labels = engine.toy_images(EXAMPLES)
+    model, evaluator = make(engine.runtime(precision=precision), backbone="tiny")
+    found = evaluator.evaluate(MemorySplit(images, labels), batch_size=4)
+    assert found.probabilities.dtype == np.float32
+    keras.config.set_dtype_policy("float32")
+    exact, exact_evaluator = make(engine.runtime(), backbone="tiny")
+    exact.set_weights(model.get_weights())
+    expected = exact_evaluator.evaluate(MemorySplit(images, labels), batch_size=4)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=0.03)

@@ -1,0 +1,124 @@
+"""Devices, strategy, precision and XLA from the flags; GPUs are played by stand-ins."""
+
+import subprocess
+import sys
+import types
+
+import keras
+import pytest
+import tensorflow as tf
+from conftest import REPO
+
+from tl_distributed import runtime
+from tl_distributed.commandline import UserError
+from tl_distributed.config import Config
+
+
+def start(**settings) -> runtime.Runtime:
+    return runtime.start_runtime(Config(**{"global_batch_size": 16, **settings}))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kind", "replicas"),
+    [("auto", "Mirrored", 4), ("mirrored", "Mirrored", 4), ("one_device", "OneDevice", 1)],
+)
+def test_strategy_on_the_four_virtual_devices_of_the_suite(strategy, kind, replicas):
+    started = start(strategy=strategy)
+    assert type(started.strategy).__name__ == f"{kind}Strategy"
+    assert started.num_replicas == replicas
+    assert len(started.devices) == 4 and all("CPU" in line for line in started.devices)
+
+
+def test_batch_that_does_not_divide_names_the_nearest():
+    with pytest.raises(UserError, match=r"--global_batch_size=15 does not divide by the 4 replicas; .* is 16$"):
+        start(global_batch_size=15)
+    with pytest.raises(UserError, match=r"--global_batch_size=1 .* is 4$"):
+        start(global_batch_size=1)
+    assert start(global_batch_size=15, strategy="one_device").num_replicas == 1
+
+
+def test_virtual_devices_after_the_devices_were_claimed():
+    assert start(virtual_devices=4).num_replicas == 4  # the suite has split the CPU into as many
+    with pytest.raises(UserError, match="--virtual_devices=2: this process has claimed its devices already"):
+        start(virtual_devices=2)
+
+
+def test_virtual_devices_in_a_fresh_process():
+    code = (
+        "from tl_distributed.config import Config; from tl_distributed.runtime import start_runtime; "
+        "started = start_runtime(Config(virtual_devices=3, global_batch_size=6)); "
+        "print(started.num_replicas, started.precision, started.use_xla, type(started.strategy).__name__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=REPO)
+    assert result.stdout == "3 float32 False MirroredStrategy\n", result.stderr
+
+
+def test_cpu_trains_in_float32_without_xla_unless_told_otherwise():
+    started = start(strategy="one_device")
+    assert (started.precision, started.use_xla) == ("float32", False)
+    started = start(strategy="one_device", precision="mixed_bfloat16", xla="on")
+    assert (started.precision, started.use_xla) == ("mixed_bfloat16", True)
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
+
+
+def test_seed_sets_the_initial_weights():
+    def weights(seed: int):
+        start(seed=seed)
+        return keras.layers.Dense(4)(tf.ones([1, 4])).numpy().tolist()
+
+    assert weights(1) == weights(1) != weights(2)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Plays GPUs of the given compute capabilities; training still happens on the CPU's devices."""
+
+    def play(*capabilities: tuple[int, int]) -> list[str]:
+        cards = [types.SimpleNamespace(name=f"GPU:{index}") for index in range(len(capabilities))]
+        details = {
+            card.name: {"device_name": "Card", "compute_capability": capability}
+            for card, capability in zip(cards, capabilities, strict=True)
+        }
+        grown = []
+        logical = tf.config.list_logical_devices("CPU")[: len(cards)]
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: cards if kind == "GPU" else [])
+        monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: logical if kind == "GPU" else [])
+        monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda card: details[card.name])
+        monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda card, _: grown.append(card.name))
+        return grown
+
+    return play
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ([(9, 0)], "mixed_bfloat16"),
+        ([(8, 0), (8, 9)], "mixed_bfloat16"),
+        ([(7, 5)], "mixed_float16"),
+        ([(7, 0)], "mixed_float16"),
+        ([(9, 0), (7, 5)], "mixed_float16"),
+        ([(6, 1)], "float32"),
+        ([(8, 0), (6, 1)], "float32"),
+        ([(10, 0)], "mixed_bfloat16"),
+    ],
+)
+def test_gpus_choose_precision_by_the_weakest_and_turn_xla_on(gpus, capabilities, precision):
+    grown = gpus(*capabilities)
+    started = start()
+    assert (started.precision, started.use_xla) == (precision, True)
+    assert started.num_replicas == len(capabilities) == len(grown)  # and none takes all the memory of its card
+    major, minor = capabilities[0]
+    assert f"(Card, compute capability {major}.{minor})" in started.devices[0]
+
+
+def test_flags_win_over_what_gpus_would_choose(gpus):
+    gpus((9, 0))
+    started = start(precision="float32", xla="off")
+    assert (started.precision, started.use_xla) == ("float32", False)
+
+
+def test_virtual_devices_beside_gpus_are_refused(gpus):
+    gpus((9, 0), (9, 0))
+    with pytest.raises(UserError, match="--virtual_devices=2 splits the CPU, but there are 2 GPUs"):
+        start(virtual_devices=2)
