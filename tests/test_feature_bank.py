@@ -339,6 +339,14 @@ def test_stopped_and_resumed_equals_uninterrupted(train, tmp_path, pretrained):
     assert len(names[0]) == 2
 
 
+def test_resumed_run_keeps_what_auto_chose_at_its_start(train, tmp_path):
+    train("run", feature_bank="auto", max_steps=5)
+    train("run", feature_bank="auto")
+    written = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert written["feature_bank"] == "off"  # too short at the start
+    assert not (tmp_path / "run" / "feature_bank").exists()
+
+
 @pytest.mark.parametrize("mode", ["memory", "stream"])
 @pytest.mark.parametrize("damage", ["cut short", "flipped bit", "record lost"])
 def test_damaged_bank_is_named(train, tmp_path, mode, damage):
