@@ -36,9 +36,9 @@ def toy_images(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def settings(**changes) -> StepSettings:
     base = StepSettings(
-        augment=NAMED_AUGMENTATIONS["none"], image_size=IMAGE_SIZE, normalization="tf", num_classes=NUM_CLASSES,
-        global_batch_size=BATCH, label_smoothing=0.0, weight_decay=0.0, layer_decay=1.0, clip_norm=0.0, ema_decay=0.0,
-        all_reduce_dtype="float32", seed=0,
+        features=None, augment=NAMED_AUGMENTATIONS["none"], image_size=IMAGE_SIZE, normalization="tf",
+        num_classes=NUM_CLASSES, global_batch_size=BATCH, label_smoothing=0.0, weight_decay=0.0, layer_decay=1.0,
+        clip_norm=0.0, ema_decay=0.0, all_reduce_dtype="float32", seed=0,
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 

@@ -24,7 +24,8 @@ from tl_distributed.commandline import import_tensorflow, refuse_positional, run
 class FitConfig:
     data_dir: str = setting("", "Data set.", topic="Flags")
     weights: str = setting("", "Keras weights file of the backbone; empty is random.", topic="Flags")
-    transfer: str = setting("full", "What trains.", topic="Flags", choices=("scratch", "frozen", "full"))
+    transfer: str = setting("full", "What trains.", topic="Flags", choices=("scratch", "frozen", "partial", "full"))
+    unfreeze_last_layers: int = setting(30, "partial: how many layers of the backbone train.", topic="Flags")
     image_size: int = setting(96, "Side in pixels.", topic="Flags")
     epochs: int = setting(3, "Epochs.", topic="Flags")
     global_batch_size: int = setting(32, "Images in a step.", topic="Flags")
@@ -94,6 +95,9 @@ def make_model(config: FitConfig, *, num_classes: int):
         if isinstance(layer, keras.layers.BatchNormalization) and config.batch_norm_momentum:
             layer.momentum = config.batch_norm_momentum
     backbone.trainable = config.transfer != "frozen"
+    if config.transfer == "partial":
+        for layer in backbone.layers[: -config.unfreeze_last_layers - 1]:  # the last layer is the pooling
+            layer.trainable = False
     x = keras.layers.Dropout(config.dropout)(backbone.output)
     return keras.Model(backbone.input, keras.layers.Dense(num_classes)(x))
 

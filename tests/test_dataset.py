@@ -194,12 +194,12 @@ def _without_label(path: pathlib.Path) -> None:
 
 
 FAULTS = {
-    "bit flipped": (_flip_a_bit, "bad record .*verify_tfrecords names it"),
-    "cut short": (_cut, "bad record .*verify_tfrecords names it"),
-    "no label": (_without_label, "bad record .*label.*verify_tfrecords names it"),
+    "bit flipped": (_flip_a_bit, "bad record .*verify_tfrecords names the shard"),
+    "cut short": (_cut, "bad record .*verify_tfrecords names the shard"),
+    "no label": (_without_label, "bad record .*label.*verify_tfrecords names the shard"),
     "small image": (
         lambda path: _rewrite(path, [*_records(path)[:-1], encode_record(bytes(27), 0)]),
-        "bad record .*verify_tfrecords names it",
+        "bad record .*verify_tfrecords names the shard",
     ),
     "record lost": (
         lambda path: _rewrite(path, _records(path)[:-1]),

@@ -17,7 +17,8 @@ def make(where, backbone: str = "tiny_norm") -> tuple[keras.Model, Evaluator]:
     made = engine.make_engine(where, backbone=backbone)
     generator = np.random.default_rng(0)
     made.model.set_weights([weight * generator.uniform(0.5, 2, weight.shape) + 0.05 for weight in made.weights()])
-    return made.model, Evaluator(made.model, image_size=engine.IMAGE_SIZE, normalization="tf", runtime=where)
+    sizes = {"features": None, "image_size": engine.IMAGE_SIZE, "normalization": "tf"}
+    return made.model, Evaluator(made.model, **sizes, runtime=where)
 
 
 def by_keras(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> tuple[float, float, np.ndarray]:

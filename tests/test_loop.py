@@ -10,6 +10,7 @@ from toy_dataset import write_toy_dataset
 from tl_distributed.commandline import UserError
 from tl_distributed.data.dataset import load_splits
 from tl_distributed.data.records import read_manifest
+from tl_distributed.data.shards import image_format
 from tl_distributed.training.loop import TrainLoop
 
 
@@ -25,7 +26,7 @@ def test_a_bad_record_ends_training_with_the_data_set_named(tmp_path, replicas, 
         shard.write_bytes(content)
     shape = info.image_shape if fault == "bit flipped" else (engine.IMAGE_SIZE + 1, engine.IMAGE_SIZE, 3)
     split = load_splits(data_dir, info, ("train",), input_mode="stream", shuffle_buffer_examples=8)["train"]
-    split._image_shape = shape
+    split._format = image_format(shape)
     where = engine.runtime(replicas)
     made = engine.make_engine(where, backbone="tiny")
     feed = split.train_feed(global_batch_size=engine.BATCH, num_replicas=replicas, seed=0, first_step=0)

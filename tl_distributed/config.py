@@ -12,8 +12,8 @@ from tl_distributed.models.backbones import Backbone, get_backbone
 from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS, AugmentSettings
 from tl_distributed.recipes import expand_recipes
 
-MODEL, TRANSFER, PIXELS, OPTIMIZATION, DEVICES, INPUT, RUN = (
-    "Model", "Transfer", "Pixels and augmentation", "Optimization", "Devices", "Data and input", "Run",
+MODEL, TRANSFER, BANK, PIXELS, OPTIMIZATION, DEVICES, INPUT, RUN = (
+    "Model", "Transfer", "Feature bank", "Pixels and augmentation", "Optimization", "Devices", "Data and input", "Run",
 )  # fmt: skip
 _FROM_SET = "by default as --augment says"
 
@@ -56,6 +56,32 @@ class Config:
         0, "partial, two_phase: train the backbone's last N layers.", topic=TRANSFER, minimum=0
     )
     unfreeze_from: str = setting("", "partial, two_phase: train the backbone from this layer on.", topic=TRANSFER)
+
+    feature_bank: str = setting(
+        "auto",
+        "Compute once what the frozen layers make of each image, and train the rest from it; auto does so where it "
+        "pays.",
+        topic=BANK, choices=("auto", "on", "off"),
+    )  # fmt: skip
+    bank_views: int = setting(
+        0,
+        "With augmentation: bank this many fixed random views of each training image, shown in turn (an "
+        "approximation); 0 banks unaugmented training only.",
+        topic=BANK, minimum=0, maximum=100,
+    )  # fmt: skip
+    bank_dtype: str = setting(
+        "auto",
+        "Type of the banked features; auto keeps the one that they are computed in, so nothing is lost; bfloat16 "
+        "takes half of float32's space.",
+        topic=BANK, choices=("auto", "float32", "bfloat16"),
+    )  # fmt: skip
+    bank_mode: str = setting(
+        "auto", "Read the bank into memory, or stream it from its files; auto goes by size and free memory.",
+        topic=BANK, choices=("auto", "memory", "stream"),
+    )  # fmt: skip
+    bank_dir: str = setting(
+        "", "Folder of the banks, which runs may share; by default WORKDIR/feature_bank.", topic=BANK
+    )
 
     image_size: int = setting(
         0, "Side in pixels that the backbone sees; 0 is the backbone's own.", topic=PIXELS, minimum=0, maximum=2048
@@ -209,6 +235,7 @@ class Config:
         backbone = get_backbone(self.backbone)
         _check_weights(self, backbone)
         _check_unfreezing(self)
+        _check_bank(self)
         self.augment_settings()  # raises for a strength out of its range
         if self.image_size and self.image_size < backbone.minimum_size:
             raise UserError(
@@ -254,6 +281,22 @@ class Config:
         weights = self.weights or ("imagenet" if pretrained and self.transfer != "scratch" else "none")
         return self.transfer or ("scratch" if weights == "none" else "two_phase"), weights
 
+    def why_nothing_to_bank(self) -> str:
+        """Returns why the settings leave no features to bank, or nothing where they do."""
+        transfer, _ = self.transfer_and_weights()
+        if transfer in ("scratch", "full"):
+            return f"--transfer={transfer} freezes nothing"
+        if self.images_per_class:
+            return "--images_per_class trains on a part of the split"
+        if self.layer_decay != 1:
+            return "--layer_decay counts the blocks of the whole backbone"
+        augmentation = self.augment_settings()
+        if augmentation.mixes_images:
+            return "MixUp and CutMix mix other images in every epoch; --mixup=0 and --cutmix=0 switch them off"
+        if augmentation != NAMED_AUGMENTATIONS["none"] and not self.bank_views:
+            return "augmentation changes the images in every epoch; --augment=none or --bank_views=K allow it"
+        return ""
+
     def augment_settings(self) -> AugmentSettings:
         """Returns the named set with the flags that were given put over it."""
         named = NAMED_AUGMENTATIONS[self.augment]
@@ -275,6 +318,16 @@ def _check_weights(config: Config, backbone: Backbone) -> None:
             f"--transfer={transfer} without pretrained weights would keep random ones; "
             "use --transfer=scratch, --weights=imagenet or --weights=PATH"
         )
+
+
+def _check_bank(config: Config) -> None:
+    reason = config.why_nothing_to_bank()
+    if config.feature_bank == "on" and reason:
+        raise UserError(f"--feature_bank=on: {reason}")
+    if config.bank_views and config.feature_bank == "off":
+        raise UserError(f"--bank_views={config.bank_views} has no effect with --feature_bank=off; drop one of the two")
+    if config.bank_views and config.augment_settings() == NAMED_AUGMENTATIONS["none"]:
+        raise UserError(f"--bank_views={config.bank_views} has no effect without augmentation; drop it")
 
 
 def _check_unfreezing(config: Config) -> None:

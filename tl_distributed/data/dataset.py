@@ -2,35 +2,51 @@
 
 Both kinds answer the same two questions. Training: the uint8 images of one replica's slice of global batch
 number `step`. Evaluation: every example exactly once, in fixed-size batches with the count of real rows.
+A split may hold rows of features in place of images (`feature_bank`), and several versions of each example, of
+which epoch e shows version e modulo their number.
 No `tf.distribute` dataset is used: with one alive in the process the training step ran at half speed on CPUs.
 """
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError, tensorflow_cause
+from tl_distributed.commandline import UserError
 from tl_distributed.data.free_memory import free_memory_bytes
 from tl_distributed.data.order import example_indices
-from tl_distributed.data.records import DatasetInfo, parse_records
+from tl_distributed.data.records import DatasetInfo
+from tl_distributed.data.shards import (
+    READ_BATCH,
+    READ_ERRORS,
+    RecordFormat,
+    bad_record,
+    check_size,
+    image_format,
+    ordered,
+    read_all,
+    read_batches,
+    shard_paths,
+    wrong_count,
+)  # fmt: skip
 from tl_distributed.data.subset import StratifiedChoice
 
 _LOG = logging.getLogger(__name__)
 
-_READ_BATCH = 1024
 _INTERLEAVED_RECORDS, _OPEN_FILES = 64, 16
-_READ_ERRORS = (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
 _PARSING, _COUNT = "parse_records_of_shard", "wrong number of records"  # by which errors of the graph are told apart
-_MEMORY_SHARE = 0.25  # of the free memory: the most that auto gives to the splits
+MEMORY_SHARE = 0.25  # of the free memory: the most that auto gives to the splits
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatch:
-    """`images [batch, h, w, 3] uint8` and `labels [batch] int32`, of which the first `num_valid` rows are real."""
+    """`images [batch, h, w, 3] uint8` and `labels [batch] int32`, of which the first `num_valid` rows are real.
+
+    From a bank the images are rows of features.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -67,8 +83,8 @@ class MemorySplit:
     mode = "memory"
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
-        """Takes `images [n, h, w, 3] uint8` and `labels [n] int32`."""
-        self.num_examples = len(images)
+        """Takes `images [versions * n, h, w, 3] uint8`, one version of all after the other, and `labels [n] int32`."""
+        self.num_examples = len(labels)
         with tf.device("/cpu:0"):  # on the host also where there are GPUs: only batches travel
             self._images, self._labels = tf.constant(images), tf.constant(labels, tf.int32)
 
@@ -77,9 +93,11 @@ class MemorySplit:
         return _MemoryFeed(self._images, self._labels, global_batch_size, global_batch_size // num_replicas, seed)
 
     def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]:
-        images, labels = self._images.numpy(), self._labels.numpy()
         for start in range(0, self.num_examples, batch_size):
-            yield _padded(images[start : start + batch_size], labels[start : start + batch_size], batch_size)
+            end = min(start + batch_size, self.num_examples)
+            with tf.device("/cpu:0"):
+                images, labels = self._images[start:end].numpy(), self._labels[start:end].numpy()
+            yield _padded(images, labels, batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +119,10 @@ class _MemoryFeed:
             first = tf.cast(step, tf.int64) * self.global_batch_size
             first += tf.cast(replica, tf.int64) * self.replica_batch_size
             positions = first + tf.range(self.replica_batch_size, dtype=tf.int64)
-            indices = example_indices(positions, num_examples=self.images.shape[0], seed=self.seed)
-            return tf.gather(self.images, indices), tf.gather(self.labels, indices)
+            num_examples = self.labels.shape[0]
+            indices = example_indices(positions, num_examples=num_examples, seed=self.seed)
+            version = positions // num_examples % (self.images.shape[0] // num_examples)
+            return tf.gather(self.images, version * num_examples + indices), tf.gather(self.labels, indices)
 
 
 class StreamSplit:
@@ -110,18 +130,22 @@ class StreamSplit:
 
     mode = "stream"
 
-    def __init__(self, files: list[str], num_examples: int, image_shape: tuple[int, int, int], buffer_examples: int):
+    def __init__(
+        self, versions: Sequence[list[str]], num_examples: int, record_format: RecordFormat, buffer_examples: int
+    ):
+        """`versions` are the files of each version, whose records are in the same order."""
         self.num_examples = num_examples
-        self._files, self._image_shape, self._buffer_examples = files, image_shape, buffer_examples
+        self._versions, self._format, self._buffer_examples = versions, record_format, buffer_examples
 
     def train_feed(self, *, global_batch_size: int, num_replicas: int, seed: int, first_step: int) -> TrainFeed:
         dataset = self._endless(seed, first_step * global_batch_size)
         dataset = dataset.rebatch(global_batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-        return _StreamFeed(iter(dataset), self._files, self._image_shape, global_batch_size // num_replicas)
+        return _StreamFeed(iter(dataset), self._versions[0], self._format, global_batch_size // num_replicas)
 
     def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]:
-        dataset = tf.data.TFRecordDataset(self._files, num_parallel_reads=tf.data.AUTOTUNE).with_options(_ordered())
-        dataset = dataset.batch(batch_size).map(lambda rows: parse_records(rows, self._image_shape))
+        files = self._versions[0]
+        dataset = tf.data.TFRecordDataset(files, num_parallel_reads=tf.data.AUTOTUNE).with_options(ordered())
+        dataset = dataset.batch(batch_size).map(self._format.parse)
         done = 0
         try:
             for images, labels in dataset.prefetch(2).as_numpy_iterator():
@@ -129,10 +153,10 @@ class StreamSplit:
                 if done > self.num_examples:
                     break
                 yield _padded(images, labels, batch_size)
-        except _READ_ERRORS as error:
-            raise _bad_record(self._files, error) from None
+        except READ_ERRORS as error:
+            raise bad_record(files, error, self._format) from None
         if done != self.num_examples:
-            raise _wrong_count(self._files)
+            raise wrong_count(files, self._format)
 
     def _endless(self, seed: int, first_position: int) -> tf.data.Dataset:
         """Returns batches, of any size, of serialised records from `first_position` of the endless sequence on.
@@ -140,10 +164,10 @@ class StreamSplit:
         Any position can be reached again: whole epochs are jumped over, the rest of one is read and dropped.
         """
         first_epoch, skipped = divmod(first_position, self.num_examples)
-        rest = self._epoch(seed, tf.constant(first_epoch, tf.int64)).unbatch().skip(skipped).batch(_READ_BATCH)
+        rest = self._epoch(seed, tf.constant(first_epoch, tf.int64)).unbatch().skip(skipped).batch(READ_BATCH)
         following = tf.data.Dataset.counter(start=first_epoch + 1, dtype=tf.int64)
         following = following.flat_map(lambda epoch: self._epoch(seed, epoch))
-        return rest.concatenate(following).with_options(_ordered())
+        return rest.concatenate(following).with_options(ordered())
 
     def _epoch(self, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
         """Returns one epoch in batches: files in a new order, interleaved, then each window of records shuffled.
@@ -152,12 +176,13 @@ class StreamSplit:
         records one by one. The shards are shuffled already, so a window need not reach into the next.
         """
         epoch_seed = tf.random.experimental.stateless_fold_in([seed, 0], tf.cast(epoch, tf.int32))
-        files = tf.random.experimental.stateless_shuffle(tf.constant(self._files), epoch_seed)
+        files = tf.constant(self._versions)[epoch % len(self._versions)]
+        files = tf.random.experimental.stateless_shuffle(files, epoch_seed)
         windows = (
             tf.data.Dataset.from_tensor_slices(files)
             .interleave(
                 lambda file: tf.data.TFRecordDataset(file).batch(_INTERLEAVED_RECORDS),
-                cycle_length=min(_OPEN_FILES, len(self._files)),
+                cycle_length=min(_OPEN_FILES, len(self._versions[0])),
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
             )
@@ -179,14 +204,14 @@ class StreamSplit:
 class _StreamFeed:
     iterator: Any
     files: list[str]
-    image_shape: tuple[int, int, int]
+    format: RecordFormat
     replica_batch_size: int
 
     def input_error(self, error: tf.errors.OpError) -> UserError | None:
         if isinstance(error, tf.errors.FailedPreconditionError) or _COUNT in error.message:
-            return _wrong_count(self.files)
+            return wrong_count(self.files, self.format)
         read = isinstance(error, tf.errors.DataLossError) or _PARSING in error.message
-        return _bad_record(self.files, error) if read else None
+        return bad_record(self.files, error, self.format) if read else None
 
     def host_inputs(self) -> tuple[tf.Tensor]:
         return (next(self.iterator),)
@@ -197,8 +222,8 @@ class _StreamFeed:
             first = tf.cast(replica, tf.int32) * self.replica_batch_size
             rows = serialized[first : first + self.replica_batch_size]
             with tf.name_scope(_PARSING):
-                images, labels = parse_records(rows, self.image_shape)
-            images = tf.ensure_shape(images, [self.replica_batch_size, *self.image_shape])
+                images, labels = self.format.parse(rows)
+            images = tf.ensure_shape(images, [self.replica_batch_size, *self.format.shape])
             return images, tf.ensure_shape(labels, [self.replica_batch_size])
 
 
@@ -221,17 +246,16 @@ def load_splits(
     num_bytes = sum(info.splits[name].num_examples for name in present) * int(np.prod(info.image_shape))
     if input_mode == "auto":
         free = free_memory_bytes()
-        input_mode = "memory" if num_bytes <= _MEMORY_SHARE * free else "stream"
+        input_mode = "memory" if num_bytes <= MEMORY_SHARE * free else "stream"
         _LOG.info(
             "Input: %s mode (%.0f MB of pixels, %.0f MB of memory free).", input_mode, num_bytes / 1e6, free / 1e6
         )
     splits: dict[str, Split] = {}
     for name in present:
-        files, num_examples = _shard_files(data_dir, info, name), info.splits[name].num_examples
-        if input_mode == "memory":
-            splits[name] = MemorySplit(*_read_all(files, num_examples, info.image_shape))
-        else:
-            splits[name] = StreamSplit(files, num_examples, info.image_shape, shuffle_buffer_examples)
+        splits[name] = open_split(
+            [_checked_files(data_dir, info, name)], info.splits[name].num_examples, image_format(info.image_shape),
+            mode=input_mode, shuffle_buffer_examples=shuffle_buffer_examples,
+        )  # fmt: skip
     return splits
 
 
@@ -248,88 +272,65 @@ def load_subset(data_dir: str, info: DatasetInfo, name: str, *, images_per_class
     Raises:
       UserError: As `load_splits`.
     """
-    split = info.splits[name]
-    files = _shard_files(data_dir, info, name)
+    split, record_format = info.splits[name], image_format(info.image_shape)
+    files = _checked_files(data_dir, info, name)
     counts = [split.counts_per_class.get(class_name, 0) for class_name in info.class_names]
     choice = StratifiedChoice(counts, images_per_class=images_per_class, seed=seed)
     images, labels = [np.empty((0, *info.image_shape), np.uint8)], [np.empty(0, np.int32)]
     done = 0
-    for batch_images, batch_labels in _read_batches(files, info.image_shape):
+    for batch_images, batch_labels in read_batches(files, record_format):
         done += len(batch_labels)
         try:
             chosen = choice.mask(batch_labels)
         except IndexError:  # more of a class than the manifest says
-            raise _wrong_count(files) from None
+            raise wrong_count(files, record_format) from None
         images.append(batch_images[chosen])
         labels.append(batch_labels[chosen])
     if done != split.num_examples:
-        raise _wrong_count(files)
+        raise wrong_count(files, record_format)
     short = [class_name for class_name, count in zip(info.class_names, counts, strict=True) if count < images_per_class]
     if short:
         _LOG.info("--images_per_class=%d: fewer in %s, all are taken.", images_per_class, ", ".join(short[:5]))
     return MemorySplit(np.concatenate(images), np.concatenate(labels))
 
 
-def _shard_files(data_dir: str, info: DatasetInfo, name: str) -> list[str]:
+def _checked_files(data_dir: str, info: DatasetInfo, name: str) -> list[str]:
     """Returns the paths of a split's shards after a look at each file's size."""
-    shards = {f"{data_dir.rstrip('/')}/{shard.file}": shard for shard in info.splits[name].shards if shard.num_records}
+    shards = shard_paths(data_dir, info, name)
     if not shards:
         raise UserError(f"--data_dir={data_dir}: split {name} has no examples")
     for file, shard in shards.items():
-        _check_size(file, shard.num_bytes)
+        check_size(file, shard.num_bytes)
     return list(shards)
 
 
-def _check_size(file: str, num_bytes: int) -> None:
-    try:
-        found = tf.io.gfile.stat(file).length
-    except tf.errors.NotFoundError:
-        raise UserError(f"{file}: missing; build the data set again with --overwrite") from None
-    if found != num_bytes:
-        raise UserError(
-            f"{file}: {found} bytes, dataset.json says {num_bytes}; copy it anew, or build the data set again "
-            "with --overwrite"
-        )
+def open_split(
+    versions: Sequence[list[str]],
+    num_examples: int,
+    record_format: RecordFormat,
+    *,
+    mode: str,
+    shuffle_buffer_examples: int,
+) -> Split:
+    """Opens the split that lies in some files.
 
+    Args:
+      versions: Files of each version; all versions hold the same examples in the same order.
+      num_examples: Of each version.
+      record_format: Of their records.
+      mode: memory or stream.
+      shuffle_buffer_examples: Window of stream mode.
 
-def _read_all(files: list[str], num_examples: int, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = np.empty((num_examples, *image_shape), np.uint8), np.empty(num_examples, np.int32)
-    done = 0
-    for batch_images, batch_labels in _read_batches(files, image_shape):
-        end = done + len(batch_images)
-        if end > num_examples:
-            raise _wrong_count(files)
-        images[done:end], labels[done:end] = batch_images, batch_labels
-        done = end
-    if done != num_examples:
-        raise _wrong_count(files)
-    return images, labels
-
-
-def _read_batches(files: list[str], image_shape: tuple[int, int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields images and labels of all records in order, in batches of any size."""
-    dataset = tf.data.TFRecordDataset(files, num_parallel_reads=tf.data.AUTOTUNE).with_options(_ordered())
-    dataset = dataset.batch(_READ_BATCH).map(
-        lambda rows: parse_records(rows, image_shape), num_parallel_calls=tf.data.AUTOTUNE
-    )
-    try:
-        yield from dataset.prefetch(2).as_numpy_iterator()
-    except _READ_ERRORS as error:
-        raise _bad_record(files, error) from None
-
-
-def _bad_record(files: list[str], error: tf.errors.OpError) -> UserError:
-    return UserError(
-        f"{files[0]} or one of the {len(files) - 1} shards beside it has a bad record "
-        f"({tensorflow_cause(error.message)}); python -m data_prep.verify_tfrecords names it"
-    )
-
-
-def _wrong_count(files: list[str]) -> UserError:
-    return UserError(
-        f"{files[0]} and the {len(files) - 1} shards beside it do not hold as many records as dataset.json says; "
-        "python -m data_prep.verify_tfrecords names the shard"
-    )
+    Raises:
+      UserError: In memory mode a record that does not parse, or a wrong number of them.
+    """
+    if mode == "stream":
+        return StreamSplit(versions, num_examples, record_format, shuffle_buffer_examples)
+    shape = (len(versions) * num_examples, *record_format.shape)
+    images, labels = np.empty(shape, record_format.dtype.as_numpy_dtype), np.empty(num_examples, np.int32)
+    for index, files in enumerate(versions):
+        read_all(files, images[index * num_examples :][:num_examples], labels, record_format)
+    return MemorySplit(images, labels)
 
 
 def _padded(images: np.ndarray, labels: np.ndarray, batch_size: int) -> EvalBatch:
@@ -339,9 +340,3 @@ def _padded(images: np.ndarray, labels: np.ndarray, batch_size: int) -> EvalBatc
         images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
         labels = np.concatenate([labels, np.repeat(labels[-1:], missing, axis=0)])
     return EvalBatch(images, labels, batch_size - missing)
-
-
-def _ordered() -> tf.data.Options:
-    options = tf.data.Options()
-    options.deterministic = True
-    return options

@@ -18,10 +18,11 @@ def count_macs(model: Any) -> int:
     """
     import keras
 
-    return sum(_layer_macs(layer) for layer in model._flatten_layers() if isinstance(layer, keras.layers.Layer))
+    return sum(layer_macs(layer) for layer in model._flatten_layers() if isinstance(layer, keras.layers.Layer))
 
 
-def _layer_macs(layer: Any) -> int:
+def layer_macs(layer: Any) -> int:
+    """Returns what `count_macs` counts for one layer, without the layers inside it."""
     import keras
 
     if isinstance(layer, keras.layers.SeparableConv2D):

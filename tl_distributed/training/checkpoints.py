@@ -82,6 +82,12 @@ class Checkpoints:
             first_line = str(error).strip().splitlines()[0]
             raise UserError(f"{path}: does not fit this run ({first_line}); use another --workdir") from None
 
+    def restore_weights(self, model: keras.Model) -> None:
+        """Restores the model's weights alone, for what has to be computed from them before the step is built."""
+        weights = [variable.value for variable in _weights(model)]
+        path = tf.train.latest_checkpoint(self._folder)
+        tf.train.Checkpoint(weights=weights).restore(path).assert_existing_objects_matched().expect_partial()
+
     def save(self, model: keras.Model, step: TrainStep, position: Position) -> str:
         """Saves everything; returns the path. A checkpoint of the same step is written over."""
         text = tf.Variable(json.dumps(dataclasses.asdict(position)), dtype=tf.string)
@@ -92,7 +98,7 @@ class Checkpoints:
 
     def save_best(self, model: keras.Model, step: TrainStep, at_step: int) -> None:
         """Saves the weights that were evaluated: the averages where there are any."""
-        values = [variable.value for variable in model.trainable_variables]
+        values = [variable.value for variable in step.trainable_variables]
         evaluated = dict(zip(map(id, values), step.averages or values, strict=True))
         weights = [evaluated.get(id(variable.value), variable.value) for variable in _weights(model)]
         manager = tf.train.CheckpointManager(
@@ -105,7 +111,7 @@ class Checkpoints:
         path = tf.train.latest_checkpoint(f"{self._folder}/best")
         if path is None:
             _LOG.info("No epoch has been validated yet: the newest weights are taken.")
-            for average, variable in zip(step.averages, model.trainable_variables, strict=bool(step.averages)):
+            for average, variable in zip(step.averages, step.trainable_variables, strict=bool(step.averages)):
                 variable.assign(average)
             return
         weights = [variable.value for variable in _weights(model)]

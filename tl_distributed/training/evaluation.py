@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.data.dataset import EvalBatch, Split
+from tl_distributed.data.feature_bank import FeatureLayout
 from tl_distributed.pixels.augment import resize_batch
 from tl_distributed.pixels.normalize import normalize
 from tl_distributed.runtime import Runtime
@@ -36,8 +37,18 @@ class Evaluation:
 class Evaluator:
     """Compiled evaluation of one model; the weights are read anew in every call."""
 
-    def __init__(self, model: keras.Model, *, image_size: int, normalization: str, runtime: Runtime):
-        self._model, self._image_size, self._normalization = model, image_size, normalization
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        features: FeatureLayout | None,
+        image_size: int,
+        normalization: str,
+        runtime: Runtime,
+    ):
+        """`features`: of the rows of a bank, which the splits hold in place of images; `None` for images."""
+        self._model, self._features = model, features
+        self._image_size, self._normalization = image_size, normalization
         self._strategy, self._num_replicas = runtime.strategy, runtime.num_replicas
         self._predict = tf.function(self._predict_body, autograph=False, jit_compile=runtime.use_xla or None)
         self._evaluate_batch = tf.function(self._evaluate_batch_body, autograph=False)
@@ -82,7 +93,10 @@ class Evaluator:
         return sums, tf.concat(self._strategy.experimental_local_results(probabilities), axis=0)
 
     def _predict_body(self, images: Any, labels: Any, mask: Any, trainable: Any, non_trainable: Any) -> Any:
-        inputs = normalize(resize_batch(images, image_size=self._image_size), self._normalization)
+        if self._features is not None:
+            inputs = self._features.split(images)
+        else:
+            inputs = normalize(resize_batch(images, image_size=self._image_size), self._normalization)
         logits, _ = self._model.stateless_call(trainable, non_trainable, inputs, training=False)
         mask = tf.cast(mask, tf.float32)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

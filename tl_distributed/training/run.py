@@ -11,15 +11,18 @@ import tensorflow as tf
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
 from tl_distributed.data.dataset import Split, load_splits, load_subset
+from tl_distributed.data.feature_bank import FeatureLayout
 from tl_distributed.data.records import SPLITS, DatasetInfo, read_manifest
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.batch_norm import initial_share_after
 from tl_distributed.models.build import build_model
+from tl_distributed.models.cutting import Cut, cut_at_frozen
 from tl_distributed.models.freezing import freeze_for, parameter_counts
 from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.reporting.report import write_json
 from tl_distributed.reporting.run_log import RunLog
 from tl_distributed.runtime import Runtime, start_runtime
+from tl_distributed.training.banking import Trained, open_banked_phase, resolve_bank
 from tl_distributed.training.checkpoints import Checkpoints, Position
 from tl_distributed.training.evaluation import Evaluation, Evaluator
 from tl_distributed.training.examples import misclassified, preview
@@ -83,12 +86,16 @@ class _Run:
         self._backbone = get_backbone(config.backbone)
         self._splits = _load(config, info)
         # Resolved here and not before, since it goes by free memory; a resumed run keeps what it began with.
-        self._config = config = dataclasses.replace(config, input_mode=self._splits["train"].mode)
+        config = dataclasses.replace(config, input_mode=self._splits["train"].mode)
         with runtime.strategy.scope():
             # A checkpoint holds every weight: a resumed run does without the pretrained file.
             self._model = build_model(config, num_classes=info.num_classes, load_weights=not resumed)
         self._phases = plan_phases(config, num_examples=self._splits["train"].num_examples)
+        cuts = [self._cut(phase, config) for phase in self._phases]
+        self._config = config = resolve_bank(config, self._phases, cuts, info)
+        self._cuts = cuts if config.feature_bank == "on" else [None] * len(cuts)
         self._evaluator: Evaluator | None = None
+        self._evaluated_splits = self._splits
 
     def execute(self, position: Position) -> dict[str, Any]:
         """Trains every phase that is left, then evaluates the best weights and writes the results."""
@@ -99,8 +106,10 @@ class _Run:
         with RunLog(config.workdir, last_step=position.step) as log, StopRequest() as stop:
             log.start(written)
             timing, restore = np.zeros(2), self._resumed
+            if restore and any(self._cuts):
+                self._checkpoints.restore_weights(self._model)
             while True:
-                run, loop, step = self._prepare(self._phases[position.phase], position, log, stop)
+                run, loop, step = self._prepare(position, log, stop)
                 if restore:
                     self._checkpoints.restore(self._model, step)
                     restore = False
@@ -121,26 +130,47 @@ class _Run:
             self._checkpoints.restore_best(self._model, step)
             return self._finish(position, timing, log, finished=last and run.complete)
 
-    def _prepare(
-        self, phase: Phase, position: Position, log: RunLog, stop: StopRequest
-    ) -> tuple[PhaseRun, TrainLoop, TrainStep]:
-        """Freezes for the phase, and builds its step, its input from the position on, and its driver."""
-        config, train = self._config, self._splits["train"]
+    def _freeze(self, phase: Phase, config: Config) -> None:
+        partial = phase.freezing == "partial"
         freeze_for(
             self._model, phase.freezing,
-            unfreeze_last_layers=config.unfreeze_last_layers if phase.freezing == "partial" else 0,
-            unfreeze_from=config.unfreeze_from if phase.freezing == "partial" else "",
+            unfreeze_last_layers=config.unfreeze_last_layers if partial else 0,
+            unfreeze_from=config.unfreeze_from if partial else "",
         )  # fmt: skip
+
+    def _cut(self, phase: Phase, config: Config) -> Cut | None:
+        if config.feature_bank == "off" or config.why_nothing_to_bank():
+            return None
+        self._freeze(phase, config)
+        return cut_at_frozen(self._model)
+
+    def _trained(self, phase: Phase, cut: Cut | None, stop: StopRequest) -> Trained:
+        """Returns what the phase trains, and on what: the whole model and images, or from a bank on."""
+        self._freeze(phase, self._config)
+        if cut is None:
+            return Trained(self._model, None, self._splits)
+        return open_banked_phase(
+            cut, self._config, self._info,
+            normalization=self._backbone.normalization, runtime=self._runtime, stop=stop,
+        )  # fmt: skip
+
+    def _prepare(self, position: Position, log: RunLog, stop: StopRequest) -> tuple[PhaseRun, TrainLoop, TrainStep]:
+        """Freezes for the phase, and builds its step, its input from the position on, and its driver."""
+        config, phase = self._config, self._phases[position.phase]
+        trained = self._trained(phase, self._cuts[position.phase], stop)
+        train = trained.splits["train"]
         first_step = position.phase_first_step
         step = TrainStep(
-            self._model,
+            trained.model,
             lambda: make_optimizer(config),
             lambda step: phase.schedule(step - first_step),
-            self._step_settings(),
+            self._step_settings(trained.layout),
             self._runtime,
         )
+        self._evaluated_splits = trained.splits
         self._evaluator = Evaluator(
-            self._model,
+            trained.model,
+            features=trained.layout,
             image_size=config.image_size,
             normalization=self._backbone.normalization,
             runtime=self._runtime,
@@ -160,9 +190,10 @@ class _Run:
         )  # fmt: skip
         return PhaseRun(parts, position), loop, step
 
-    def _step_settings(self) -> StepSettings:
+    def _step_settings(self, features: FeatureLayout | None) -> StepSettings:
         config = self._config
         return StepSettings(
+            features=features,
             augment=config.augment_settings(),
             image_size=config.image_size,
             normalization=self._backbone.normalization,
@@ -178,10 +209,10 @@ class _Run:
         )
 
     def _evaluate(self, split: str, averages: Sequence[tf.Variable] = ()) -> Evaluation | None:
-        if split not in self._splits:
+        if split not in self._evaluated_splits:
             return None
         return self._evaluator.evaluate(
-            self._splits[split], batch_size=self._config.global_batch_size, averages=averages
+            self._evaluated_splits[split], batch_size=self._config.global_batch_size, averages=averages
         )
 
     def _finish(self, position: Position, timing: np.ndarray, log: RunLog, *, finished: bool) -> dict[str, Any]:

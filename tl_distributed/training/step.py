@@ -21,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_distributed.data.feature_bank import FeatureLayout
 from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.pixels.augment import augment_batch
 from tl_distributed.pixels.augment_settings import AugmentSettings
@@ -35,8 +36,13 @@ _DROPOUT_DRAW = 1 << 20  # beyond the draws of the augmentations
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """What the step needs to know beyond the model; see `Config` for units and ranges."""
+    """What the step needs to know beyond the model; see `Config` for units and ranges.
 
+    Attributes:
+      features: Of the rows of a bank, which the step is given in place of images; `None` for images.
+    """
+
+    features: FeatureLayout | None
     augment: AugmentSettings
     image_size: int
     normalization: str
@@ -71,7 +77,8 @@ class TrainStep:
         """Creates the phase's variables under the strategy.
 
         Args:
-          model: Takes normalised float32 images `[batch, size, size, 3]`, returns float32 logits.
+          model: Takes normalised float32 images `[batch, size, size, 3]`, or the tensors that `settings.features`
+            lists, and returns float32 logits.
           make_optimizer: Called under the strategy's scope, which Keras's optimizers note when they are made.
           learning_rate: Maps the run's step (int64 scalar) to the rate (float32 scalar).
           settings: Of the step.
@@ -104,6 +111,11 @@ class TrainStep:
         self._compile_options = compiled
 
     @property
+    def trainable_variables(self) -> list[Any]:
+        """What trains, in the order of the averages: of a whole model, or of one that begins at a bank."""
+        return self._model.trainable_variables
+
+    @property
     def global_batch_size(self) -> int:
         """Images in a step, over all replicas."""
         return self._settings.global_batch_size
@@ -113,7 +125,7 @@ class TrainStep:
 
         Args:
           step: int64 scalar, the run's step.
-          images: `[per_replica, height, width, 3] uint8`.
+          images: `[per_replica, height, width, 3] uint8`, or rows of features.
           labels: `[per_replica] int32`.
         """
         replica = tf.distribute.get_replica_context()
@@ -149,11 +161,7 @@ class TrainStep:
         batch = images.shape[0]
         positions = replica_id * batch + tf.range(batch)
         seeds = per_image_seeds(tf.constant(settings.seed), step, positions)
-        pixels, targets = augment_batch(
-            images, labels, seeds,
-            settings=settings.augment, image_size=settings.image_size, num_classes=settings.num_classes,
-        )  # fmt: skip
-        inputs = normalize(pixels, settings.normalization)
+        inputs, targets = self._inputs(images, labels, seeds)
         non_trainable = self._with_fresh_seeds(non_trainable, seeds)
         with tf.GradientTape() as tape:
             tape.watch(trainable)
@@ -177,10 +185,24 @@ class TrainStep:
             gradients = tf.cast(_pack(gradients), self._settings.all_reduce_dtype)
         return gradients, statistics, sums
 
+    def _inputs(self, images: Any, labels: Any, seeds: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        """Returns what the model takes, and soft labels `[batch, num_classes] float32`."""
+        settings = self._settings
+        if settings.features is not None:
+            return settings.features.split(images), tf.one_hot(labels, settings.num_classes, dtype=tf.float32)
+        pixels, targets = augment_batch(
+            images, labels, seeds,
+            settings=settings.augment, image_size=settings.image_size, num_classes=settings.num_classes,
+        )  # fmt: skip
+        return normalize(pixels, settings.normalization), targets
+
     def _with_fresh_seeds(self, non_trainable: list[tf.Tensor], seeds: tf.Tensor) -> list[tf.Tensor]:
-        """Replaces the state of the dropout layers' generators by a function of (seed, step, first image)."""
+        """Replaces the state of the dropout layers' generators by a function of (seed, step, first image).
+
+        Counted from the output, so that a layer draws the same whether or not the frozen layers are there.
+        """
         fresh = list(non_trainable)
-        for number, index in enumerate(self._seed_indices):
+        for number, index in enumerate(reversed(self._seed_indices)):
             counter = (tf.constant(_DROPOUT_DRAW, tf.uint32), tf.constant(number, tf.uint32))
             state = tf.stack(threefry_2x32((seeds[0, 0], seeds[0, 1]), counter))
             fresh[index] = tf.cast(state, fresh[index].dtype)

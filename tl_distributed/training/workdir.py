@@ -24,13 +24,17 @@ from tl_distributed.training.checkpoints import Position
 _FREE_SETTINGS = frozenset({
     "workdir", "data_dir", "resume", "max_steps", "profile_steps", "log_every_steps", "checkpoint_every_steps",
     "keep_checkpoints", "steps_per_loop", "strategy", "recipe", "virtual_devices", "xla", "all_reduce_dtype",
+    "bank_dir",
 })  # fmt: skip
+
+_CHOSEN_AT_START = ("input_mode", "feature_bank", "bank_mode")
 
 
 def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -> Config:
     """Checks that the run may start or go on in `config.workdir`; returns the config to go on with.
 
-    A run that chose its input mode by free memory keeps it, since the order of the data depends on it.
+    A run that chose its input mode by free memory keeps it, since the order of the data depends on it; so does one
+    that chose whether and how to bank features.
 
     Args:
       config: Resolved.
@@ -50,8 +54,9 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
         return config
     with tf.io.gfile.GFile(path) as file:
         saved = json.loads(file.read())
-    if config.input_mode == "auto":
-        config = dataclasses.replace(config, input_mode=saved["config"]["input_mode"])
+    for name in _CHOSEN_AT_START:
+        if getattr(config, name) == "auto":
+            config = dataclasses.replace(config, **{name: saved["config"].get(name, "auto")})
     current = json.loads(json.dumps(dataclasses.asdict(config)))
     differing = [
         f"{name} {saved['config'].get(name)} there, {value} here"

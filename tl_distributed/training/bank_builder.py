@@ -1,0 +1,158 @@
+"""Computes a feature bank: every replica its share of each batch, shard by shard, going on where a build stopped."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tl_distributed.commandline import UserError, tensorflow_cause
+from tl_distributed.data.feature_bank import BankShard, BankShardWriter, FeatureLayout
+from tl_distributed.data.shards import READ_ERRORS, RecordFormat, bad_record, wrong_count
+from tl_distributed.pixels.augment import augment_batch, resize_batch
+from tl_distributed.pixels.augment_settings import AugmentSettings
+from tl_distributed.pixels.normalize import normalize
+from tl_distributed.pixels.seeds import per_image_seeds
+from tl_distributed.reporting.progress import Progress
+from tl_distributed.runtime import Runtime
+from tl_distributed.training.preemption import StopRequest
+
+_LOG = logging.getLogger(__name__)
+_PLAIN = -1  # in the place of a view's number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BankSettings:
+    """What the features depend on beside weights and images; see `Config` for units and ranges.
+
+    Attributes:
+      augment: Augmentations of the views, or `None` for plain images.
+      seed: Of the views.
+    """
+
+    image_size: int
+    normalization: str
+    augment: AugmentSettings | None
+    seed: int
+
+
+class BankBuilder:
+    """Compiled once for a prefix; builds any shards of it."""
+
+    def __init__(self, prefix: keras.Model, layout: FeatureLayout, settings: BankSettings, runtime: Runtime):
+        self._prefix, self._layout, self._settings = prefix, layout, settings
+        self._strategy, self._num_replicas = runtime.strategy, runtime.num_replicas
+        self._features = tf.function(self._features_body, autograph=False, jit_compile=runtime.use_xla or None)
+        self._global_batch = tf.function(self._global_batch_body, autograph=False)
+
+    def build(self, shards: Sequence[BankShard], images: RecordFormat, *, batch_size: int, stop: StopRequest) -> None:
+        """Builds shards in order; each is there as soon as it is finished.
+
+        Args:
+          shards: That are missing.
+          images: Format of their sources.
+          batch_size: Global; rounded up to a multiple of the replicas.
+          stop: Asked between batches.
+
+        Raises:
+          UserError: A source that cannot be read, or a device out of memory.
+          SystemExit: 128 + the signal's number, when a signal asked to stop.
+        """
+        batch_size = -(-batch_size // self._num_replicas) * self._num_replicas
+        total = sum(shard.num_examples for shard in shards)
+        with Progress(total=total, unit="images", label="Feature bank") as progress:
+            for view in dict.fromkeys(shard.view for shard in shards):
+                members = [shard for shard in shards if shard.view == view]
+                _write(members, self._rows(members, images, batch_size), progress, stop)
+
+    def _rows(
+        self, shards: list[BankShard], images: RecordFormat, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields rows of features and their labels, in order."""
+        files = [shard.source for shard in shards]
+        positions = np.concatenate(
+            [np.arange(shard.first_example, shard.first_example + shard.num_examples) for shard in shards]
+        )
+        view = _PLAIN if shards[0].view is None else shards[0].view
+        batches = tf.data.TFRecordDataset(files).batch(batch_size).map(images.parse).prefetch(2)
+        done = 0
+        try:
+            for pixels, labels in batches.as_numpy_iterator():
+                valid = len(pixels)
+                if done + valid > len(positions):
+                    raise wrong_count(files, images)
+                chosen = _padded(positions[done : done + valid].astype(np.int32), batch_size)
+                with tf.device("/cpu:0"):
+                    given = tf.constant(_padded(pixels, batch_size)), tf.constant(chosen), tf.constant(view)
+                yield self._global_batch(*given).numpy()[:valid], labels
+                done += valid
+        except READ_ERRORS as error:
+            raise bad_record(files, error, images) from None
+        except tf.errors.ResourceExhaustedError as error:
+            raise UserError(
+                f"out of memory while building the feature bank ({tensorflow_cause(error.message)}); try a smaller "
+                "--global_batch_size or --image_size"
+            ) from None
+        if done != len(positions):
+            raise wrong_count(files, images)
+
+    def _global_batch_body(self, images: Any, positions: Any, view: Any) -> tf.Tensor:
+        def in_replica() -> tf.Tensor:
+            replica_id = tf.distribute.get_replica_context().replica_id_in_sync_group
+            size = images.shape[0] // self._num_replicas
+            first = tf.cast(replica_id, tf.int32) * size
+            weights = [
+                [tf.convert_to_tensor(variable.value) for variable in variables]
+                for variables in (self._prefix.trainable_variables, self._prefix.non_trainable_variables)
+            ]
+            return self._features(images[first : first + size], positions[first : first + size], view, *weights)
+
+        rows = self._strategy.run(in_replica)
+        return tf.concat(self._strategy.experimental_local_results(rows), axis=0)
+
+    def _features_body(self, images: Any, positions: Any, view: Any, trainable: Any, non_trainable: Any) -> tf.Tensor:
+        settings = self._settings
+        pixels = resize_batch(images, image_size=settings.image_size)
+        if settings.augment is not None:
+            pixels = tf.where(view == _PLAIN, pixels, self._view(images, positions, view))
+        inputs = normalize(pixels, settings.normalization)
+        boundary, _ = self._prefix.stateless_call(trainable, non_trainable, inputs, training=False)
+        return self._layout.join(tf.nest.flatten(boundary))
+
+    def _view(self, images: tf.Tensor, positions: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
+        settings = self._settings
+        seeds = per_image_seeds(tf.constant(settings.seed), view, positions)
+        labels = tf.zeros_like(positions)  # images are not mixed, so labels stay as they are
+        pixels, _ = augment_batch(
+            images, labels, seeds, settings=settings.augment, image_size=settings.image_size, num_classes=1
+        )
+        return pixels
+
+
+def _write(
+    shards: list[BankShard], batches: Iterator[tuple[np.ndarray, np.ndarray]], progress: Progress, stop: StopRequest
+) -> None:
+    """Deals rows out to shards."""
+    rows, labels = next(batches)
+    for shard in shards:
+        missing = shard.num_examples
+        with BankShardWriter(shard.path) as writer:
+            while missing:
+                if stop.signal_number is not None:
+                    _LOG.info("Stopped; the shards that are finished are kept, and the same command goes on.")
+                    raise SystemExit(128 + stop.signal_number)
+                if not len(rows):
+                    rows, labels = next(batches)
+                writer.write(rows[:missing], labels[:missing])
+                taken = min(missing, len(rows))
+                rows, labels, missing = rows[taken:], labels[taken:], missing - taken
+                progress.update(taken)
+
+
+def _padded(rows: np.ndarray, batch_size: int) -> np.ndarray:
+    """Repeats the last row, so that one compiled program serves every batch."""
+    missing = batch_size - len(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows

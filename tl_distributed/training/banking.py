@@ -1,0 +1,232 @@
+"""When a phase trains from banked features, and what takes the place of its model and data then."""
+
+import dataclasses
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Sequence
+
+import keras
+import psutil
+import tensorflow as tf
+
+from tl_distributed.commandline import UserError
+from tl_distributed.config import Config
+from tl_distributed.data.dataset import MEMORY_SHARE, Split
+from tl_distributed.data.feature_bank import (
+    FORMAT_VERSION,
+    FeatureLayout,
+    bank_key,
+    bank_shards,
+    open_bank_split,
+    remove_leftovers,
+)
+from tl_distributed.data.free_memory import free_memory_bytes
+from tl_distributed.data.records import SPLITS, DatasetInfo
+from tl_distributed.data.shards import image_format
+from tl_distributed.models.cutting import Cut
+from tl_distributed.reporting.report import write_json
+from tl_distributed.runtime import Runtime
+from tl_distributed.training.bank_builder import BankBuilder, BankSettings
+from tl_distributed.training.phases import Phase
+from tl_distributed.training.preemption import StopRequest
+from tl_distributed.training.workdir import dataset_digest
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a phase trains and evaluates, and on what.
+
+    Attributes:
+      model: The whole classifier, or its tail, whose variables are the classifier's own.
+      layout: Of the rows of features; `None` where the splits hold images.
+      splits: Of images, or of rows in their place, in the data set's order.
+    """
+
+    model: keras.Model
+    layout: FeatureLayout | None
+    splits: dict[str, Split]
+
+
+def layout_of(cut: Cut, bank_dtype: str) -> FeatureLayout:
+    """Returns how the features of a cut are stored; `bank_dtype` auto keeps the type that they are computed in."""
+    if bank_dtype == "auto":
+        bank_dtype = cut.dtypes[0] if len(set(cut.dtypes)) == 1 else "float32"
+    return FeatureLayout(cut.shapes, cut.dtypes, bank_dtype)
+
+
+def resolve_bank(config: Config, phases: Sequence[Phase], cuts: Sequence[Cut | None], info: DatasetInfo) -> Config:
+    """Decides whether a run banks features, and whether it holds them in memory; says why.
+
+    Args:
+      config: Resolved but for `feature_bank` and `bank_mode`, one of which may still be auto.
+      phases: Of the run.
+      cuts: Of each phase.
+      info: The data set's manifest.
+
+    Returns:
+      The config with both resolved.
+
+    Raises:
+      UserError: `--feature_bank=on` where there is nothing to bank, or no room.
+    """
+    if config.feature_bank == "off":
+        return _off(config)
+    banked = [(phase, cut) for phase, cut in zip(phases, cuts, strict=True) if cut is not None]
+    wanted = config.feature_bank == "on"
+    sizes = [_num_rows(config, info) * layout_of(cut, config.bank_dtype).row_bytes for _, cut in banked]
+    reason = _why_not(config, phases, banked, info, wanted) or _no_room(config, sum(sizes) - _built_bytes(config))
+    if reason and wanted:
+        raise UserError(f"--feature_bank=on: {reason}")
+    if reason:
+        _LOG.info("Feature bank: off, since %s.", reason)
+        return _off(config)
+    mode = config.bank_mode
+    if mode == "auto":
+        mode = "memory" if max(sizes) <= MEMORY_SHARE * free_memory_bytes() else "stream"
+    return dataclasses.replace(config, feature_bank="on", bank_mode=mode)
+
+
+def _off(config: Config) -> Config:
+    return dataclasses.replace(config, feature_bank="off")
+
+
+def _why_not(
+    config: Config, phases: Sequence[Phase], banked: Sequence[tuple[Phase, Cut]], info: DatasetInfo, wanted: bool
+) -> str:
+    """Returns why features are not banked, or nothing."""
+    if reason := config.why_nothing_to_bank():
+        return reason
+    if not banked:
+        return "no layer is frozen before the first one that trains"
+    epochs, first_step, last_step = 0.0, 0, config.max_steps or math.inf
+    for phase in phases:
+        if any(phase is one for one, _ in banked):
+            steps = max(min(phase.total_steps, last_step - first_step), 0)
+            epochs += phase.epochs * steps / phase.total_steps
+        first_step += phase.total_steps
+    if not wanted and epochs <= max(config.bank_views, 1) * len(banked):
+        return "the run is too short for it to pay"
+    return ""
+
+
+def _num_rows(config: Config, info: DatasetInfo) -> int:
+    counts = {name: split.num_examples for name, split in info.splits.items() if name in SPLITS}
+    return sum(counts.values()) + counts["train"] * (max(config.bank_views, 1) - 1)
+
+
+def _no_room(config: Config, num_bytes: int) -> str:
+    """Returns what to say where the disk has no room for as many bytes, or nothing."""
+    folder = bank_dir(config)
+    if "://" in folder:
+        return ""
+    existing = os.path.abspath(folder)
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    free = psutil.disk_usage(existing).free
+    if num_bytes <= free:
+        return ""
+    return f"{folder} has {free / 1e9:.3g} GB left, the bank takes {num_bytes / 1e9:.3g} GB; --bank_dir names another"
+
+
+def _built_bytes(config: Config) -> int:
+    """Returns the size of the banks that are there; which of them are this run's is known when they are opened."""
+    return sum(tf.io.gfile.stat(path).length for path in tf.io.gfile.glob(f"{bank_dir(config)}/*/*.tfrecord"))
+
+
+def bank_dir(config: Config) -> str:
+    """Returns the folder of the run's banks."""
+    return config.bank_dir.rstrip("/") or f"{config.workdir}/feature_bank"
+
+
+def open_banked_phase(
+    cut: Cut, config: Config, info: DatasetInfo, *, normalization: str, runtime: Runtime, stop: StopRequest
+) -> Trained:
+    """Builds what is missing of the phase's bank, and opens it.
+
+    Args:
+      cut: Of the classifier, whose weights are final below it.
+      config: After `resolve_bank`.
+      info: The data set's manifest.
+      normalization: Of the backbone.
+      runtime: Every replica computes its share.
+      stop: Asked between batches.
+
+    Raises:
+      UserError: A shard that cannot be read.
+      SystemExit: 128 + the signal's number, when a signal asked to stop.
+    """
+    layout = layout_of(cut, config.bank_dtype)
+    augment = config.augment_settings() if config.bank_views else None
+    settings = BankSettings(
+        image_size=config.image_size, normalization=normalization, augment=augment, seed=config.seed
+    )
+    content = {
+        "format": FORMAT_VERSION,
+        "prefix": _prefix_digest(cut.prefix),
+        "precision": runtime.precision,
+        "image_size": config.image_size,
+        "normalization": normalization,
+        "dataset_sha256": dataset_digest(info),
+        "shapes": [list(shape) for shape in layout.shapes],
+        "stored_dtype": layout.stored_dtype,
+        "views": config.bank_views,
+        # Without views the features depend on neither.
+        "augment": dataclasses.asdict(augment) if augment else None,
+        "seed": config.seed if augment else None,
+    }
+    folder = f"{bank_dir(config)}/{bank_key(content)}"
+    tf.io.gfile.makedirs(folder)
+    write_json(f"{folder}/bank.json", content)
+    shards = {
+        name: bank_shards(folder, config.data_dir, info, name, config.bank_views if name == "train" else 0)
+        for name in SPLITS
+        if name in info.splits
+    }
+    remove_leftovers(folder)
+    finished = {f"{folder}/{name}" for name in tf.io.gfile.listdir(folder)}
+    missing = [shard for split in shards.values() for view in split for shard in view if shard.path not in finished]
+    _log_bank(config, layout, folder, info, cut, num_missing=len(missing))
+    if missing:
+        if reason := _no_room(config, sum(shard.num_examples for shard in missing) * layout.row_bytes):
+            raise UserError(f"--feature_bank: {reason}")
+        builder = BankBuilder(cut.prefix, layout, settings, runtime)
+        builder.build(missing, image_format(info.image_shape), batch_size=config.global_batch_size, stop=stop)
+    splits = {
+        name: open_bank_split(
+            versions, folder, layout, mode=config.bank_mode, shuffle_buffer_examples=config.shuffle_buffer_examples
+        )
+        for name, versions in shards.items()
+    }
+    return Trained(cut.tail, layout, splits)
+
+
+def _prefix_digest(prefix: keras.Model) -> str:
+    """Returns the SHA-256 in hex of a model's architecture and weights."""
+    digest = hashlib.sha256(prefix.to_json().encode())
+    for weight in prefix.weights:
+        if "seed_generator" not in weight.path:
+            digest.update(weight.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _log_bank(
+    config: Config, layout: FeatureLayout, folder: str, info: DatasetInfo, cut: Cut, *, num_missing: int
+) -> None:
+    num_bytes = _num_rows(config, info) * layout.row_bytes
+    _LOG.info(
+        "Feature bank %s: output of %s, %s values of %s an image, %.0f MB, %s; %s.",
+        folder, " and ".join(cut.prefix.output_names), f"{layout.row_length:,}", layout.stored_dtype, num_bytes / 1e6,
+        "held in memory" if config.bank_mode == "memory" else "streamed",
+        f"{num_missing} shards are to be built" if num_missing else "found there, complete",
+    )  # fmt: skip
+    if config.bank_views:
+        _LOG.info(
+            "An approximation: training sees %d fixed random views of each image, one an epoch in turn, instead of a "
+            "new one in every epoch.", config.bank_views,
+        )  # fmt: skip
+    if layout.stored_dtype not in ("float32", *cut.dtypes):
+        _LOG.info("An approximation: features are rounded from %s to %s.", cut.dtypes[0], layout.stored_dtype)
