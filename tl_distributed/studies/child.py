@@ -1,8 +1,10 @@
 """The train command as the study starts it: killed with the study, it ends like any other, with a checkpoint."""
 
 import ctypes
+import os
 import signal
 import sys
+from types import FrameType
 
 from tl_distributed.commandline import run_command
 from tl_distributed.config import Config
@@ -10,8 +12,20 @@ from tl_distributed.train import DESCRIPTION, main
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
+
+def _stop_with_parent() -> None:
+    """Otherwise a study that was killed and started again would train in a folder that is still written to."""
+
+    def stop_once(number: int, _: FrameType | None) -> None:
+        # Each thread of a dying parent may send one, and a second SIGTERM would end the run without a checkpoint.
+        signal.signal(number, signal.SIG_IGN)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGUSR1, stop_once)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
+
+
 if __name__ == "__main__":
     if sys.platform == "linux":
-        # Otherwise a study that was killed and started again would train in a folder that is still written to.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _stop_with_parent()
     run_command(main, Config, DESCRIPTION)
