@@ -1,4 +1,4 @@
-"""The main job on real images and real ImageNet weights, by its commands, as a user runs them."""
+"""The main job by its commands, as a user runs them: on real images and ImageNet weights, and in every mode at once."""
 
 import json
 import os
@@ -10,8 +10,6 @@ from conftest import REPO
 
 from tl_distributed.data.dataset import load_splits
 from tl_distributed.data.records import read_manifest
-
-pytestmark = pytest.mark.real_data
 
 
 def command(module: str, *flags: str) -> str:
@@ -47,6 +45,7 @@ def accuracy_of_pixels(data_dir: str) -> float:
     return model.score(test.images.reshape(len(test.images), -1) / 255, test.labels)
 
 
+@pytest.mark.real_data
 def test_frozen_mobilenet_beats_chance_by_far_and_exports(small_cifar10, real_data_dir, tmp_path):
     weights = real_data_dir / "mobilenet_v2_imagenet_notop.weights.h5"
     command(
@@ -64,12 +63,14 @@ def test_frozen_mobilenet_beats_chance_by_far_and_exports(small_cifar10, real_da
 
 
 @pytest.mark.slow  # compiling it for the CPU takes minutes
-def test_convnext_in_bfloat16_under_xla_on_two_devices(small_cifar10, tmp_path):
+def test_convnext_in_bfloat16_under_xla_on_two_devices(tmp_path):
+    data = str(tmp_path / "drawings")
+    command("data_prep.build_tfrecords", "--source=synthetic", "--synthetic_task=target", f"--output_dir={data}")
     command(
         "tl_distributed.train", "--backbone=convnext_tiny", "--weights=none", "--transfer=scratch", "--image_size=32",
-        "--virtual_devices=2", "--xla=on", "--precision=mixed_bfloat16", "--global_batch_size=8", "--max_steps=5",
-        "--input_mode=memory", "--epochs=1", f"--data_dir={small_cifar10}", f"--workdir={tmp_path}",
+        "--virtual_devices=2", "--xla=on", "--precision=mixed_bfloat16", "--global_batch_size=16", "--max_steps=5",
+        f"--data_dir={data}", f"--workdir={tmp_path / 'run'}",
     )  # fmt: skip
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert max(row["step"] for row in rows) == 5
-    assert json.loads((tmp_path / "config.json").read_text())["replicas"] == 2
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["replicas"] == 2
