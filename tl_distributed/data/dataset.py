@@ -20,6 +20,7 @@ from tl_distributed.data.free_memory import free_memory_bytes
 from tl_distributed.data.order import example_indices
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.shards import (
+    PARALLEL_READS,
     READ_BATCH,
     READ_ERRORS,
     RecordFormat,
@@ -144,7 +145,7 @@ class StreamSplit:
 
     def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]:
         files = self._versions[0]
-        dataset = tf.data.TFRecordDataset(files, num_parallel_reads=tf.data.AUTOTUNE).with_options(ordered())
+        dataset = tf.data.TFRecordDataset(files, num_parallel_reads=PARALLEL_READS).with_options(ordered())
         dataset = dataset.batch(batch_size).map(self._format.parse)
         done = 0
         try:

@@ -10,6 +10,7 @@ from tl_distributed.commandline import UserError, tensorflow_cause
 from tl_distributed.data.records import DatasetInfo, Shard, parse_records
 
 READ_BATCH = 1024
+PARALLEL_READS = 16  # not AUTOTUNE: the order of the records follows from it, and would follow the machine's cores
 READ_ERRORS = (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
 
 
@@ -71,7 +72,7 @@ def read_all(files: list[str], images: np.ndarray, labels: np.ndarray, record_fo
 
 def read_batches(files: list[str], record_format: RecordFormat) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields examples and labels of all records in order, in batches of any size."""
-    dataset = tf.data.TFRecordDataset(files, num_parallel_reads=tf.data.AUTOTUNE).with_options(ordered())
+    dataset = tf.data.TFRecordDataset(files, num_parallel_reads=PARALLEL_READS).with_options(ordered())
     dataset = dataset.batch(READ_BATCH).map(record_format.parse, num_parallel_calls=tf.data.AUTOTUNE)
     try:
         yield from dataset.prefetch(2).as_numpy_iterator()
