@@ -9,4 +9,5 @@ make_environment dev
 cd "$repository"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
-exec "$VENV/bin/python" -m pytest "$@"
+# Two processes, a whole file to each, since tests of a file share what they have compiled.
+exec "$VENV/bin/python" -m pytest --numprocesses=2 --dist=loadfile "$@"

@@ -55,7 +55,10 @@ def test_stopped_study_stops_its_run_which_keeps_a_checkpoint(data_dir, tmp_path
         "import pathlib, sys; from tl_distributed.studies.runner import train_in_process; "
         "train_in_process(sys.argv[2:], pathlib.Path(sys.argv[1]), lambda: None)"
     )
-    study = subprocess.Popen([sys.executable, "-c", script, str(log), *arguments], cwd=REPO, stderr=subprocess.DEVNULL)
+    study = subprocess.Popen(
+        [sys.executable, "-c", script, str(log), *arguments], cwd=REPO, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
+    )  # fmt: skip
     _wait_for(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text(), study)
     study.send_signal(number)
     _wait_for(lambda: "checkpoint written; the same command goes on" in log.read_text())
