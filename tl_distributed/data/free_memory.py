@@ -3,6 +3,8 @@
 import psutil
 import tensorflow as tf
 
+_CGROUP_LIST = "/proc/self/cgroup"
+
 
 def free_memory_bytes() -> int:
     """Returns the smaller of the machine's available memory and what the process's cgroup leaves."""
@@ -16,9 +18,9 @@ def free_memory_bytes() -> int:
 
 def _cgroup_files() -> list[tuple[str, str]]:
     """Returns the (limit, usage) files of every cgroup, version 1 or 2, from the process's own up to the root."""
-    if not tf.io.gfile.exists("/proc/self/cgroup"):
+    if not tf.io.gfile.exists(_CGROUP_LIST):
         return []
-    with tf.io.gfile.GFile("/proc/self/cgroup") as file:
+    with tf.io.gfile.GFile(_CGROUP_LIST) as file:
         entries = [line.split(":", 2) for line in file.read().splitlines()]
     pairs = []
     for _, controllers, path in (entry for entry in entries if len(entry) == 3):
