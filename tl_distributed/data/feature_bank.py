@@ -28,7 +28,7 @@ from tl_distributed.data.shards import PARALLEL_READS, RecordFormat, shard_paths
 
 FORMAT_VERSION = 2
 _LABEL_BYTES = 4
-_TEMPORARY = ".tmp"
+_TEMPORARY, _TIMES_FILE = ".tmp", "build_seconds.json"
 _WINDOW_BYTES = 2**28  # the most that a window of stream mode may hold: features can be larger than images
 
 
@@ -196,6 +196,32 @@ class BankShardWriter:
             tf.io.gfile.rename(self._temporary, self._path, overwrite=True)
         else:
             tf.io.gfile.remove(self._temporary)
+
+
+def note_build_seconds(folder: str, shard: BankShard, seconds: float) -> None:
+    """Keeps how long a shard took to build, which its users count as time of their own."""
+    _write_build_times(folder, {**_build_times(folder), os.path.basename(shard.path): round(seconds, 3)})
+
+
+def build_seconds(folder: str) -> float:
+    """Returns how long the shards of a bank took to build, in whatever runs."""
+    return sum(_build_times(folder).values())
+
+
+def _build_times(folder: str) -> dict[str, float]:
+    try:
+        with tf.io.gfile.GFile(f"{folder}/{_TIMES_FILE}") as file:
+            return json.loads(file.read())
+    except tf.errors.NotFoundError:
+        return {}
+
+
+def _write_build_times(folder: str, times: dict[str, float]) -> None:
+    path = f"{folder}/{_TIMES_FILE}"
+    temporary = f"{path}.{socket.gethostname()}.{os.getpid()}"
+    with tf.io.gfile.GFile(temporary, "w") as file:
+        file.write(json.dumps(times))
+    tf.io.gfile.rename(temporary, path, overwrite=True)
 
 
 def remove_leftovers(folder: str) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -11,7 +13,7 @@ import tensorflow as tf
 
 from tl_distributed.commandline import UserError, tensorflow_cause
 from tl_distributed.data.dataset import MemorySplit
-from tl_distributed.data.feature_bank import BankShard, BankShardWriter, FeatureLayout
+from tl_distributed.data.feature_bank import BankShard, BankShardWriter, FeatureLayout, note_build_seconds
 from tl_distributed.data.shards import READ_ERRORS, RecordFormat, bad_record, wrong_count
 from tl_distributed.pixels.augment import augment_batch, resize_batch
 from tl_distributed.pixels.augment_settings import AugmentSettings
@@ -175,9 +177,9 @@ def _write(
     shards: list[BankShard], batches: Iterator[tuple[np.ndarray, np.ndarray]], progress: Progress, stop: StopRequest
 ) -> None:
     """Deals rows out to shards."""
-    rows, labels = next(batches)
+    rows, labels = next(batches)  # compiles, which no shard's time should hold
     for shard in shards:
-        missing = len(shard.examples)
+        missing, start = len(shard.examples), time.perf_counter()
         with BankShardWriter(shard.path) as writer:
             while missing:
                 if stop.signal_number is not None:
@@ -189,6 +191,7 @@ def _write(
                 taken = min(missing, len(rows))
                 rows, labels, missing = rows[taken:], labels[taken:], missing - taken
                 progress.update(taken)
+        note_build_seconds(os.path.dirname(shard.path), shard, time.perf_counter() - start)
 
 
 def _padded(rows: np.ndarray, batch_size: int) -> np.ndarray:
