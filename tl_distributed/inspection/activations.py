@@ -13,7 +13,7 @@ from tl_distributed.inspection.networks import Network
 from tl_distributed.inspection.similarity import Similarity, linear_cka
 from tl_distributed.reporting.progress import Progress
 
-MOST_FEATURES = 4096  # of an image's map; above, neighbouring places are averaged
+MOST_FEATURES = 12288  # of an image's map; above, neighbouring places are averaged
 _GROUP_BYTES = 512 * 2**20  # of activations held at a time, of both networks
 
 
@@ -40,16 +40,17 @@ def compute_activations(
     operations = {operation.name: operation for operation in network.classifier.operations}
     outputs = [operations[name].output for name in cells]
     model = keras.Model(network.classifier.input, outputs)
-    signature = [tf.TensorSpec([None, *network.image_shape], tf.uint8)]
 
-    @tf.function(autograph=False, input_signature=signature)
-    def compute(batch: tf.Tensor) -> list[tf.Tensor]:
+    def traced(batch: tf.Tensor) -> list[tf.Tensor]:
         values = model(network.prepare(batch), training=False)
         return [
             _averaged(tf.cast(value, tf.float32), side)
             for value, side in zip(tf.nest.flatten(values), cells.values(), strict=True)
         ]
 
+    # Concrete: TensorFlow warns of functions that are traced often, as one for each network and layers is.
+    signature = tf.TensorSpec([None, *network.image_shape], tf.uint8)
+    compute = tf.function(traced, autograph=False).get_concrete_function(signature)
     parts: dict[str, np.ndarray] = {}
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]

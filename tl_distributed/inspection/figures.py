@@ -4,8 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from PIL import Image
 
 from tl_distributed.inspection.activations import LayerSimilarity
 from tl_distributed.inspection.embedding import Embedding
@@ -14,11 +17,13 @@ from tl_distributed.inspection.layers import starts_random
 from tl_distributed.reporting.plots import BLUE, DOTS_PER_INCH, GREY, ORANGE
 from tl_distributed.studies.figures import arm_styles
 
-_TILE_INCHES = 1.15
+_TILE_INCHES, _GAP = 1.15, 0.06
 _BAR_INCHES, _MOST_INCHES = 0.24, 24.0
 _MOST_NUMBERED_BARS = 80
 _NAME_CHARACTERS = 16
 _MOST_IN_LEGEND = 24
+_LEAST_OVERLAY_PIXELS = 128  # a side, so that heat is smooth over images of few pixels
+_DARKEST = 0.3  # of the colour of heat, where the image is black
 _RIGHT_QUANTILE = 99.5  # a few extreme values would darken all others
 
 
@@ -41,9 +46,7 @@ class ChannelMaps:
     after: np.ndarray
 
 
-def feature_maps(
-    images: np.ndarray, captions: Sequence[str], maps: ChannelMaps, *, before: str, after: str
-) -> Figure:
+def feature_maps(images: np.ndarray, captions: Sequence[str], maps: ChannelMaps, *, before: str, after: str) -> Figure:
     """Draws for each image the same channels before and, in the row below, after; one colour scale for all.
 
     Args:
@@ -55,14 +58,19 @@ def feature_maps(
     """
     columns = 1 + len(maps.channels)
     height, width = maps.before.shape[1:3]
-    figure = _figure(_TILE_INCHES * columns + 1.6, 2 * _TILE_INCHES * len(images) + 1.1)
+    figure = _figure(_TILE_INCHES * columns + 1.6, (2 + _GAP) * _TILE_INCHES * len(images) + 1.1)
     figure.suptitle(
-        f"{_escaped(maps.layer)}: maps of {height} x {width}, {maps.rule}\n"
-        f"upper row of each image {_escaped(before)}; lower row {_escaped(after)}", fontsize=10,
+        f"{_escaped(maps.layer)}: maps of {height} x {width}, {maps.rule}\n{_escaped(before)}; {_escaped(after)}",
+        fontsize=10,
     )  # fmt: skip
     both = np.stack([maps.before, maps.after], axis=1).reshape(2 * len(images), height, width, -1)
     scale = _scale(both)
-    axes = figure.subplots(2 * len(images), columns, squeeze=False)
+    # A narrow empty row between images, so that before and after are seen as a pair.
+    ratios = ([1.0, 1.0, _GAP] * len(images))[:-1]
+    axes = figure.subplots(len(ratios), columns, squeeze=False, gridspec_kw={"height_ratios": ratios})
+    for panel in axes[2::3].ravel():
+        panel.set_axis_off()
+    axes = np.delete(axes, np.s_[2::3], axis=0)
     for row, row_axes in enumerate(axes):
         for panel in row_axes:
             _bare(panel)
@@ -115,7 +123,8 @@ def similarity_by_layer(rows: Sequence[LayerSimilarity], *, num_images: int, bef
     axes.set_ylim(len(rows) - 0.4, -0.6)  # downwards
     axes.set_xlim(min(0.0, float(np.nanmin([0.0, *debiased])) - 0.02), 1.09)
     axes.set_xticks(np.linspace(0, 1, 6))
-    axes.set_xlabel(f"linear CKA of after and {_escaped(before)}, {num_images} images (1: the same up to rotation and scale)")
+    axes.set_xlabel("linear CKA of before and after (1: the same up to rotation and scale)")
+    axes.set_title(f"after training against {_escaped(before)}; {num_images} images", fontsize=10)
     axes.set_ylabel("layer, from image to logits")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
@@ -196,7 +205,7 @@ def explanations(
     figure = _figure(tile * columns + 1.3, (tile + 0.12) * sum(heights) + 0.75 * len(groups) + 0.5)
     side = " x ".join(map(str, right.predicted.shape[1:] if len(right.rows) else wrong.predicted.shape[1:]))
     figure.suptitle(
-        f"Grad-CAM at {_escaped(layer)} (maps of {side}); dark 0, bright the image's highest value", fontsize=10
+        f"Grad-CAM at {_escaped(layer)} (maps of {side}); violet: 0, yellow: the highest of each picture", fontsize=10
     )
     for part, (title, explained, is_wrong) in zip(
         np.atleast_1d(figure.subfigures(len(groups), 1, height_ratios=heights)), groups, strict=True
@@ -213,7 +222,8 @@ def explanations(
             row_axes[0].set_ylabel(label, fontsize=9)
             for place, row in enumerate(explained.rows):
                 _overlay(row_axes[place], images[row], None if heat is None else heat[place])
-                row_axes[place].set_title(_answer(heat, label, labels[row], probabilities[row], class_names), fontsize=8)
+                told = _answer(heat, label, labels[row], probabilities[row], class_names)
+                row_axes[place].set_title(told, fontsize=8)
     return figure
 
 
@@ -227,24 +237,20 @@ def _answer(
     return f"{_caption(class_names[shown])} {100 * probabilities[shown]:.0f} %"
 
 
-def _overlay(axes, image: np.ndarray, heat: np.ndarray | None) -> None:
-    height, width = image.shape[:2]
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+def _overlay(axes: Axes, image: np.ndarray, heat: np.ndarray | None) -> None:
+    """Draws an image, or its brightness in the colours of its heat: violet for 0, yellow for the highest."""
     if heat is None:
         axes.imshow(image, interpolation="nearest")
         return
-    grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)  # BT.601; colour is the heat's
-    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
-    highest = float(heat.max())
-    axes.imshow(
-        heat / highest if highest > 0 else heat, cmap="inferno", vmin=0, vmax=1, alpha=0.55, extent=extent,
-        interpolation="bilinear",
-    )  # fmt: skip
-    axes.set_xlim(extent[0], extent[1])
-    axes.set_ylim(extent[2], extent[3])
+    repeat = -(-_LEAST_OVERLAY_PIXELS // max(image.shape[:2]))
+    image = image.repeat(repeat, 0).repeat(repeat, 1)
+    shares = Image.fromarray(heat / (float(heat.max()) or 1.0)).resize(image.shape[1::-1], Image.Resampling.BILINEAR)
+    brightness = image @ np.array([0.299, 0.587, 0.114]) / 255  # BT.601
+    colours = colormaps["viridis"](np.clip(np.asarray(shares), 0, 1))[..., :3]
+    axes.imshow(colours * (_DARKEST + (1 - _DARKEST) * brightness[..., None]), interpolation="nearest")
 
 
-def _bare(axes) -> None:
+def _bare(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -12,9 +12,7 @@ import tensorflow as tf
 from tl_distributed.inspection.networks import Network
 
 
-def grad_cam(
-    network: Network, layer: str, images: np.ndarray, classes: np.ndarray, *, batch_size: int
-) -> np.ndarray:
+def grad_cam(network: Network, layer: str, images: np.ndarray, classes: np.ndarray, *, batch_size: int) -> np.ndarray:
     """Computes Grad-CAM (equations 1 and 2 of the paper) of one class for each image.
 
     The weight of a channel is the mean over its map of the gradient of the class's logit; the result is the positive

@@ -52,9 +52,7 @@ def inspect_run(config: InspectConfig) -> list[str]:
     if before.image_shape != after.image_shape:
         raise UserError(f"--before={config.before}: takes images of {before.image_shape}, the run {after.image_shape}")
     inspection = _Inspection(config, info, before, after)
-    samples, shown = read_samples(
-        data_dir, info, config.split, num_images=config.num_images, shown=config.images
-    )
+    samples, shown = read_samples(data_dir, info, config.split, num_images=config.num_images, shown=config.images)
     folder = (config.output_dir or f"{workdir}/inspection").rstrip("/")
     return inspection.write(folder, samples, shown, step=_steps(workdir))
 
@@ -94,14 +92,10 @@ class _Inspection:
         _LOG.info("After: the best weights of %s. %s.", config.workdir, self._before.description.capitalize())
         maps = [self._channel_maps(name, shown) for name in self._maps]
         features, probabilities = self._features_and_answers(samples)
-        rows = compare_layers(
-            self._before, self._after, samples.images, self._compared, batch_size=config.batch_size
-        )
+        rows = compare_layers(self._before, self._after, samples.images, self._compared, batch_size=config.batch_size)
         _log_averaged(rows)
         _LOG.info("Laying out %d images by PCA and t-SNE, twice.", num_images)
-        layouts = {
-            name: embed(values, samples.labels, seed=config.seed) for name, values in features.items()
-        }
+        layouts = {name: embed(values, samples.labels, seed=config.seed) for name, values in features.items()}
         _LOG.info("Grad-CAM at %s.", self._grad_cam_layer)
         right, wrong = (self._explained(samples, probabilities, right=right) for right in (True, False))
 

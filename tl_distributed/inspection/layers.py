@@ -40,11 +40,11 @@ class Layers:
         self.shapes: dict[str, Shape] = {operation.name: _shape(operation) for operation in operations}
 
     def maps(self, names: Sequence[str]) -> list[str]:
-        """Returns the layers of `--layer`, checked; by default the deepest with maps that show something."""
+        """Returns the layers of `--layer`, checked; by default the deepest end of a block whose maps show something."""
         if names:
             return [self._map(name, "--layer") for name in names]
-        maps = self._map_names()
-        large = [name for name in maps if min(self.shapes[name][:2]) >= _LEAST_MAP_SIDE]
+        maps, ends = self._map_names(), self._block_ends()
+        large = [name for name in maps if name in ends and min(self.shapes[name][:2]) >= _LEAST_MAP_SIDE]
         return [(large or maps)[-1]]
 
     def grad_cam(self, name: str) -> str:

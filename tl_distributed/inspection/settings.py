@@ -22,7 +22,7 @@ class InspectConfig:
     output_dir: str = setting("", "Folder to write; by default WORKDIR/inspection.", topic=WHAT)
 
     layer: tuple[str, ...] = setting(
-        (), "Layers whose maps are shown, a figure each; by default the deepest one with maps of 6 x 6 or more.",
+        (), "Layers whose maps are shown, a figure each; by default the deepest end of a block with maps of 6 x 6 or more.",
         topic=MAPS,
     )  # fmt: skip
     images: tuple[str, ...] = setting(
@@ -31,8 +31,8 @@ class InspectConfig:
     )  # fmt: skip
     channels: int = setting(8, "Channels shown.", topic=MAPS, minimum=1, maximum=32)
     channel_rule: str = setting(
-        "changed", "Which channels, by their mean over the images shown: changed, the largest difference between before "
-        "and after; active, the largest magnitude.", topic=MAPS, choices=("changed", "active"),
+        "changed", "Which channels, by their mean over the images shown: changed, the largest difference of before and "
+        "after; active, the largest magnitude.", topic=MAPS, choices=("changed", "active"),
     )  # fmt: skip
 
     num_images: int = setting(
