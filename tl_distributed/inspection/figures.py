@@ -23,7 +23,7 @@ _MOST_NUMBERED_BARS = 80
 _NAME_CHARACTERS = 16
 _MOST_IN_LEGEND = 24
 _LEAST_OVERLAY_PIXELS = 128  # a side, so that heat is smooth over images of few pixels
-_DARKEST = 0.3  # of the colour of heat, where the image is black
+_DARKEST, _GREY_SHARE = 0.3, 0.25  # of heat's colour where the image is black; of the image itself
 _RIGHT_QUANTILE = 99.5  # a few extreme values would darken all others
 
 
@@ -247,7 +247,8 @@ def _overlay(axes: Axes, image: np.ndarray, heat: np.ndarray | None) -> None:
     shares = Image.fromarray(heat / (float(heat.max()) or 1.0)).resize(image.shape[1::-1], Image.Resampling.BILINEAR)
     brightness = image @ np.array([0.299, 0.587, 0.114]) / 255  # BT.601
     colours = colormaps["viridis"](np.clip(np.asarray(shares), 0, 1))[..., :3]
-    axes.imshow(colours * (_DARKEST + (1 - _DARKEST) * brightness[..., None]), interpolation="nearest")
+    lit = colours * (_DARKEST + (1 - _DARKEST) * brightness[..., None])
+    axes.imshow((1 - _GREY_SHARE) * lit + _GREY_SHARE * brightness[..., None], interpolation="nearest")
 
 
 def _bare(axes: Axes) -> None:
