@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
-from matplotlib.figure import Figure
 from PIL import Image
 
-from tl_distributed.reporting.plots import figure_png
 from tl_distributed.reporting.report import write_file
 
 METADATA_FILE, SPRITE_FILE, CHECKPOINT = "metadata.tsv", "sprite.png", "features.ckpt"
@@ -19,19 +17,19 @@ _THUMBNAIL_PIXELS = 48
 _SPRITE_PIXELS = 8192  # the plugin draws no larger sprite
 
 
-def write_images(folder: str, figures: Mapping[str, Figure], step: int) -> None:
-    """Writes figures as images of one run of TensorBoard, in place of those of an earlier inspection.
+def write_images(folder: str, figures: Mapping[str, bytes], step: int) -> None:
+    """Writes PNGs as images of one run of TensorBoard, in place of those of an earlier inspection.
 
     Args:
       folder: On any file system.
-      figures: By tag.
+      figures: Content of a PNG by tag.
       step: Training step that they are of.
     """
     earlier = tf.io.gfile.glob(f"{folder}/events.out.tfevents.*")
     writer = tf.summary.create_file_writer(folder)
     with writer.as_default(step):
-        for tag, figure in figures.items():
-            tf.summary.image(tag, tf.io.decode_png(figure_png(figure), channels=3)[None])
+        for tag, content in figures.items():
+            tf.summary.image(tag, tf.io.decode_png(content, channels=3)[None])
     writer.close()
     for path in earlier:
         tf.io.gfile.remove(path)

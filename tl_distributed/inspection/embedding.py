@@ -36,6 +36,7 @@ def embed(features: np.ndarray, labels: np.ndarray, *, seed: int) -> Embedding:
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     centred = features - features.mean(0)
     if not np.any(centred):  # nothing to lay out, and PCA would divide by 0
@@ -46,7 +47,9 @@ def embed(features: np.ndarray, labels: np.ndarray, *, seed: int) -> Embedding:
     reduced = np.pad(model.fit_transform(features), ((0, 0), (0, max(0, 2 - components))))
     explained = [*model.explained_variance_ratio_.tolist(), 0.0][:2]
     tsne = TSNE(2, perplexity=min(_PERPLEXITY, (len(features) - 1) / 3), init="pca", random_state=seed)
-    points = tsne.fit_transform(reduced)
+    # Its threads wait for each other by spinning: on cores that something else uses too it took 7 times as long.
+    with threadpool_limits(1):
+        points = tsne.fit_transform(reduced)
     return Embedding(reduced[:, :2], tuple(explained), points, _neighbour_accuracy(features, labels))
 
 

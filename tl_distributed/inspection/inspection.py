@@ -22,9 +22,9 @@ from tl_distributed.inspection.layers import Layers
 from tl_distributed.inspection.networks import Network, open_after, open_before, read_run_config
 from tl_distributed.inspection.samples import Samples, Shown, check_images, read_samples
 from tl_distributed.inspection.settings import InspectConfig
-from tl_distributed.reporting.plots import save_figure
+from tl_distributed.reporting.plots import figure_png
 from tl_distributed.reporting.progress import Progress
-from tl_distributed.reporting.report import classification_summary, write_json
+from tl_distributed.reporting.report import classification_summary, write_file, write_json
 
 _LOG = logging.getLogger(__name__)
 FEATURES_BEFORE, FEATURES_AFTER = "features before", "features after"
@@ -101,11 +101,12 @@ class _Inspection:
 
         drawn = {f"feature_maps/{chosen.layer}": self._draw_maps(chosen, shown) for chosen in maps}
         drawn |= self._draw_numbers(samples, rows, layouts, probabilities, right, wrong)
+        contents = {tag: figure_png(figure) for tag, figure in drawn.items()}
         tf.io.gfile.makedirs(folder)
         paths = {tag: f"{folder}/{re.sub('[^A-Za-z0-9_.-]', '_', tag)}.png" for tag in drawn}
-        for tag, figure in drawn.items():
-            save_figure(figure, paths[tag])
-        write_images(folder, drawn, step)
+        for tag, content in contents.items():
+            write_file(paths[tag], content)
+        write_images(folder, contents, step)
         write_projector(folder, features, self._columns(samples, probabilities), samples.images)
         summary = self._summary(samples, probabilities, maps, rows, layouts, right, wrong)
         write_json(f"{folder}/inspection.json", summary)

@@ -24,7 +24,7 @@ class Layers:
     """
 
     def __init__(self, before: keras.Model, after: keras.Model):
-        """Raises `UserError` where the two have nothing in common."""
+        """Raises `UserError` where the two have nothing below the head in common."""
         others = {operation.name: _shape(operation) for operation in before.operations}
         operations = [
             operation
@@ -33,19 +33,19 @@ class Layers:
             and _shape(operation) is not None
             and others.get(operation.name) == _shape(operation)
         ]
-        if not operations:
-            raise UserError(f"{before.name} and {after.name} have no layer of the same name and size in common")
+        if all(operation.name.startswith(HEAD_PREFIX) for operation in operations):
+            raise UserError(f"{before.name} and {after.name} have no layer of the same name and size below the head")
         self._classifier = after
         self._operations = {operation.name: operation for operation in operations}
         self.shapes: dict[str, Shape] = {operation.name: _shape(operation) for operation in operations}
 
     def maps(self, names: Sequence[str]) -> list[str]:
-        """Returns the layers of `--layer`, checked; by default the deepest end of a block whose maps show something."""
+        """Returns the layers of `--layer`, checked; by default the deepest whose maps show something."""
         if names:
             return [self._map(name, "--layer") for name in names]
-        maps, ends = self._map_names(), self._block_ends()
-        large = [name for name in maps if name in ends and min(self.shapes[name][:2]) >= _LEAST_MAP_SIDE]
-        return [(large or maps)[-1]]
+        maps = [name for name in self._map_names() if not isinstance(self._operations[name], _PADDING)]
+        large = [name for name in maps if min(self.shapes[name][:2]) >= _LEAST_MAP_SIDE]
+        return [(large or self._map_names())[-1]]
 
     def grad_cam(self, name: str) -> str:
         """Returns the layer of `--grad_cam_layer`, checked; by default the last with maps of several places."""
@@ -119,6 +119,7 @@ class Layers:
 
 
 _HEAD_LAYERS = (keras.layers.Dense, keras.layers.Dropout)
+_PADDING = keras.layers.ZeroPadding2D
 
 
 def starts_random(name: str) -> bool:

@@ -22,8 +22,8 @@ class InspectConfig:
     output_dir: str = setting("", "Folder to write; by default WORKDIR/inspection.", topic=WHAT)
 
     layer: tuple[str, ...] = setting(
-        (), "Layers whose maps are shown, a figure each; by default the deepest end of a block with maps of 6 x 6 or "
-        "more.", topic=MAPS,
+        (), "Layers whose maps are shown, a figure each; by default the deepest one with maps of 6 x 6 or more.",
+        topic=MAPS,
     )  # fmt: skip
     images: tuple[str, ...] = setting(
         (), f"Images whose maps are shown, up to {MOST_SHOWN}: places in the split (0, 5, 17) or image files; by "
