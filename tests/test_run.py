@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,6 +227,19 @@ def test_other_settings_in_the_same_workdir_are_refused(finished, data_dir):
         train_and_evaluate(config(data_dir, folder / "scratch", epochs=4))
     with pytest.raises(UserError, match="--resume=never"):
         train_and_evaluate(config(data_dir, folder / "scratch", resume="never"))
+
+
+def test_a_run_of_an_earlier_version_goes_on(finished, data_dir, tmp_path):
+    """What the earlier version had no flag for has its default."""
+    folder, _, _ = finished
+    shutil.copytree(folder / "scratch", tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    saved = json.loads(path.read_text())
+    del saved["config"]["min_steps"]
+    path.write_text(json.dumps(saved))
+    with pytest.raises(UserError, match=r"other settings \(min_steps 0 there, 7 here\)"):
+        train_and_evaluate(config(data_dir, tmp_path / "run", min_steps=7))
+    assert train_and_evaluate(config(data_dir, tmp_path / "run"))["finished"]
 
 
 def test_resume_must_needs_a_checkpoint(data_dir, tmp_path):

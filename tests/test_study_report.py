@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import html.parser
 import io
+import json
 import pathlib
 import re
 import shutil
@@ -104,6 +105,20 @@ def test_other_flags_or_another_data_set_under_the_same_name_are_refused(study, 
     other = write_toy_dataset(tmp_path / "other", counts={"train": 6, "val": 6, "test": 6}, size=8)
     with pytest.raises(UserError, match="a study of another data set"):
         open_study(str(workdir), plan_of(), read_manifest(other))
+
+
+def test_a_study_of_an_earlier_version_goes_on(study, data_dir, tmp_path):
+    """What the earlier version had no flag for has its default."""
+    plan, workdir, _, _ = study
+    saved = json.loads((workdir / "plan.json").read_text())
+    for settings in saved["arms"].values():
+        del settings["min_steps"]
+    (tmp_path / "plan.json").write_text(json.dumps(saved))
+    info = read_manifest(data_dir)
+    changed = make_plan(parse_arguments(StudyConfig, [f"--arms={ARMS}", "--common=min_steps=5"])[0])
+    with pytest.raises(UserError, match=r"other settings \(min_steps 0 there, 5 here\)"):
+        open_study(str(tmp_path), changed, info)
+    open_study(str(tmp_path), plan, info)
 
 
 def test_results_csv_has_every_run_with_its_numbers(study):

@@ -23,7 +23,7 @@ from tl_distributed.reporting.progress import format_duration
 from tl_distributed.reporting.report import read_metrics, to_json_values, write_file, write_json
 from tl_distributed.studies.clock import PlanClock, cost_per_image, planned_images
 from tl_distributed.studies.plan import Arm, Plan, Run
-from tl_distributed.training.workdir import dataset_digest
+from tl_distributed.training.workdir import dataset_digest, settings_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,11 +50,11 @@ def open_study(workdir: str, plan: Plan, info: DatasetInfo) -> None:
     # Settings and not flags: a recipe may have changed since.
     arms = {arm.name: to_json_values(dataclasses.asdict(_config(arm))) for arm in plan.arms}
     for name, settings in arms.items():
-        before = known.get(name, settings)
+        before = settings_of(known.get(name, settings))
         differing = [
-            f"{key} {before.get(key)} there, {value} here"
+            f"{key} {before[key]} there, {value} here"
             for key, value in settings.items()
-            if before.get(key) != value and key != "recipe"
+            if before[key] != value and key != "recipe"
         ]
         if differing:
             raise UserError(

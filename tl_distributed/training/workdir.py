@@ -57,11 +57,11 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
     for name in _CHOSEN_AT_START:
         if getattr(config, name) == "auto":
             config = dataclasses.replace(config, **{name: saved["config"].get(name, "auto")})
-    current = json.loads(json.dumps(dataclasses.asdict(config)))
+    current, before = json.loads(json.dumps(dataclasses.asdict(config))), settings_of(saved["config"])
     differing = [
-        f"{name} {saved['config'].get(name)} there, {value} here"
+        f"{name} {before[name]} there, {value} here"
         for name, value in current.items()
-        if name not in _FREE_SETTINGS and saved["config"].get(name) != value
+        if name not in _FREE_SETTINGS and before[name] != value
     ]
     if saved["dataset_sha256"] != dataset_digest(info):
         differing.append("another data set")
@@ -71,6 +71,12 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
             "choose another --workdir, or delete that folder"
         )
     return config
+
+
+def settings_of(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns saved settings, with the default of each that the version which saved them did not have."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    return {**json.loads(json.dumps(defaults)), **saved}
 
 
 def finished_results(workdir: str, position: Position | None) -> dict[str, Any] | None:
