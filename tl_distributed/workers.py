@@ -1,0 +1,284 @@
+"""How the workers of a run keep together: a TCP connection of each to the chief, beside TensorFlow's collectives.
+
+Through it they compare versions and flags before the collective runtime starts, agree between calls of the loop, and
+notice when one of them dies or freezes: TensorFlow's collectives would wait for it for ever, or end in a stack trace.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import tl_distributed
+from tl_distributed.cluster import Cluster, resolve_cluster, split_address
+from tl_distributed.commandline import UserError, set_log_name
+from tl_distributed.config import Config
+from tl_distributed.control import Connection, accept_all, connect_to_chief, dial, listen
+
+_LOG = logging.getLogger(__name__)
+
+LOST_WORKER_EXIT_CODE = 75  # sysexits' "temporary failure, try again": a scheduler may start the job anew
+_FAREWELL_SECONDS = 5.0
+# Which worker it is, and where it finds the data: what dataset.json says is compared, not where it lies.
+_SETTINGS_OF_A_WORKER = {"worker_index", "data_dir"}
+
+
+class Workers:
+    """The workers of a run; this class is a run of one process, which agrees with itself.
+
+    Attributes:
+      index: Of this worker.
+      count: Of all.
+      peer_stop_signal: Number of the signal that asked another worker to stop, or `None`.
+    """
+
+    index, count = 0, 1
+    peer_stop_signal: int | None = None
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker writes what the run leaves."""
+        return self.index == 0
+
+    def exchange(self, topic: str, value: Any) -> list[Any]:
+        """Returns what every worker gave, by index, once all have come to the same `topic`; JSON values."""
+        del topic
+        return [value]
+
+    def from_chief(self, topic: str, value: Any) -> Any:
+        """Returns what the chief gave; every worker has to call it."""
+        return self.exchange(topic, value)[0]
+
+    def require_same(self, topic: str, value: Any, hint: str) -> None:
+        """Raises `UserError` on all workers where one of them has another value than the chief."""
+        values = self.exchange(topic, value)
+        for index, other in enumerate(values):
+            if other != values[0]:
+                raise UserError(f"{topic}: {self.name(index)} has {other}, the chief {values[0]}; {hint}")
+
+    def name(self, index: int) -> str:
+        """Returns what messages call a worker."""
+        return f"worker {index}"
+
+    def announce_stop(self, signal_number: int) -> None:
+        """Tells the others that this worker was asked to stop; they see it in `peer_stop_signal`."""
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Leaves: in order, or with the reason for which all have to end."""
+
+
+class ClusterWorkers(Workers):
+    """The workers of a cluster, after each has joined; a context manager.
+
+    Where one of them fails, dies, or gives no sign of life for `timeout_seconds`, every other process ends with a
+    line that says so and the exit code of the failure, or `LOST_WORKER_EXIT_CODE`. It ends wherever it stands, since
+    it may wait in a collective; what a run leaves is written under temporary names, so nothing is left half-written.
+    """
+
+    def __init__(self, cluster: Cluster, *, timeout_seconds: float):
+        """Joins: the chief waits for all, the others for the chief.
+
+        Args:
+          cluster: With at least two workers.
+          timeout_seconds: How long to wait for one another, now and later.
+
+        Raises:
+          UserError: A worker did not come, or the chief cannot be reached.
+        """
+        self._cluster, self._timeout = cluster, timeout_seconds
+        self.index, self.count = cluster.index, len(cluster.addresses)
+        self._changed = threading.Condition()
+        self._rounds: dict[int, dict[int, Any]] = {}  # number of an exchange: what has come so far, by worker
+        self._answers: dict[int, list[Any]] = {}
+        self._round = 0
+        self._leaving = False
+        self._ended = threading.Lock()
+        self._deadline: tuple[float, str] | None = None
+        self._connections = (accept_all if self.is_chief else connect_to_chief)(cluster, timeout_seconds)
+        self._readers = [
+            threading.Thread(target=self._read, args=(peer, connection), daemon=True)
+            for peer, connection in self._connections.items()
+        ]
+        for thread in (*self._readers, threading.Thread(target=self._watch, daemon=True)):
+            thread.start()
+
+    def name(self, index: int) -> str:
+        return self._cluster.name(index)
+
+    def exchange(self, topic: str, value: Any) -> list[Any]:
+        number, self._round = self._round, self._round + 1
+        message = {"kind": "value", "round": number, "topic": topic, "value": value}
+        if self.is_chief:
+            with self._changed:
+                self._rounds.setdefault(number, {})[0] = message
+                self._changed.wait_for(lambda: len(self._rounds[number]) == self.count)
+                given = self._rounds.pop(number)
+            topics = [given[index]["topic"] for index in range(self.count)]
+            if len(set(topics)) > 1:
+                raise RuntimeError(f"the workers are out of step: {topics}")
+            values = [given[index]["value"] for index in range(self.count)]
+            self._send_all({"kind": "values", "round": number, "values": values})
+            return json.loads(json.dumps(values))
+        self._connections[0].send(message)
+        with self._changed:
+            self._changed.wait_for(lambda: number in self._answers)
+            return self._answers.pop(number)
+
+    def check_ports(self) -> None:
+        """Checks that every worker's gRPC port is free, and reached by every other worker.
+
+        Raises:
+          UserError: One is not; TensorFlow would wait for ever.
+        """
+        with listen(split_address(self._cluster.addresses[self.index])[1], "--workers or --grpc_port"):
+            self.exchange("ports are open", None)
+            for index, address in enumerate(self._cluster.addresses):
+                if reason := dial(*split_address(address)):
+                    raise UserError(f"{self.name(self.index)} cannot reach {self.name(index)}: {reason}")
+            self.exchange("ports were reached", None)
+
+    def announce_stop(self, signal_number: int) -> None:
+        self._send_all({"kind": "stop", "from": self.index, "signal": signal_number})
+
+    @contextlib.contextmanager
+    def expect_within(self, seconds: float, reason: str) -> Iterator[None]:
+        """Ends this worker, and so all, with `reason` where the block takes longer."""
+        self._deadline = (time.monotonic() + seconds, reason)
+        yield
+        self._deadline = None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or isinstance(error, SystemExit):
+            self.exchange("end of the run", None)
+        elif _may_come_from_a_peer(error):
+            # The collective broke before it was known why: the connection will tell, if a peer is the cause.
+            self._wait_for_the_end()
+        self._leaving = True
+        if error is not None and not isinstance(error, SystemExit):
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            code = error.exit_code if isinstance(error, UserError) else 1
+            self._send_all({"kind": "failed", "who": self.index, "reason": " ".join(reason.split()), "code": code})
+        for connection in self._connections.values():
+            connection.finish_sending()
+        for reader in self._readers:
+            reader.join(_FAREWELL_SECONDS)
+        for connection in self._connections.values():
+            connection.close()
+
+    def _wait_for_the_end(self) -> None:
+        """Leaves the time to notice that a peer is gone; the thread that notices ends the process."""
+        time.sleep(self._timeout + 2 * self._beat_seconds)
+
+    @property
+    def _beat_seconds(self) -> float:
+        return min(self._timeout / 5, 2.0)
+
+    def _send_all(self, message: dict[str, Any]) -> None:
+        for connection in self._connections.values():
+            connection.send(message)
+
+    def _read(self, peer: int, connection: Connection) -> None:
+        while (message := connection.receive()) is not None:
+            self._handle(peer, message)
+        if not self._leaving:
+            self._end(f"{self.name(peer)} ended without a word", LOST_WORKER_EXIT_CODE)
+
+    def _handle(self, peer: int, message: dict[str, Any]) -> None:
+        kind = message["kind"]
+        if kind == "value":
+            with self._changed:
+                self._rounds.setdefault(message["round"], {})[peer] = message
+                self._changed.notify_all()
+        elif kind == "values":
+            with self._changed:
+                self._answers[message["round"]] = message["values"]
+                self._changed.notify_all()
+        elif kind == "stop":
+            self.peer_stop_signal = message["signal"]
+            if self.is_chief:
+                self._send_all(message)
+        elif kind == "failed" and not self._leaving:
+            self._end(message["reason"], message["code"], who=message["who"])
+
+    def _watch(self) -> None:
+        """Gives signs of life, and looks for those of the others."""
+        while not self._leaving:
+            self._send_all({"kind": "alive"})
+            time.sleep(self._beat_seconds)
+            now = time.monotonic()
+            for peer, connection in self._connections.items():
+                if now - connection.last_seen > self._timeout and not self._leaving:
+                    self._end(
+                        f"{self.name(peer)} has given no sign of life for {self._timeout:g} s "
+                        "(--worker_timeout_seconds)", LOST_WORKER_EXIT_CODE,
+                    )  # fmt: skip
+            if self._deadline is not None and now > self._deadline[0]:
+                self._end(self._deadline[1], LOST_WORKER_EXIT_CODE)
+
+    def _end(self, reason: str, code: int, who: int | None = None) -> None:
+        """Ends this process at once; the chief tells the others why."""
+        self._ended.acquire()  # never released: the first reason is the one
+        if self.is_chief:
+            self._send_all({"kind": "failed", "who": who, "reason": reason, "code": code})
+            for connection in self._connections.values():
+                connection.finish_sending()
+            time.sleep(0.2)  # the readers take what is still coming in, so that TCP delivers the reason
+        culprit = f"{self.name(who)}: " if who is not None else ""
+        print(f"error: {culprit}{reason}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _may_come_from_a_peer(error: BaseException) -> bool:
+    """Tells whether an error is one that a collective gives when another worker is gone."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError"})
+
+
+def join_workers(config: Config) -> Workers:
+    """Joins the other workers of a run, and checks that all were started alike; a run of one process is alone.
+
+    Call it with TensorFlow imported, since its version is compared, and before anything touches a device.
+
+    Raises:
+      UserError: No cluster, a worker that does not come, or one of another version or with other flags.
+    """
+    if config.strategy != "multi_worker":
+        return Workers()
+    cluster = resolve_cluster(config)
+    set_log_name(f"worker {cluster.index}/{len(cluster.addresses)}")
+    _LOG.info("This is %s of %d workers.", cluster.name(cluster.index), len(cluster.addresses))
+    if len(cluster.addresses) == 1:
+        return Workers()
+    workers = ClusterWorkers(cluster, timeout_seconds=config.worker_timeout_seconds)
+    with contextlib.ExitStack() as stack:
+        stack.push(workers)  # leaves with the reason where a check fails
+        for name, version in _versions().items():
+            workers.require_same(name, version, "install the same on every worker")
+        given = {
+            name: value for name, value in dataclasses.asdict(config).items() if name not in _SETTINGS_OF_A_WORKER
+        }
+        for name, value in json.loads(json.dumps(given)).items():
+            workers.require_same(f"--{name}", value, "start every worker with the same flags")
+        workers.check_ports()
+        stack.pop_all()
+    return workers
+
+
+def _versions() -> dict[str, str]:
+    import keras
+    import tensorflow as tf
+
+    versions = {"tl_distributed": tl_distributed.__version__, "tensorflow": tf.__version__, "keras": keras.__version__}
+    return {"python": platform.python_version(), **versions}
