@@ -10,6 +10,7 @@ from tl_distributed.data.dataset import MemorySplit
 from tl_distributed.models.backbones import build_backbone, get_backbone
 from tl_distributed.models.freezing import freeze_for
 from tl_distributed.models.heads import build_classifier
+from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS
 from tl_distributed.runtime import Runtime, mirrored_strategy
 from tl_distributed.training.loop import TrainLoop
@@ -37,7 +38,7 @@ def toy_images(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def settings(**changes) -> StepSettings:
     base = StepSettings(
         features=None, augment=NAMED_AUGMENTATIONS["none"], image_size=IMAGE_SIZE, normalization="tf",
-        num_classes=NUM_CLASSES, global_batch_size=BATCH, label_smoothing=0.0, weight_decay=0.0, layer_decay=1.0,
+        num_classes=NUM_CLASSES, global_batch_size=BATCH, label_smoothing=0.0, weight_decay=0.0, rate_multipliers=(),
         clip_norm=0.0, ema_decay=0.0, all_reduce_dtype="float32", seed=0,
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
@@ -73,6 +74,7 @@ def make_engine(
     dropout: float = 0.0,
     initial: list[np.ndarray] | None = None,
     step_settings: StepSettings | None = None,
+    layer_decay: float = 1.0,
 ) -> Engine:
     """Builds an engine; `partial` trains from the layer conv2 on."""
     keras.utils.set_random_seed(1)
@@ -82,7 +84,10 @@ def make_engine(
         if initial is not None:
             model.set_weights(initial)
     freeze_for(model, freezing, unfreeze_last_layers=0, unfreeze_from="conv2" if freezing == "partial" else "")
-    step = TrainStep(model, optimizer, lambda _: tf.constant(learning_rate), step_settings or settings(), where)
+    step_settings = dataclasses.replace(
+        step_settings or settings(), rate_multipliers=tuple(rate_multipliers(model, layer_decay))
+    )
+    step = TrainStep(model, optimizer, lambda _: tf.constant(learning_rate), step_settings, where)
     split = MemorySplit(*toy_images())
     feed = split.train_feed(global_batch_size=BATCH, num_replicas=where.num_replicas, seed=0, first_step=0)
     return Engine(model, step, TrainLoop(step, feed, where, steps_per_loop=1), split)

@@ -1,5 +1,6 @@
 """Training from banked features: the same as without, built once, kept through kills, never taken for another's."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -21,8 +22,9 @@ from toy_dataset import write_toy_dataset
 
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
+from tl_distributed.data.dataset import load_splits, load_subset
 from tl_distributed.data.feature_bank import FeatureLayout, bank_shards, feature_format, open_bank_split
-from tl_distributed.data.records import read_manifest
+from tl_distributed.data.records import SPLITS, read_manifest
 from tl_distributed.data.shards import shard_paths
 from tl_distributed.models.build import build_model
 from tl_distributed.models.cutting import Cut, cut_at_frozen
@@ -106,6 +108,8 @@ def assert_same_runs(first: pathlib.Path, second: pathlib.Path) -> None:
         ("resnet20", "partial", {}, {}),
         ("resnet20", "frozen", {"strategy": "mirrored"}, {}),
         ("tiny_norm", "two_phase", {"xla": "on"}, {}),
+        ("tiny_norm", "partial", {"images_per_class": 13}, {"images_per_class": 13}),
+        ("resnet20", "partial", {"layer_decay": 0.5}, {"layer_decay": 0.5}),
     ],
 )
 def test_banked_training_equals_unbanked(train, tmp_path, data_dir, backbone, transfer, banked, unbanked):
@@ -164,8 +168,9 @@ def frozen_part(workdir: str, layer: str) -> keras.Model:
     raise AssertionError(layer)
 
 
-def only_folder(bank_dir: pathlib.Path) -> pathlib.Path:
-    (folder,) = bank_dir.iterdir()
+def folder_of(bank_dir: pathlib.Path, split: str) -> pathlib.Path:
+    """Returns the folder of the only bank of a split."""
+    (folder,) = [path for path in bank_dir.iterdir() if json.loads((path / "bank.json").read_text())["split"] == split]
     return folder
 
 
@@ -177,7 +182,7 @@ def test_bank_holds_what_stock_keras_computes(train, tmp_path, data_dir, pretrai
     model = frozen_part(pretrained("tiny_norm"), "relu1")
     dtype = np.float32 if bank_dtype == "auto" else ml_dtypes.bfloat16
     for split, count in COUNTS.items():
-        found, labels = read_bank(only_folder(tmp_path / "run" / "feature_bank"), split, (12, 12, 8), dtype)
+        found, labels = read_bank(folder_of(tmp_path / "run" / "feature_bank", split), split, (12, 12, 8), dtype)
         images, expected_labels = read_images(data_dir, split)
         resized = tf.image.resize(images.astype(np.float32), (24, 24)) / 127.5 - 1.0
         expected = model.predict(resized, verbose=0)
@@ -188,7 +193,8 @@ def test_bank_holds_what_stock_keras_computes(train, tmp_path, data_dir, pretrai
 
 def test_views_are_the_augmented_images_and_evaluation_sees_plain_ones(train, tmp_path, data_dir, pretrained):
     train("run", augment="basic", bank_views=2, seed=3)
-    folder = only_folder(tmp_path / "run" / "feature_bank")
+    bank_dir = tmp_path / "run" / "feature_bank"
+    folder = folder_of(bank_dir, "train")
     model = frozen_part(pretrained("tiny_norm"), "head_pooling")
     images, labels = read_images(data_dir, "train")
     for view in range(2):
@@ -199,7 +205,7 @@ def test_views_are_the_augmented_images_and_evaluation_sees_plain_ones(train, tm
         )  # fmt: skip
         found, _ = read_bank(folder, f"train-view{view:02d}", (16,), np.float32)
         np.testing.assert_allclose(found, model(pixels / 127.5 - 1.0), rtol=1e-4, atol=1e-5)
-    plain, _ = read_bank(folder, "val", (16,), np.float32)
+    plain, _ = read_bank(folder_of(bank_dir, "val"), "val", (16,), np.float32)
     images, _ = read_images(data_dir, "val")
     np.testing.assert_allclose(plain, model(images / np.float32(127.5) - 1.0), rtol=1e-4, atol=1e-5)
 
@@ -207,7 +213,8 @@ def test_views_are_the_augmented_images_and_evaluation_sees_plain_ones(train, tm
 @pytest.mark.parametrize("mode", ["memory", "stream"])
 def test_epochs_show_the_views_in_turn(train, tmp_path, data_dir, mode):
     train("run", augment="basic", bank_views=3, max_steps=1)
-    folder, layout = only_folder(tmp_path / "run" / "feature_bank"), FeatureLayout(((16,),), ("float32",), "float32")
+    folder = folder_of(tmp_path / "run" / "feature_bank", "train")
+    layout = FeatureLayout(((16,),), ("float32",), "float32")
     shards = bank_shards(str(folder), data_dir, read_manifest(data_dir), "train", 3)
     split = open_bank_split(shards, str(folder), layout, mode=mode, shuffle_buffer_examples=16)
     views = [
@@ -227,20 +234,20 @@ def test_second_run_reuses_a_bank(train, tmp_path, caplog):
     caplog.set_level("INFO")
     common = {"bank_dir": str(banks), "max_steps": 1, "transfer": "partial"}
     train("first", **common)
-    folder = only_folder(banks)
-    times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tfrecord")}
+    times = {path.name: path.stat().st_mtime_ns for path in banks.glob("*/*.tfrecord")}
     assert len(times) == 6
     caplog.clear()
     train("again", **common, learning_rate=0.5, epochs=5, seed=1, dropout=0.4)
     assert "found there, complete" in caplog.text
-    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tfrecord")} == times
+    assert {path.name: path.stat().st_mtime_ns for path in banks.glob("*/*.tfrecord")} == times
 
 
 def test_another_bank_is_never_taken(data_dir, tmp_path, pretrained, monkeypatch):
     banks = tmp_path / "banks"
     monkeypatch.setattr(banking.BankBuilder, "build", lambda *_, **__: None)
 
-    def open_bank(data_dir: str = data_dir, **changes) -> int:
+    def open_bank(data_dir: str = data_dir, **changes) -> dict[str, int]:
+        """Returns how many banks there are of each split."""
         settings = {
             "transfer": "partial", "weights": pretrained("tiny_norm"), "augment": "none", "unfreeze_from": "conv2",
             "bank_dir": str(banks), "feature_bank": "on", "bank_mode": "stream", **changes,
@@ -250,20 +257,37 @@ def test_another_bank_is_never_taken(data_dir, tmp_path, pretrained, monkeypatch
         model = build_model(config, num_classes=3, load_weights=True)
         freeze_for(model, "partial", unfreeze_last_layers=0, unfreeze_from=config.unfreeze_from)
         cut, info = cut_at_frozen(model), read_manifest(data_dir)
-        banking.open_banked_phase(cut, config, info, normalization="tf", runtime=where, stop=StopRequest())
-        return len(list(banks.iterdir()))
+        images = load_splits(data_dir, info, SPLITS, input_mode="memory", shuffle_buffer_examples=16)
+        if (few := config.images_per_class) != 0:
+            images["train"] = load_subset(data_dir, info, "train", images_per_class=few, seed=config.seed)
+        banking.open_banked_phase(cut, config, info, images, normalization="tf", runtime=where, stop=StopRequest())
+        return collections.Counter(json.loads(path.read_text())["split"] for path in banks.glob("*/bank.json"))
 
     other_data = write_toy_dataset(tmp_path / "other", counts={**COUNTS, "val": 17})
-    views = {"augment": "basic", "bank_views": 1}
-    assert open_bank() == 1
-    changes = [
-        {"weights": pretrained("tiny_norm", 1)}, {"image_size": 20}, {"data_dir": other_data}, {"unfreeze_from": "bn2"},
-        {"bank_dtype": "bfloat16"}, {"precision": "mixed_bfloat16"}, views, {**views, "crop_padding_pixels": 2},
-        {**views, "seed": 7}, {**views, "bank_views": 2},
-    ]  # fmt: skip
-    for number, change in enumerate(changes, start=2):
-        assert open_bank(**change) == number, change
-    assert open_bank() == open_bank(seed=7, pooling="max", head_units=(4,), xla="on") == len(changes) + 1
+    everything, training = {"train": 1, "val": 1, "test": 1}, {"train": 1, "val": 0, "test": 0}
+    views, few = {"augment": "basic", "bank_views": 1}, {"images_per_class": 5}
+    expected = collections.Counter(everything)
+    assert open_bank() == expected
+    for change, fresh in (
+        ({"weights": pretrained("tiny_norm", 1)}, everything),
+        ({"image_size": 20}, everything),
+        ({"data_dir": other_data}, everything),
+        ({"unfreeze_from": "bn2"}, everything),
+        ({"bank_dtype": "bfloat16"}, everything),
+        ({"precision": "mixed_bfloat16"}, everything),
+        (views, training),
+        ({**views, "crop_padding_pixels": 2}, training),
+        ({**views, "seed": 7}, training),
+        ({**views, "bank_views": 2}, training),
+        (few, training),
+        ({**few, "seed": 7}, training),
+        ({"images_per_class": 6}, training),
+        ({**few, **views}, training),
+    ):
+        expected.update(fresh)
+        assert open_bank(**change) == expected, change
+    for change in ({}, {"seed": 7, "pooling": "max", "head_units": (4,), "xla": "on"}, {"images_per_class": 1000}):
+        assert open_bank(**change) == expected, change
 
 
 def start(data_dir: str, workdir: pathlib.Path, weights: str) -> subprocess.Popen:
@@ -310,10 +334,10 @@ def test_killed_and_interrupted_builds_go_on(pretrained, tmp_path):
     whole = start(data, tmp_path / "whole", weights)
     _, errors = whole.communicate(timeout=240)
     assert whole.returncode == 0, errors
-    built, expected = only_folder(workdir / "feature_bank"), only_folder(tmp_path / "whole" / "feature_bank")
-    assert built.name == expected.name  # the key does not depend on the process
-    assert {path.name for path in built.iterdir()} == {path.name for path in expected.iterdir()}  # nothing left over
     for split, count in (("train", 4000), ("val", 100), ("test", 100)):
+        built, expected = (folder_of(run / "feature_bank", split) for run in (workdir, tmp_path / "whole"))
+        assert built.name == expected.name  # the key does not depend on the process
+        assert {path.name for path in built.iterdir()} == {path.name for path in expected.iterdir()}  # nothing left
         features, labels = read_bank(built, split, (16,), np.float32)
         expected_features, expected_labels = read_bank(expected, split, (16,), np.float32)
         assert len(features) == count
@@ -336,7 +360,7 @@ def test_stopped_and_resumed_equals_uninterrupted(train, tmp_path, pretrained):
         np.testing.assert_array_equal(one, other)
     names = [{path.name for path in (tmp_path / name / "feature_bank").iterdir()} for name in ("whole", "parts")]
     assert names[0] == names[1]
-    assert len(names[0]) == 2
+    assert len(names[0]) == 2 * 3  # phases, splits
 
 
 def test_resumed_run_keeps_what_auto_chose_at_its_start(train, tmp_path):
@@ -351,7 +375,7 @@ def test_resumed_run_keeps_what_auto_chose_at_its_start(train, tmp_path):
 @pytest.mark.parametrize("damage", ["cut short", "flipped bit", "record lost"])
 def test_damaged_bank_is_named(train, tmp_path, mode, damage):
     train("run", max_steps=2, bank_mode=mode)
-    folder = only_folder(tmp_path / "run" / "feature_bank")
+    folder = folder_of(tmp_path / "run" / "feature_bank", "train")
     path = next(folder.glob("train-*.tfrecord"))
     content = bytearray(path.read_bytes())
     if damage == "cut short":
@@ -368,12 +392,11 @@ def test_damaged_bank_is_named(train, tmp_path, mode, damage):
 def decide(data_dir: str, workdir, **changes) -> Config:
     """Returns what is resolved for a cut of 64 numbers."""
     settings = {"transfer": "frozen", "weights": "PATH", "augment": "none", "input_mode": "memory", **changes}
-    info = read_manifest(data_dir)
     config = run_config(data_dir, workdir, **settings).resolved(native_size=16)
     phases = plan_phases(config, num_examples=COUNTS["train"])
     cut = Cut(None, None, ((64,),), ("float32",))
     cuts = [None if phase.freezing == "full" else cut for phase in phases]
-    return banking.resolve_bank(config, phases, cuts, info)
+    return banking.resolve_bank(config, phases, cuts, COUNTS)
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ def test_update_equals_a_hand_computation(xla):
     before = [variable.numpy() for variable in plain.model.trainable_variables]
     plain.train(1)
     gradients = [old - new.numpy() for old, new in zip(before, plain.model.trainable_variables, strict=True)]
-    changed = settings(layer_decay=0.5, weight_decay=0.1)
-    decayed = make_engine(where, initial=start, learning_rate=0.2, step_settings=changed)
+    changed = settings(weight_decay=0.1)
+    decayed = make_engine(where, initial=start, learning_rate=0.2, step_settings=changed, layer_decay=0.5)
     decayed.train(1)
     for path, old, gradient, new in zip(variables, before, gradients, decayed.model.trainable_variables, strict=True):
         rate = 0.2 * (1.0 if "head" in path else 0.5 if ("conv2" in path or "bn2" in path) else 0.25)
@@ -78,7 +78,7 @@ def test_off_adds_nothing_to_the_update():
     def multiplications(layer_decay: float) -> int:
         import tensorflow as tf
 
-        engine = make_engine(runtime(), step_settings=settings(layer_decay=layer_decay))
+        engine = make_engine(runtime(), layer_decay=layer_decay)
         gradients = [tf.zeros(variable.shape) for variable in engine.model.trainable_variables]
         update = tf.function(engine.step._update_body, autograph=False)
         graph = update.get_concrete_function(gradients, tf.constant(0.1)).graph

@@ -287,10 +287,6 @@ class Config:
         transfer, _ = self.transfer_and_weights()
         if transfer in ("scratch", "full"):
             return f"--transfer={transfer} freezes nothing"
-        if self.images_per_class:
-            return "--images_per_class trains on a part of the split"
-        if self.layer_decay != 1:
-            return "--layer_decay counts the blocks of the whole backbone"
         augmentation = self.augment_settings()
         if augmentation.mixes_images:
             return "MixUp and CutMix mix other images in every epoch; --mixup=0 and --cutmix=0 switch them off"

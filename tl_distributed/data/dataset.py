@@ -100,6 +100,11 @@ class MemorySplit:
                 images, labels = self._images[start:end].numpy(), self._labels[start:end].numpy()
             yield _padded(images, labels, batch_size)
 
+    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images `[k, h, w, 3] uint8` and labels `[k] int32` at `indices [k]`."""
+        with tf.device("/cpu:0"):
+            return tf.gather(self._images, indices).numpy(), tf.gather(self._labels, indices).numpy()
+
 
 @dataclasses.dataclass(frozen=True)
 class _MemoryFeed:

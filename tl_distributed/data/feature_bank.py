@@ -1,9 +1,11 @@
 """The feature bank on disk: what a frozen part of a model makes of each example, once and for all.
 
-A bank is a folder `<bank_dir>/<key>`, whose name is a hash of all that its content depends on. It holds one shard for
-each shard of the data set, of the same name and with the same examples in the same order; with `--bank_views` one
-for each view of a training shard, e.g. `train-view00-00003-of-00016.tfrecord`. A shard appears whole, by renaming:
-what a killed build had finished is kept. A record is the label, 4 bytes little-endian, and the features' bytes.
+A split's bank is a folder `<bank_dir>/<key>`, whose name is a hash of all that its content depends on. It holds one
+shard for each shard of the split, of the same name and with the same examples in the same order; with `--bank_views`
+one for each view of a training shard, e.g. `train-view00-00003-of-00016.tfrecord`. The bank of a part of a split
+(`--images_per_class`) has shards of its own, over which the part's examples are dealt in turn. A shard appears whole,
+by renaming: what a killed build had finished is kept. A record is the label, 4 bytes little-endian, and the features'
+bytes.
 """
 
 import dataclasses
@@ -22,9 +24,9 @@ import tensorflow as tf
 
 from tl_distributed.data.dataset import Split, open_split
 from tl_distributed.data.records import DatasetInfo
-from tl_distributed.data.shards import RecordFormat, shard_paths
+from tl_distributed.data.shards import PARALLEL_READS, RecordFormat, shard_paths
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _LABEL_BYTES = 4
 _TEMPORARY = ".tmp"
 _WINDOW_BYTES = 2**28  # the most that a window of stream mode may hold: features can be larger than images
@@ -73,37 +75,59 @@ def bank_key(content: dict[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class BankShard:
-    """A shard of a bank and the shard that it is made of.
+    """A shard of a bank and what it is made of.
 
     Attributes:
       path: Of the bank's shard.
-      source: Path of the data set's shard.
+      source: Path of the data set's shard; `None` where the examples are held in memory.
       view: Number of the view; `None` for the image as it is.
-      first_example: Index, in the split, of its first example.
-      num_examples: Examples in it.
+      examples: Indices, in the split or in the part of it that is held, of its examples.
     """
 
     path: str
-    source: str
+    source: str | None
     view: int | None
-    first_example: int
-    num_examples: int
+    examples: range
 
 
 def bank_shards(folder: str, data_dir: str, info: DatasetInfo, split: str, views: int) -> list[list[BankShard]]:
-    """Returns the shards of each view of a split, in order, whether or not they have been built.
+    """Returns the shards of each view of a whole split, in order, whether or not they have been built.
 
     Without views (0) there is one version, of the images as they are.
     """
     result = []
-    for view in range(views) if views else (None,):
+    for view in _views(views):
         shards, first = [], 0
         for source, shard in shard_paths(data_dir, info, split).items():
-            name = shard.file if view is None else shard.file.replace(f"{split}-", f"{split}-view{view:02d}-", 1)
-            shards.append(BankShard(f"{folder}/{name}", source, view, first, shard.num_records))
-            first += shard.num_records
+            examples = range(first, first + shard.num_records)
+            shards.append(BankShard(_path(folder, shard.file, split, view), source, view, examples))
+            first = examples.stop
         result.append(shards)
     return result
+
+
+def part_shards(folder: str, split: str, num_examples: int, views: int) -> list[list[BankShard]]:
+    """Returns the shards of each view of a part of a split, which is held in memory.
+
+    Readers take records from `PARALLEL_READS` shards in turn; dealt out likewise, they come back in their order.
+    """
+    count = min(PARALLEL_READS, num_examples)
+    names = [f"{split}-{index:05d}-of-{count:05d}.tfrecord" for index in range(count)]
+    return [
+        [
+            BankShard(_path(folder, name, split, view), None, view, range(index, num_examples, count))
+            for index, name in enumerate(names)
+        ]
+        for view in _views(views)
+    ]
+
+
+def _views(count: int) -> Sequence[int | None]:
+    return range(count) if count else (None,)
+
+
+def _path(folder: str, file: str, split: str, view: int | None) -> str:
+    return f"{folder}/{file if view is None else file.replace(f'{split}-', f'{split}-view{view:02d}-', 1)}"
 
 
 def open_bank_split(
@@ -129,7 +153,7 @@ def open_bank_split(
     window = min(shuffle_buffer_examples, max(1, _WINDOW_BYTES // layout.row_bytes))
     return open_split(
         [[shard.path for shard in view] for view in shards],
-        sum(shard.num_examples for shard in shards[0]),
+        sum(len(shard.examples) for shard in shards[0]),
         feature_format(layout, folder),
         mode=mode,
         shuffle_buffer_examples=window,

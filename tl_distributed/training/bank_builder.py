@@ -3,13 +3,14 @@
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tl_distributed.commandline import UserError, tensorflow_cause
+from tl_distributed.data.dataset import MemorySplit
 from tl_distributed.data.feature_bank import BankShard, BankShardWriter, FeatureLayout
 from tl_distributed.data.shards import READ_ERRORS, RecordFormat, bad_record, wrong_count
 from tl_distributed.pixels.augment import augment_batch, resize_batch
@@ -39,6 +40,51 @@ class BankSettings:
     seed: int
 
 
+class ImageSource(Protocol):
+    """Where the images of a bank's shards are read."""
+
+    def batches(self, shards: Sequence[BankShard], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the shards' images `[n, height, width, 3] uint8` and labels `[n] int32`, at most `batch_size`.
+
+        Raises:
+          UserError: A file that cannot be read, or does not hold what it should.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardImages:
+    """The images of the data set's own shards, whose records have this format."""
+
+    format: RecordFormat
+
+    def batches(self, shards: Sequence[BankShard], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        files, expected = [shard.source for shard in shards], sum(len(shard.examples) for shard in shards)
+        dataset = tf.data.TFRecordDataset(files).batch(batch_size).map(self.format.parse).prefetch(2)
+        done = 0
+        try:
+            for images, labels in dataset.as_numpy_iterator():
+                done += len(images)
+                if done > expected:
+                    break
+                yield images, labels
+        except READ_ERRORS as error:
+            raise bad_record(files, error, self.format) from None
+        if done != expected:
+            raise wrong_count(files, self.format)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldImages:
+    """The images of a part of a split that is held in memory."""
+
+    split: MemorySplit
+
+    def batches(self, shards: Sequence[BankShard], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        indices = np.concatenate([np.asarray(shard.examples) for shard in shards])
+        for start in range(0, len(indices), batch_size):
+            yield self.split.examples(indices[start : start + batch_size])
+
+
 class BankBuilder:
     """Compiled once for a prefix; builds any shards of it."""
 
@@ -48,12 +94,15 @@ class BankBuilder:
         self._features = tf.function(self._features_body, autograph=False, jit_compile=runtime.use_xla or None)
         self._global_batch = tf.function(self._global_batch_body, autograph=False)
 
-    def build(self, shards: Sequence[BankShard], images: RecordFormat, *, batch_size: int, stop: StopRequest) -> None:
+    def build(
+        self, shards: Sequence[BankShard], images: ImageSource, *, label: str, batch_size: int, stop: StopRequest
+    ) -> None:
         """Builds shards in order; each is there as soon as it is finished.
 
         Args:
           shards: That are missing.
-          images: Format of their sources.
+          images: Where their images are read.
+          label: Of the progress: the split.
           batch_size: Global; rounded up to a multiple of the replicas.
           stop: Asked between batches.
 
@@ -62,42 +111,32 @@ class BankBuilder:
           SystemExit: 128 + the signal's number, when a signal asked to stop.
         """
         batch_size = -(-batch_size // self._num_replicas) * self._num_replicas
-        total = sum(shard.num_examples for shard in shards)
-        with Progress(total=total, unit="images", label="Feature bank") as progress:
+        total = sum(len(shard.examples) for shard in shards)
+        with Progress(total=total, unit="images", label=f"Feature bank, {label}") as progress:
             for view in dict.fromkeys(shard.view for shard in shards):
                 members = [shard for shard in shards if shard.view == view]
                 _write(members, self._rows(members, images, batch_size), progress, stop)
 
     def _rows(
-        self, shards: list[BankShard], images: RecordFormat, batch_size: int
+        self, shards: list[BankShard], images: ImageSource, batch_size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields rows of features and their labels, in order."""
-        files = [shard.source for shard in shards]
-        positions = np.concatenate(
-            [np.arange(shard.first_example, shard.first_example + shard.num_examples) for shard in shards]
-        )
+        positions = np.concatenate([np.asarray(shard.examples, np.int32) for shard in shards])
         view = _PLAIN if shards[0].view is None else shards[0].view
-        batches = tf.data.TFRecordDataset(files).batch(batch_size).map(images.parse).prefetch(2)
         done = 0
         try:
-            for pixels, labels in batches.as_numpy_iterator():
+            for pixels, labels in images.batches(shards, batch_size):
                 valid = len(pixels)
-                if done + valid > len(positions):
-                    raise wrong_count(files, images)
-                chosen = _padded(positions[done : done + valid].astype(np.int32), batch_size)
+                chosen = _padded(positions[done : done + valid], batch_size)
                 with tf.device("/cpu:0"):
                     given = tf.constant(_padded(pixels, batch_size)), tf.constant(chosen), tf.constant(view)
                 yield self._global_batch(*given).numpy()[:valid], labels
                 done += valid
-        except READ_ERRORS as error:
-            raise bad_record(files, error, images) from None
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 f"out of memory while building the feature bank ({tensorflow_cause(error.message)}); try a smaller "
                 "--global_batch_size or --image_size"
             ) from None
-        if done != len(positions):
-            raise wrong_count(files, images)
 
     def _global_batch_body(self, images: Any, positions: Any, view: Any) -> tf.Tensor:
         def in_replica() -> tf.Tensor:
@@ -138,7 +177,7 @@ def _write(
     """Deals rows out to shards."""
     rows, labels = next(batches)
     for shard in shards:
-        missing = shard.num_examples
+        missing = len(shard.examples)
         with BankShardWriter(shard.path) as writer:
             while missing:
                 if stop.signal_number is not None:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import psutil
@@ -16,19 +17,21 @@ from tl_distributed.config import Config
 from tl_distributed.data.dataset import MEMORY_SHARE, Split
 from tl_distributed.data.feature_bank import (
     FORMAT_VERSION,
+    BankShard,
     FeatureLayout,
     bank_key,
     bank_shards,
     open_bank_split,
+    part_shards,
     remove_leftovers,
 )
 from tl_distributed.data.free_memory import free_memory_bytes
-from tl_distributed.data.records import SPLITS, DatasetInfo
+from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.shards import image_format
 from tl_distributed.models.cutting import Cut
 from tl_distributed.reporting.report import write_json
 from tl_distributed.runtime import Runtime
-from tl_distributed.training.bank_builder import BankBuilder, BankSettings
+from tl_distributed.training.bank_builder import BankBuilder, BankSettings, HeldImages, ShardImages
 from tl_distributed.training.phases import Phase
 from tl_distributed.training.preemption import StopRequest
 from tl_distributed.training.workdir import dataset_digest
@@ -58,14 +61,16 @@ def layout_of(cut: Cut, bank_dtype: str) -> FeatureLayout:
     return FeatureLayout(cut.shapes, cut.dtypes, bank_dtype)
 
 
-def resolve_bank(config: Config, phases: Sequence[Phase], cuts: Sequence[Cut | None], info: DatasetInfo) -> Config:
+def resolve_bank(
+    config: Config, phases: Sequence[Phase], cuts: Sequence[Cut | None], num_examples: dict[str, int]
+) -> Config:
     """Decides whether a run banks features, and whether it holds them in memory; says why.
 
     Args:
       config: Resolved but for `feature_bank` and `bank_mode`, one of which may still be auto.
       phases: Of the run.
       cuts: Of each phase.
-      info: The data set's manifest.
+      num_examples: Of each split, as it is trained and evaluated.
 
     Returns:
       The config with both resolved.
@@ -77,8 +82,8 @@ def resolve_bank(config: Config, phases: Sequence[Phase], cuts: Sequence[Cut | N
         return _off(config)
     banked = [(phase, cut) for phase, cut in zip(phases, cuts, strict=True) if cut is not None]
     wanted = config.feature_bank == "on"
-    sizes = [_num_rows(config, info) * layout_of(cut, config.bank_dtype).row_bytes for _, cut in banked]
-    reason = _why_not(config, phases, banked, info, wanted) or _no_room(config, sum(sizes) - _built_bytes(config))
+    sizes = [_num_rows(config, num_examples) * layout_of(cut, config.bank_dtype).row_bytes for _, cut in banked]
+    reason = _why_not(config, phases, banked, wanted) or _no_room(config, sum(sizes) - _built_bytes(config))
     if reason and wanted:
         raise UserError(f"--feature_bank=on: {reason}")
     if reason:
@@ -94,9 +99,7 @@ def _off(config: Config) -> Config:
     return dataclasses.replace(config, feature_bank="off")
 
 
-def _why_not(
-    config: Config, phases: Sequence[Phase], banked: Sequence[tuple[Phase, Cut]], info: DatasetInfo, wanted: bool
-) -> str:
+def _why_not(config: Config, phases: Sequence[Phase], banked: Sequence[tuple[Phase, Cut]], wanted: bool) -> str:
     """Returns why features are not banked, or nothing."""
     if reason := config.why_nothing_to_bank():
         return reason
@@ -113,9 +116,8 @@ def _why_not(
     return ""
 
 
-def _num_rows(config: Config, info: DatasetInfo) -> int:
-    counts = {name: split.num_examples for name, split in info.splits.items() if name in SPLITS}
-    return sum(counts.values()) + counts["train"] * (max(config.bank_views, 1) - 1)
+def _num_rows(config: Config, num_examples: dict[str, int]) -> int:
+    return sum(num_examples.values()) + num_examples["train"] * (max(config.bank_views, 1) - 1)
 
 
 def _no_room(config: Config, num_bytes: int) -> str:
@@ -143,14 +145,22 @@ def bank_dir(config: Config) -> str:
 
 
 def open_banked_phase(
-    cut: Cut, config: Config, info: DatasetInfo, *, normalization: str, runtime: Runtime, stop: StopRequest
+    cut: Cut,
+    config: Config,
+    info: DatasetInfo,
+    images: dict[str, Split],
+    *,
+    normalization: str,
+    runtime: Runtime,
+    stop: StopRequest,
 ) -> Trained:
-    """Builds what is missing of the phase's bank, and opens it.
+    """Builds what is missing of the phase's banks, one a split, and opens them.
 
     Args:
       cut: Of the classifier, whose weights are final below it.
       config: After `resolve_bank`.
       info: The data set's manifest.
+      images: The splits to bank; of the training split it may be a part, held in memory.
       normalization: Of the backbone.
       runtime: Every replica computes its share.
       stop: Asked between batches.
@@ -164,7 +174,7 @@ def open_banked_phase(
     settings = BankSettings(
         image_size=config.image_size, normalization=normalization, augment=augment, seed=config.seed
     )
-    content = {
+    common = {
         "format": FORMAT_VERSION,
         "prefix": _prefix_digest(cut.prefix),
         "precision": runtime.precision,
@@ -173,35 +183,66 @@ def open_banked_phase(
         "dataset_sha256": dataset_digest(info),
         "shapes": [list(shape) for shape in layout.shapes],
         "stored_dtype": layout.stored_dtype,
-        "views": config.bank_views,
-        # Without views the features depend on neither.
-        "augment": dataclasses.asdict(augment) if augment else None,
-        "seed": config.seed if augment else None,
+    }
+    banks = {name: _split_bank(common, name, split, config, info) for name, split in images.items()}
+    missing = {name: bank.missing() for name, bank in banks.items()}
+    _log_bank(config, layout, cut, banks, {name: split.num_examples for name, split in images.items()}, missing)
+    num_missing = sum(len(shard.examples) for shards in missing.values() for shard in shards)
+    if num_missing:
+        if reason := _no_room(config, num_missing * layout.row_bytes):
+            raise UserError(f"--feature_bank: {reason}")
+        builder = BankBuilder(cut.prefix, layout, settings, runtime)
+        for name, shards in missing.items():
+            if not shards:
+                continue
+            source = HeldImages(images[name]) if banks[name].is_part else ShardImages(image_format(info.image_shape))
+            builder.build(shards, source, label=name, batch_size=config.global_batch_size, stop=stop)
+    splits = {
+        name: open_bank_split(
+            bank.versions,
+            bank.folder,
+            layout,
+            mode=config.bank_mode,
+            shuffle_buffer_examples=config.shuffle_buffer_examples,
+        )
+        for name, bank in banks.items()
+    }
+    return Trained(cut.tail, layout, splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class _SplitBank:
+    """The bank of one split: its folder, the shards of each version, and whether it is of a part of the split."""
+
+    folder: str
+    versions: list[list[BankShard]]
+    is_part: bool
+
+    def missing(self) -> list[BankShard]:
+        """Returns the shards that are to be built, after removing what dead builds left."""
+        remove_leftovers(self.folder)
+        finished = {f"{self.folder}/{name}" for name in tf.io.gfile.listdir(self.folder)}
+        return [shard for version in self.versions for shard in version if shard.path not in finished]
+
+
+def _split_bank(common: dict[str, Any], name: str, images: Split, config: Config, info: DatasetInfo) -> _SplitBank:
+    """Returns a split's bank, in a folder named by all that its content depends on and by nothing else."""
+    views = config.bank_views if name == "train" else 0
+    is_part = images.num_examples < info.splits[name].num_examples
+    content = {
+        **common,
+        "split": name,
+        "views": views,
+        "augment": dataclasses.asdict(config.augment_settings()) if views else None,
+        "images_per_class": config.images_per_class if is_part else None,
+        "seed": config.seed if views or is_part else None,
     }
     folder = f"{bank_dir(config)}/{bank_key(content)}"
     tf.io.gfile.makedirs(folder)
     write_json(f"{folder}/bank.json", content)
-    shards = {
-        name: bank_shards(folder, config.data_dir, info, name, config.bank_views if name == "train" else 0)
-        for name in SPLITS
-        if name in info.splits
-    }
-    remove_leftovers(folder)
-    finished = {f"{folder}/{name}" for name in tf.io.gfile.listdir(folder)}
-    missing = [shard for split in shards.values() for view in split for shard in view if shard.path not in finished]
-    _log_bank(config, layout, folder, info, cut, num_missing=len(missing))
-    if missing:
-        if reason := _no_room(config, sum(shard.num_examples for shard in missing) * layout.row_bytes):
-            raise UserError(f"--feature_bank: {reason}")
-        builder = BankBuilder(cut.prefix, layout, settings, runtime)
-        builder.build(missing, image_format(info.image_shape), batch_size=config.global_batch_size, stop=stop)
-    splits = {
-        name: open_bank_split(
-            versions, folder, layout, mode=config.bank_mode, shuffle_buffer_examples=config.shuffle_buffer_examples
-        )
-        for name, versions in shards.items()
-    }
-    return Trained(cut.tail, layout, splits)
+    if is_part:
+        return _SplitBank(folder, part_shards(folder, name, images.num_examples, views), is_part)
+    return _SplitBank(folder, bank_shards(folder, config.data_dir, info, name, views), is_part)
 
 
 def _prefix_digest(prefix: keras.Model) -> str:
@@ -214,14 +255,21 @@ def _prefix_digest(prefix: keras.Model) -> str:
 
 
 def _log_bank(
-    config: Config, layout: FeatureLayout, folder: str, info: DatasetInfo, cut: Cut, *, num_missing: int
+    config: Config,
+    layout: FeatureLayout,
+    cut: Cut,
+    banks: dict[str, _SplitBank],
+    num_examples: dict[str, int],
+    missing: dict[str, list[BankShard]],
 ) -> None:
-    num_bytes = _num_rows(config, info) * layout.row_bytes
+    num_missing = sum(map(len, missing.values()))
     _LOG.info(
-        "Feature bank %s: output of %s, %s values of %s an image, %.0f MB, %s; %s.",
-        folder, " and ".join(cut.prefix.output_names), f"{layout.row_length:,}", layout.stored_dtype, num_bytes / 1e6,
+        "Feature bank %s: output of %s, %s values of %s an image, %.0f MB, %s; %s (%s).",
+        bank_dir(config), " and ".join(cut.prefix.output_names), f"{layout.row_length:,}", layout.stored_dtype,
+        _num_rows(config, num_examples) * layout.row_bytes / 1e6,
         "held in memory" if config.bank_mode == "memory" else "streamed",
         f"{num_missing} shards are to be built" if num_missing else "found there, complete",
+        ", ".join(f"{name}: {bank.folder.rsplit('/', 1)[1]}" for name, bank in banks.items()),
     )  # fmt: skip
     if config.bank_views:
         _LOG.info(

@@ -92,7 +92,8 @@ class _Run:
             self._model = build_model(config, num_classes=info.num_classes, load_weights=not resumed)
         self._phases = plan_phases(config, num_examples=self._splits["train"].num_examples)
         cuts = [self._cut(phase, config) for phase in self._phases]
-        self._config = config = resolve_bank(config, self._phases, cuts, info)
+        examples = {name: split.num_examples for name, split in self._splits.items()}
+        self._config = config = resolve_bank(config, self._phases, cuts, examples)
         self._cuts = cuts if config.feature_bank == "on" else [None] * len(cuts)
         self._evaluator: Evaluator | None = None
         self._evaluated_splits = self._splits
@@ -150,7 +151,7 @@ class _Run:
         if cut is None:
             return Trained(self._model, None, self._splits)
         return open_banked_phase(
-            cut, self._config, self._info,
+            cut, self._config, self._info, self._splits,
             normalization=self._backbone.normalization, runtime=self._runtime, stop=stop,
         )  # fmt: skip
 
@@ -201,7 +202,7 @@ class _Run:
             global_batch_size=config.global_batch_size,
             label_smoothing=config.label_smoothing,
             weight_decay=config.weight_decay,
-            layer_decay=config.layer_decay,
+            rate_multipliers=tuple(rate_multipliers(self._model, config.layer_decay)),
             clip_norm=config.clip_norm,
             ema_decay=config.ema_decay,
             all_reduce_dtype=config.all_reduce_dtype,

@@ -22,7 +22,6 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.data.feature_bank import FeatureLayout
-from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.pixels.augment import augment_batch
 from tl_distributed.pixels.augment_settings import AugmentSettings
 from tl_distributed.pixels.normalize import normalize
@@ -40,6 +39,7 @@ class StepSettings:
 
     Attributes:
       features: Of the rows of a bank, which the step is given in place of images; `None` for images.
+      rate_multipliers: Factor on the rate of each trainable variable.
     """
 
     features: FeatureLayout | None
@@ -50,7 +50,7 @@ class StepSettings:
     global_batch_size: int
     label_smoothing: float
     weight_decay: float
-    layer_decay: float
+    rate_multipliers: tuple[float, ...]
     clip_norm: float
     ema_decay: float
     all_reduce_dtype: str
@@ -101,7 +101,6 @@ class TrainStep:
             )  # fmt: skip
             self._shared_sums = tf.Variable(tf.zeros([2]), trainable=False)  # gradient norm, skipped updates
         self._decayed = decayed_variables(model.trainable_variables)
-        self._rate_multipliers = rate_multipliers(model, settings.layer_decay)
         self._seed_indices = [
             index for index, variable in enumerate(model.non_trainable_variables) if "seed_generator" in variable.path
         ]
@@ -240,7 +239,7 @@ class TrainStep:
             gradients = [gradient * factor for gradient in gradients]
         variables = self._model.trainable_variables
         for gradient, variable, decayed, multiplier in zip(
-            gradients, variables, self._decayed, self._rate_multipliers, strict=True
+            gradients, variables, self._decayed, settings.rate_multipliers, strict=True
         ):
             rate = learning_rate if multiplier == 1.0 else learning_rate * multiplier
             if settings.weight_decay and decayed:
