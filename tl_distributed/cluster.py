@@ -71,7 +71,7 @@ def resolve_cluster(config: Config) -> Cluster:
     if len(set(addresses)) != len(addresses):
         raise UserError(f"{source}: two workers have the address {max(addresses, key=addresses.count)}")
     if not 0 <= index < len(addresses):
-        raise UserError(f"{source}: worker {index} is not one of the {len(addresses)} workers, 0 to {len(addresses) - 1}")
+        raise UserError(f"{source}: there is no worker {index} among the {len(addresses)}, 0 to {len(addresses) - 1}")
     control_port = config.control_port or split_address(addresses[0])[1] - 1
     if control_port < 1:
         raise UserError("--control_port: the chief has port 1, so there is none below; give one")
@@ -93,7 +93,7 @@ def _from_tf_config(text: str) -> tuple[tuple[str, ...], int]:
             '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}'
         ) from None
     if kind not in ("chief", "worker") or set(tasks) - {"chief", "worker"}:
-        raise UserError(f"TF_CONFIG: task {kind} of a cluster of {', '.join(tasks)}; only chief and worker are known here")
+        raise UserError(f"TF_CONFIG: a task {kind} in a cluster of {', '.join(tasks)}; takes chief and worker")
     return (*chiefs, *workers), index + (len(chiefs) if kind == "worker" else 0)
 
 
@@ -113,4 +113,5 @@ def _from_slurm(port_base: int) -> tuple[tuple[str, ...], int]:
         own = f"{os.environ['SLURMD_NODENAME']}:{port_base + int(os.environ['SLURM_LOCALID'])}"
         return addresses, addresses.index(own)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise UserError(f"SLURM's step cannot be read ({error}); start the workers with srun, or give --workers") from None
+        message = f"SLURM's step cannot be read ({error}); start the workers with srun, or give --workers"
+        raise UserError(message) from None

@@ -81,6 +81,6 @@ def _check_workers(config: "Config") -> None:
     if config.strategy != "multi_worker":
         given = [name for name in ("workers", "worker_index") if getattr(config, name) not in ((), None)]
         if given:
-            raise UserError(f"--{given[0]} has no effect with --strategy={config.strategy}; add --strategy=multi_worker")
+            raise UserError(f"--{given[0]} needs --strategy=multi_worker, got --strategy={config.strategy}")
     elif bool(config.workers) != (config.worker_index is not None):
         raise UserError("--workers and --worker_index go together: all the workers, and which of them this one is")

@@ -100,8 +100,8 @@ def accept_all(cluster: Cluster, timeout_seconds: float) -> dict[int, Connection
                     missing = [index for index in range(1, len(cluster.addresses)) if index not in joined]
                     names = ", ".join(map(cluster.name, missing[:5]))
                     raise UserError(
-                        f"{names} did not join within {timeout_seconds:g} s (--worker_timeout_seconds); is it running, "
-                        f"with --strategy=multi_worker, and can it reach port {cluster.control_port} of {cluster.name(0)}?"
+                        f"{names} did not join within {timeout_seconds:g} s (--worker_timeout_seconds); start it with "
+                        f"--strategy=multi_worker, where it reaches port {cluster.control_port} of {cluster.name(0)}"
                     ) from None
                 _admit(connection, cluster, joined)
     except UserError as error:

@@ -25,10 +25,15 @@ from tl_distributed.control import Connection, accept_all, connect_to_chief, dia
 
 _LOG = logging.getLogger(__name__)
 
-LOST_WORKER_EXIT_CODE = 75  # sysexits' "temporary failure, try again": a scheduler may start the job anew
 _FAREWELL_SECONDS = 5.0
 # Which worker it is, and where it finds the data: what dataset.json says is compared, not where it lies.
 _SETTINGS_OF_A_WORKER = {"worker_index", "data_dir"}
+
+
+class LostWorkerError(UserError):
+    """Another worker is gone, or what connects them broke: the same command may succeed later."""
+
+    exit_code = 75  # sysexits' "temporary failure, try again", for schedulers
 
 
 class Workers:
@@ -37,10 +42,11 @@ class Workers:
     Attributes:
       index: Of this worker.
       count: Of all.
+      count_on_machine: Of those that share this machine's memory.
       peer_stop_signal: Number of the signal that asked another worker to stop, or `None`.
     """
 
-    index, count = 0, 1
+    index, count, count_on_machine = 0, 1, 1
     peer_stop_signal: int | None = None
 
     @property
@@ -57,12 +63,13 @@ class Workers:
         """Returns what the chief gave; every worker has to call it."""
         return self.exchange(topic, value)[0]
 
-    def require_same(self, topic: str, value: Any, hint: str) -> None:
-        """Raises `UserError` on all workers where one of them has another value than the chief."""
-        values = self.exchange(topic, value)
-        for index, other in enumerate(values):
-            if other != values[0]:
-                raise UserError(f"{topic}: {self.name(index)} has {other}, the chief {values[0]}; {hint}")
+    def require_same(self, values: dict[str, Any], hint: str) -> None:
+        """Raises `UserError` on all workers where one of them has other values (JSON) than the chief."""
+        given = self.exchange("what has to be the same", values)
+        for index, other in enumerate(given):
+            for key, expected in given[0].items():
+                if other.get(key) != expected:
+                    raise UserError(f"{self.name(index)} has {key} {other.get(key)}, {self.name(0)} {expected}; {hint}")
 
     def name(self, index: int) -> str:
         """Returns what messages call a worker."""
@@ -70,6 +77,10 @@ class Workers:
 
     def announce_stop(self, signal_number: int) -> None:
         """Tells the others that this worker was asked to stop; they see it in `peer_stop_signal`."""
+
+    def expect_within(self, seconds: float, reason: str) -> contextlib.AbstractContextManager[None]:
+        """Ends this worker, and so all, with `reason` where the block takes longer; alone it waits."""
+        return contextlib.nullcontext()
 
     def __enter__(self) -> "Workers":
         return self
@@ -82,7 +93,7 @@ class ClusterWorkers(Workers):
     """The workers of a cluster, after each has joined; a context manager.
 
     Where one of them fails, dies, or gives no sign of life for `timeout_seconds`, every other process ends with a
-    line that says so and the exit code of the failure, or `LOST_WORKER_EXIT_CODE`. It ends wherever it stands, since
+    line that says so and the exit code of the failure, or that of `LostWorkerError`. It ends wherever it stands, since
     it may wait in a collective; what a run leaves is written under temporary names, so nothing is left half-written.
     """
 
@@ -98,6 +109,8 @@ class ClusterWorkers(Workers):
         """
         self._cluster, self._timeout = cluster, timeout_seconds
         self.index, self.count = cluster.index, len(cluster.addresses)
+        hosts = [split_address(address)[0] for address in cluster.addresses]
+        self.count_on_machine = hosts.count(hosts[self.index])
         self._changed = threading.Condition()
         self._rounds: dict[int, dict[int, Any]] = {}  # number of an exchange: what has come so far, by worker
         self._answers: dict[int, list[Any]] = {}
@@ -153,21 +166,28 @@ class ClusterWorkers(Workers):
 
     @contextlib.contextmanager
     def expect_within(self, seconds: float, reason: str) -> Iterator[None]:
-        """Ends this worker, and so all, with `reason` where the block takes longer."""
         self._deadline = (time.monotonic() + seconds, reason)
         yield
         self._deadline = None
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        lost = None
         if error is None or isinstance(error, SystemExit):
             self.exchange("end of the run", None)
         elif _may_come_from_a_peer(error):
-            # The collective broke before it was known why: the connection will tell, if a peer is the cause.
-            self._wait_for_the_end()
+            # A collective broke before it was known why. If a peer is gone, the thread that notices ends this process.
+            time.sleep(self._timeout + 2 * self._beat_seconds)
+            cause = " ".join(str(error).split())
+            lost = LostWorkerError(f"the collectives between the workers broke, though all of them live: {cause}")
+        self._leave(lost or error)
+        if lost is not None:
+            raise lost from None
+
+    def _leave(self, error: BaseException | None) -> None:
         self._leaving = True
         if error is not None and not isinstance(error, SystemExit):
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            code = error.exit_code if isinstance(error, UserError) else 1
+            code = getattr(error, "exit_code", 1)
             self._send_all({"kind": "failed", "who": self.index, "reason": " ".join(reason.split()), "code": code})
         for connection in self._connections.values():
             connection.finish_sending()
@@ -175,10 +195,6 @@ class ClusterWorkers(Workers):
             reader.join(_FAREWELL_SECONDS)
         for connection in self._connections.values():
             connection.close()
-
-    def _wait_for_the_end(self) -> None:
-        """Leaves the time to notice that a peer is gone; the thread that notices ends the process."""
-        time.sleep(self._timeout + 2 * self._beat_seconds)
 
     @property
     def _beat_seconds(self) -> float:
@@ -192,7 +208,7 @@ class ClusterWorkers(Workers):
         while (message := connection.receive()) is not None:
             self._handle(peer, message)
         if not self._leaving:
-            self._end(f"{self.name(peer)} ended without a word", LOST_WORKER_EXIT_CODE)
+            self._end(f"{self.name(peer)} ended without a word", LostWorkerError.exit_code)
 
     def _handle(self, peer: int, message: dict[str, Any]) -> None:
         kind = message["kind"]
@@ -221,10 +237,10 @@ class ClusterWorkers(Workers):
                 if now - connection.last_seen > self._timeout and not self._leaving:
                     self._end(
                         f"{self.name(peer)} has given no sign of life for {self._timeout:g} s "
-                        "(--worker_timeout_seconds)", LOST_WORKER_EXIT_CODE,
+                        "(--worker_timeout_seconds)", LostWorkerError.exit_code,
                     )  # fmt: skip
             if self._deadline is not None and now > self._deadline[0]:
-                self._end(self._deadline[1], LOST_WORKER_EXIT_CODE)
+                self._end(self._deadline[1], LostWorkerError.exit_code)
 
     def _end(self, reason: str, code: int, who: int | None = None) -> None:
         """Ends this process at once; the chief tells the others why."""
@@ -242,8 +258,8 @@ class ClusterWorkers(Workers):
 
 def _may_come_from_a_peer(error: BaseException) -> bool:
     """Tells whether an error is one that a collective gives when another worker is gone."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError"})
+    kinds = {"UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError"}
+    return any(kind.__name__ in kinds for kind in type(error).__mro__)
 
 
 def join_workers(config: Config) -> Workers:
@@ -264,13 +280,10 @@ def join_workers(config: Config) -> Workers:
     workers = ClusterWorkers(cluster, timeout_seconds=config.worker_timeout_seconds)
     with contextlib.ExitStack() as stack:
         stack.push(workers)  # leaves with the reason where a check fails
-        for name, version in _versions().items():
-            workers.require_same(name, version, "install the same on every worker")
-        given = {
-            name: value for name, value in dataclasses.asdict(config).items() if name not in _SETTINGS_OF_A_WORKER
-        }
-        for name, value in json.loads(json.dumps(given)).items():
-            workers.require_same(f"--{name}", value, "start every worker with the same flags")
+        workers.require_same(_versions(), "install the same on every worker")
+        settings = dataclasses.asdict(config).items()
+        flags = {f"--{name}": value for name, value in settings if name not in _SETTINGS_OF_A_WORKER}
+        workers.require_same(flags, "start every worker with the same flags")
         workers.check_ports()
         stack.pop_all()
     return workers

@@ -24,7 +24,7 @@ from tl_distributed.training.checkpoints import Position
 _FREE_SETTINGS = frozenset({
     "workdir", "data_dir", "resume", "max_steps", "profile_steps", "log_every_steps", "checkpoint_every_steps",
     "keep_checkpoints", "steps_per_loop", "strategy", "recipe", "virtual_devices", "xla", "all_reduce_dtype",
-    "bank_dir",
+    "bank_dir", "workers", "worker_index", "grpc_port", "control_port", "worker_timeout_seconds",
 })  # fmt: skip
 
 _CHOSEN_AT_START = ("input_mode", "feature_bank", "bank_mode")
@@ -73,6 +73,21 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
     return config
 
 
+def layout_change(workdir: str, runtime: Runtime) -> str:
+    """Returns what to say where the run in `workdir` went on another number of workers or replicas, or nothing."""
+    with tf.io.gfile.GFile(f"{workdir}/config.json") as file:
+        saved = json.loads(file.read())
+    before = saved.get("workers", 1), saved["replicas"]
+    now = runtime.workers.count, runtime.num_replicas
+    if before == now:
+        return ""
+    return (
+        f"It went on {before[0]} workers with {before[1]} replicas, and goes on on {now[0]} with {now[1]}. The global "
+        "batch, the order of the data and its augmentation stay; dropout's draws, BatchNorm's statistics (each is of a "
+        "replica's part of the batch) and the order in which sums are rounded do not."
+    )
+
+
 def finished_results(workdir: str, position: Position | None) -> dict[str, Any] | None:
     """Returns the results of a run that has nothing left to do, else `None`."""
     path = f"{workdir}/results.json"
@@ -97,6 +112,7 @@ def write_config(config: Config, info: DatasetInfo, runtime: Runtime) -> dict[st
         },
         "commit": _commit(),
         "devices": list(runtime.devices),
+        "workers": runtime.workers.count,
         "replicas": runtime.num_replicas,
         "precision": runtime.precision,
         "xla": runtime.use_xla,
