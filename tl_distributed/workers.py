@@ -116,6 +116,7 @@ class ClusterWorkers(Workers):
         self._answers: dict[int, list[Any]] = {}
         self._round = 0
         self._leaving = False
+        self._departed: set[int] = set()  # who left in order, earlier than this one
         self._ended = threading.Lock()
         self._deadline: tuple[float, str] | None = None
         self._connections = (accept_all if self.is_chief else connect_to_chief)(cluster, timeout_seconds)
@@ -185,7 +186,9 @@ class ClusterWorkers(Workers):
 
     def _leave(self, error: BaseException | None) -> None:
         self._leaving = True
-        if error is not None and not isinstance(error, SystemExit):
+        if error is None or isinstance(error, SystemExit):
+            self._send_all({"kind": "bye"})
+        else:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             code = getattr(error, "exit_code", 1)
             self._send_all({"kind": "failed", "who": self.index, "reason": " ".join(reason.split()), "code": code})
@@ -207,7 +210,7 @@ class ClusterWorkers(Workers):
     def _read(self, peer: int, connection: Connection) -> None:
         while (message := connection.receive()) is not None:
             self._handle(peer, message)
-        if not self._leaving:
+        if not self._leaving and peer not in self._departed:
             self._end(f"{self.name(peer)} ended without a word", LostWorkerError.exit_code)
 
     def _handle(self, peer: int, message: dict[str, Any]) -> None:
@@ -224,6 +227,8 @@ class ClusterWorkers(Workers):
             self.peer_stop_signal = message["signal"]
             if self.is_chief:
                 self._send_all(message)
+        elif kind == "bye":
+            self._departed.add(peer)
         elif kind == "failed" and not self._leaving:
             self._end(message["reason"], message["code"], who=message["who"])
 
@@ -234,7 +239,8 @@ class ClusterWorkers(Workers):
             time.sleep(self._beat_seconds)
             now = time.monotonic()
             for peer, connection in self._connections.items():
-                if now - connection.last_seen > self._timeout and not self._leaving:
+                late = now - connection.last_seen > self._timeout
+                if late and not self._leaving and peer not in self._departed:
                     self._end(
                         f"{self.name(peer)} has given no sign of life for {self._timeout:g} s "
                         "(--worker_timeout_seconds)", LostWorkerError.exit_code,
