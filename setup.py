@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["tl_distributed*", "data_prep*"]),
-    package_data={"tl_distributed": ["recipes/*.flags"]},
+    package_data={"tl_distributed": ["recipes/*.flags", "notebooks/*.ipynb"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "tensorflow>=2.20,<2.22",
@@ -28,6 +28,7 @@ setup(
         "matplotlib>=3.9",
         "scikit-learn>=1.5",
         "scipy>=1.13",
+        "threadpoolctl>=3.1",
         "tqdm>=4.66",
         "pillow>=10.3",
         "psutil>=5.9",
@@ -35,6 +36,7 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"],
+        "notebook": ["jupyterlab>=4"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
     },
 )

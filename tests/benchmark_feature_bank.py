@@ -1,18 +1,21 @@
 """Trains a frozen and a partly frozen MobileNetV2 with the feature bank and by stock `keras.Model.fit`, side by side.
 
-  python -m data_prep.build_tfrecords --source=cifar10 --limit_per_class=500 --output_dir=data/cifar10_5000
+  python -m data_prep.build_tfrecords --source=cifar10 --limit_per_class=600 --val_fraction=0.16667 \\
+      --output_dir=data/cifar10_5000
   python tests/benchmark_feature_bank.py --data_dir=data/cifar10_5000 \\
       --weights=mobilenet_v2_imagenet_notop.weights.h5
 
 Both sides train the same layers for the same epochs on the same images with the same batch, validate after every
 epoch, keep the best and score the test split; both are timed as whole processes, from start to results, so that
-imports, compilation and the building of the bank count. Prints one JSON line a transfer mode.
+imports, compilation and the building of the bank count; the two take turns. Prints a JSON line for every pair, and one
+for each transfer mode with the median and the range of the pairs' ratios.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,24 +35,39 @@ class BenchmarkConfig:
     unfreeze_last_layers: int = setting(30, "partial: how many layers of the backbone train.", topic="Flags")
     image_size: int = setting(96, "Side in pixels.", topic="Flags")
     epochs: int = setting(20, "Epochs.", topic="Flags")
+    repeats: int = setting(3, "Pairs of runs of each transfer mode.", topic="Flags", minimum=1)
     global_batch_size: int = setting(32, "Images in a step.", topic="Flags")
 
 
 def main(config: BenchmarkConfig, positional: list[str]) -> None:
     refuse_positional(positional)
     for transfer in config.transfers:
-        with tempfile.TemporaryDirectory() as folder:
-            ours, results = _ours(config, transfer, f"{folder}/run")
-        stock, stock_results = _stock(config, transfer)
-        line = {
+        ratios = []
+        for _ in range(config.repeats):
+            pair = _pair(config, transfer)
+            ratios.append(pair["times_faster"])
+            print(json.dumps(pair), flush=True)
+        summary = {
             "transfer": transfer,
-            "banked_seconds": ours,
-            "stock_fit_seconds": stock,
-            "times_faster": stock / ours,
-            "banked_test_accuracy": results["test_accuracy"],
-            "stock_fit_test_accuracy": stock_results["test_accuracy"],
+            "pairs": config.repeats,
+            "median_times_faster": statistics.median(ratios),
+            "range": [min(ratios), max(ratios)],
         }
-        print(json.dumps(line), flush=True)
+        print(json.dumps(summary), flush=True)
+
+
+def _pair(config: BenchmarkConfig, transfer: str) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        ours, results = _ours(config, transfer, f"{folder}/run")
+    stock, stock_results = _stock(config, transfer)
+    return {
+        "transfer": transfer,
+        "banked_seconds": ours,
+        "stock_fit_seconds": stock,
+        "times_faster": stock / ours,
+        "banked_test_accuracy": results["test_accuracy"],
+        "stock_fit_test_accuracy": stock_results["test_accuracy"],
+    }
 
 
 def _ours(config: BenchmarkConfig, transfer: str, workdir: str) -> tuple[float, dict]:

@@ -23,7 +23,13 @@ from toy_dataset import write_toy_dataset
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
 from tl_distributed.data.dataset import load_splits, load_subset
-from tl_distributed.data.feature_bank import FeatureLayout, bank_shards, feature_format, open_bank_split
+from tl_distributed.data.feature_bank import (
+    FeatureLayout,
+    bank_shards,
+    feature_format,
+    note_build_seconds,
+    open_bank_split,
+)
 from tl_distributed.data.records import SPLITS, read_manifest
 from tl_distributed.data.shards import shard_paths
 from tl_distributed.models.build import build_model
@@ -31,7 +37,7 @@ from tl_distributed.models.cutting import Cut, cut_at_frozen
 from tl_distributed.models.freezing import freeze_for
 from tl_distributed.pixels.augment import NAMED_AUGMENTATIONS, augment_batch
 from tl_distributed.pixels.seeds import per_image_seeds
-from tl_distributed.training import banking
+from tl_distributed.training import bank_builder, banking
 from tl_distributed.training.phases import plan_phases
 from tl_distributed.training.preemption import StopRequest
 from tl_distributed.training.run import train_and_evaluate
@@ -241,6 +247,16 @@ def test_second_run_reuses_a_bank(train, tmp_path, caplog):
     train("again", **common, learning_rate=0.5, epochs=5, seed=1, dropout=0.4)
     assert "found there, complete" in caplog.text
     assert {path.name: path.stat().st_mtime_ns for path in banks.glob("*/*.tfrecord")} == times
+
+
+def test_seconds_count_the_bank_once_and_also_where_it_was_there(train, tmp_path, monkeypatch):
+    """What a method costs does not depend on which run of a study came first."""
+    common = {"bank_dir": str(tmp_path / "banks"), "transfer": "two_phase", "unfreeze_from": "conv2", "head_epochs": 1}
+    monkeypatch.setattr(bank_builder, "note_build_seconds", lambda *_: note_build_seconds(*_[:2], 1000.0))
+    for name, stops in (("built", (0,)), ("reused", (2, 0)), ("resumed", (6, 8, 0))):
+        for stop in stops:
+            results = train(name, **common, max_steps=stop)
+        assert 4000 <= results["seconds"] < 4000 + 100, name  # two shards of train in each of two phases
 
 
 def test_another_bank_is_never_taken(data_dir, tmp_path, pretrained, monkeypatch):

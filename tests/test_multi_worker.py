@@ -74,9 +74,14 @@ def assert_same_run(one: pathlib.Path, other: pathlib.Path) -> None:
     np.testing.assert_allclose(predictions[0]["probabilities"], predictions[1]["probabilities"], atol=1e-5)
 
 
-@pytest.mark.parametrize(("count", "replicas", "mode", "xla"), [(2, 2, "stream", "on"), (4, 1, "memory", "off")])
-def test_layouts_give_the_same_losses(data_dir, tmp_path, cluster, count, replicas, mode, xla):
-    shared = {"input_mode": mode, "shuffle_buffer_examples": 16, "xla": xla, "max_steps": 10}
+@pytest.mark.parametrize(
+    ("count", "replicas", "mode", "xla", "augment"), [(2, 2, "stream", "on", "none"), (4, 1, "memory", "off", "basic")]
+)
+def test_layouts_give_the_same_losses(data_dir, tmp_path, cluster, count, replicas, mode, xla, augment):
+    shared = {
+        "input_mode": mode, "shuffle_buffer_examples": 16, "xla": xla, "augment": augment, "feature_bank": "off",
+        "max_steps": 10,
+    }  # fmt: skip
     train_alone(**settings(data_dir, tmp_path / "alone", **shared))
     workers = cluster(count)
     given = settings(data_dir, tmp_path / "many", **shared, virtual_devices=replicas)
@@ -104,7 +109,7 @@ def test_every_worker_builds_its_share_of_the_feature_bank(data_dir, tmp_path, c
     train_alone(**settings(data_dir, tmp_path / "pretrained", max_steps=2))
     shared = {
         "transfer": "frozen", "weights": str(tmp_path / "pretrained"), "augment": "none", "feature_bank": "on",
-        "epochs": 1,
+        "max_steps": 10,
     }  # fmt: skip
     train_alone(**settings(data_dir, tmp_path / "alone", **shared))
     workers = cluster(2).start_all(*flags(**settings(data_dir, tmp_path / "many", **shared), virtual_devices=2))

@@ -55,3 +55,17 @@ def test_warmup_is_in_epochs_and_no_longer_than_the_phase(warmup_epochs, epochs,
 def test_small_splits(num_examples, steps):
     (phase,) = plan(num_examples, transfer="scratch", epochs=3)
     assert phase.total_steps == steps
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "epochs", "total_steps"),
+    [
+        (100, 64, 200),  # 200 steps of 32 are 64 epochs
+        (101, 64, 202),  # 63.4, and epochs are whole
+        (3000, 3, 282),  # --epochs are more
+    ],
+)
+def test_small_splits_get_more_epochs_where_steps_are_promised(num_examples, epochs, total_steps):
+    for phase in plan(num_examples, epochs=3, head_epochs=3, min_steps=200):
+        assert (phase.epochs, phase.total_steps) == (epochs, total_steps)
+        assert phase.schedule.total_steps == total_steps

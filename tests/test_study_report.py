@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import html.parser
 import io
 import pathlib
@@ -264,6 +265,24 @@ def test_words_follow_from_the_numbers(study):
     efficiency = findings.data_efficiency(summaries, "cnn")
     assert efficiency[0].startswith("Best by images of each class: 10: deep (70.50 % ± 0.71); all: deep (90.50 %")
     assert efficiency[1].startswith("deep reaches what cnn reaches with all (70.50 % ± 0.71) with 10 (70.50 %")
+
+
+def test_the_size_at_which_the_lead_changes_is_named(study):
+    plan, _, records, _ = study
+    summaries = summarise(plan, records)
+    score = {("cnn", 10): 0.6, ("deep", 10): 0.5, ("cnn", 0): 0.7, ("deep", 0): 0.9}
+
+    def scored(record, summary):
+        accuracy = score[summary.name, summary.images_per_class]
+        return dataclasses.replace(record, results={**record.results, "test_accuracy": accuracy})
+
+    changed = [
+        dataclasses.replace(summary, records=tuple(scored(record, summary) for record in summary.records))
+        for summary in summaries
+    ]
+    sentences = findings.data_efficiency(changed, "cnn")
+    assert "The lead passes from cnn to deep between 10 and all images of each class." in sentences
+    assert not any("lead" in sentence for sentence in findings.data_efficiency(summaries, "cnn"))
 
 
 def test_equal_arms_are_not_told_apart(data_dir, tmp_path):

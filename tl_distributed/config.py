@@ -132,6 +132,10 @@ class Config:
     head_epochs: int = setting(
         3, "two_phase: epochs in which only the head trains, before the main phase.", topic=OPTIMIZATION, minimum=1
     )
+    min_steps: int = setting(
+        0, "Steps that each phase takes at least: small training sets, as of --images_per_class, then get more epochs.",
+        topic=OPTIMIZATION, minimum=0,
+    )  # fmt: skip
     global_batch_size: int = setting(128, "Images in a step, over all replicas.", topic=OPTIMIZATION, minimum=1)
     learning_rate: float = setting(
         1e-3, "Peak rate where only new weights train (scratch, frozen, two_phase's head).",

@@ -6,6 +6,7 @@ from tl_distributed.config import Config
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.studies.plan import Run
+from tl_distributed.training.phases import plan_phases
 
 _COST_OF_BACKWARD = 2.0  # in forward passes
 
@@ -14,8 +15,8 @@ def planned_images(config: Config, info: DatasetInfo, images_per_class: int) -> 
     """Returns how many images a run trains on if it is not stopped early: epochs times training images."""
     counts = info.splits["train"].counts_per_class.values()
     images = sum(min(count, images_per_class) if images_per_class else count for count in counts)
-    two_phase = config.transfer_and_weights()[0] == "two_phase"
-    return images * (config.epochs + (config.head_epochs if two_phase else 0))
+    phases = plan_phases(config.resolved(native_size=max(info.image_shape[:2])), num_examples=images)
+    return sum(phase.total_steps for phase in phases) * config.global_batch_size
 
 
 def cost_per_image(config: Config, *, native_size: int) -> float:

@@ -152,7 +152,8 @@ def _terms(plan: Plan, records: Sequence[Record], info: DatasetInfo, data_dir: s
         "the epoch with the best validation accuracy is kept; the test images are scored once, with its weights.",
         f"{seeds} seed{'s' if seeds > 1 else ''}: the weights of the head, the order, augmentation and dropout follow "
         "from the seed, and so do the images of a smaller training set, which are the same for every arm.",
-        "Seconds are those of training, the first step's compilation included and validation not, on "
+        "Seconds are those of training, the first step's compilation and the feature bank of the training images "
+        "included, also where another run had built it, and validation not, on "
         f"{', '.join(sorted({_devices(record) for record in records if record.status == 'done'}))}.",
     )
     rows = tuple((arm.name, " ".join(arm.arguments)) for arm in plan.arms)

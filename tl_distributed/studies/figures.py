@@ -209,7 +209,7 @@ class Figures:
         axes.set_xscale("log")
         for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             set_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-        axes.set_xlabel("training time (seconds, logarithmic; validation not counted)")
+        axes.set_xlabel("training time (seconds, logarithmic; feature bank counted, validation not)")
         axes.set_ylabel("best validation accuracy so far (%)")
         _percent(axes.yaxis)
         return self._finished(figure, [axes], legend_of=axes)

@@ -159,6 +159,12 @@ def data_efficiency(summaries: Sequence[ArmSummary], baseline: str) -> list[str]
     }
     listed = "; ".join(f"{_size(size)}: {arm.name} ({percent(arm.test_accuracy)})" for size, arm in best.items())
     sentences = [f"Best by images of each class: {listed}."]
+    sentences += [
+        f"The lead passes from {best[smaller].name} to {best[larger].name} between {_size(smaller)} and "
+        f"{_size(larger)} images of each class."
+        for smaller, larger in itertools.pairwise(sizes)
+        if smaller in best and larger in best and best[smaller].name != best[larger].name
+    ]
     most = [s for s in summaries if s.name == baseline][-1:]
     for name in dict.fromkeys(s.name for s in summaries if s.name != baseline and most):
         enough = [s for s in summaries if s.name == name and s.test_accuracy.mean >= most[0].test_accuracy.mean]

@@ -6,6 +6,8 @@ Of several workers each builds its share of the shards; its replicas share each 
 import contextlib
 import dataclasses
 import logging
+import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -15,7 +17,7 @@ import tensorflow as tf
 
 from tl_distributed.commandline import UserError, tensorflow_cause
 from tl_distributed.data.dataset import MemorySplit
-from tl_distributed.data.feature_bank import BankShard, BankShardWriter, FeatureLayout
+from tl_distributed.data.feature_bank import BankShard, BankShardWriter, FeatureLayout, note_build_seconds
 from tl_distributed.data.shards import READ_ERRORS, RecordFormat, bad_record, wrong_count
 from tl_distributed.pixels.augment import augment_batch, resize_batch
 from tl_distributed.pixels.augment_settings import AugmentSettings
@@ -24,6 +26,7 @@ from tl_distributed.pixels.seeds import per_image_seeds
 from tl_distributed.reporting.progress import Progress
 from tl_distributed.runtime import Runtime
 from tl_distributed.training.preemption import StopRequest
+from tl_distributed.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 _PLAIN = -1  # in the place of a view's number
@@ -123,7 +126,7 @@ class BankBuilder:
         with contextlib.suppress(_Stopped), progress:
             for view in dict.fromkeys(shard.view for shard in shards):
                 members = [shard for shard in shards if shard.view == view]
-                _write(members, self._rows(members, images, batch_size), progress, stop)
+                _write(members, self._rows(members, images, batch_size), progress, stop, self._workers)
         if stop.agree():
             _LOG.info("Stopped; the shards that are finished are kept, and the same command goes on.")
             raise SystemExit(128 + stop.signal_number)
@@ -187,12 +190,16 @@ class _Stopped(Exception):
 
 
 def _write(
-    shards: list[BankShard], batches: Iterator[tuple[np.ndarray, np.ndarray]], progress: Progress, stop: StopRequest
+    shards: list[BankShard],
+    batches: Iterator[tuple[np.ndarray, np.ndarray]],
+    progress: Progress,
+    stop: StopRequest,
+    workers: Workers,
 ) -> None:
     """Deals rows out to shards; raises `_Stopped` where a stop is requested."""
-    rows, labels = next(batches)
+    rows, labels = next(batches)  # compiles, which no shard's time should hold
     for shard in shards:
-        missing = len(shard.examples)
+        missing, start = len(shard.examples), time.perf_counter()
         with BankShardWriter(shard.path) as writer:
             while missing:
                 if stop.requested():
@@ -203,6 +210,8 @@ def _write(
                 taken = min(missing, len(rows))
                 rows, labels, missing = rows[taken:], labels[taken:], missing - taken
                 progress.update(taken)
+        seconds = (time.perf_counter() - start) / workers.count  # the others build theirs meanwhile
+        note_build_seconds(os.path.dirname(shard.path), shard, seconds, worker=workers.index)
 
 
 def _padded(rows: np.ndarray, batch_size: int) -> np.ndarray:

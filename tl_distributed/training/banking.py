@@ -21,6 +21,7 @@ from tl_distributed.data.feature_bank import (
     FeatureLayout,
     bank_key,
     bank_shards,
+    build_seconds,
     open_bank_split,
     part_shards,
     remove_leftovers,
@@ -48,11 +49,13 @@ class Trained:
       model: The whole classifier, or its tail, whose variables are the classifier's own.
       layout: Of the rows of features; `None` where the splits hold images.
       splits: Of images, or of rows in their place, in the data set's order.
+      bank_seconds: How long the rows of the training split took to compute, in this run or in an earlier one.
     """
 
     model: keras.Model
     layout: FeatureLayout | None
     splits: dict[str, Split]
+    bank_seconds: float = 0.0
 
 
 def layout_of(cut: Cut, bank_dtype: str) -> FeatureLayout:
@@ -232,7 +235,9 @@ def open_banked_phase(
         )
         for name, bank in banks.items()
     }
-    return Trained(cut.tail, layout, splits)
+    seconds = build_seconds(banks["train"].folder)
+    _LOG.info("Feature bank: the training images took %.1f s, counted in the run's seconds.", seconds)
+    return Trained(cut.tail, layout, splits, seconds)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,8 @@ class Position:
       best_step: Step at which it was reached.
       stale_epochs: Epochs of this phase since its best.
       phase_best_val_accuracy: Highest of this phase, -1 before its first validation.
-      seconds: Time spent training so far, over all resumes.
+      seconds: Time spent training so far, over all resumes, and building the feature banks that it trains from.
+      banks_counted: Phases whose banks are in `seconds`.
     """
 
     step: int = 0
@@ -48,6 +49,7 @@ class Position:
     stale_epochs: int = 0
     phase_best_val_accuracy: float = -1.0
     seconds: float = 0.0
+    banks_counted: int = 0
 
 
 class Checkpoints:

@@ -174,7 +174,9 @@ class PhaseRun:
 
     def _end_epoch(self, progress: Progress) -> None:
         """Validates, keeps the best weights, and counts epochs without progress."""
-        accuracy, position = self._validate(progress), self.position
+        # One worker's figure, so that no rounding can make them choose differently.
+        accuracy = self._parts.workers.from_chief("validation accuracy", self._validate(progress))
+        position = self.position
         if accuracy is None:
             return
         phase_best = accuracy > position.phase_best_val_accuracy

@@ -1,6 +1,7 @@
 """The phases of a run: what trains, for how long, at which rate."""
 
 import dataclasses
+import math
 
 from tl_distributed.config import Config
 from tl_distributed.data.order import steps_for_epochs
@@ -14,7 +15,7 @@ class Phase:
     Attributes:
       name: `head` or `main`.
       freezing: What `freeze_for` takes: scratch, frozen, partial or full.
-      epochs: Epochs that it lasts, unless stopped early.
+      epochs: Epochs that it lasts, unless stopped early; as many as `--min_steps` takes.
       total_steps: The same in steps.
       schedule: Rate by step within the phase.
     """
@@ -48,6 +49,7 @@ def plan_phases(config: Config, *, num_examples: int) -> tuple[Phase, ...]:
 
 def _phase(config: Config, name: str, freezing: str, epochs: int, peak: float, num_examples: int) -> Phase:
     sizes = {"num_examples": num_examples, "global_batch_size": config.global_batch_size}
+    epochs = max(epochs, math.ceil(config.min_steps * config.global_batch_size / num_examples))
     total_steps = steps_for_epochs(epochs, **sizes)
     warmup_steps = min(steps_for_epochs(config.warmup_epochs, **sizes), total_steps)
     schedule = Schedule(kind=config.schedule, peak=peak, warmup_steps=warmup_steps, total_steps=total_steps)

@@ -178,6 +178,9 @@ class _Run:
         trained = self._trained(phase, self._cuts[position.phase], stop)
         train = trained.splits["train"]
         first_step = position.phase_first_step
+        if position.banks_counted <= position.phase:
+            seconds = position.seconds + trained.bank_seconds
+            position = dataclasses.replace(position, seconds=seconds, banks_counted=position.phase + 1)
         step = TrainStep(
             trained.model,
             lambda: make_optimizer(config),

@@ -1,0 +1,29 @@
+"""Command: look inside a finished run, before and after training.
+
+  python -m tl_distributed.inspect_features --workdir=runs/NAME --layer=block_13_expand_relu
+  python -m tl_distributed.inspect_features --workdir=runs/NAME --before=runs/OTHER --images=0,5,17,photo.jpg
+
+Feature maps of some images before and after training, linear CKA between the two for each layer, the images' features
+in two dimensions (PCA, t-SNE), and Grad-CAM of right and wrong answers. WORKDIR/inspection gets PNGs, inspection.json
+and what TensorBoard shows under Images and Projector.
+"""
+
+from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, start_logging
+from tl_distributed.inspection.settings import InspectConfig
+
+
+def main(config: InspectConfig, positional: list[str]) -> None:
+    """Looks inside, and says where the pictures are."""
+    refuse_positional(positional)
+    if not config.workdir:
+        raise UserError("name the run: --workdir=runs/NAME")
+    start_logging()
+    import_tensorflow()
+    from tl_distributed.inspection.inspection import inspect_run
+
+    for path in inspect_run(config):
+        print(path)
+
+
+if __name__ == "__main__":
+    run_command(main, InspectConfig, __doc__)
