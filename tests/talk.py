@@ -1,4 +1,7 @@
-"""A worker without TensorFlow: joins, and does what its arguments say. `talk.py TIMEOUT INDEX ADDRESSES WORD...`"""
+"""A worker without TensorFlow: joins, and does what its arguments say.
+
+`talk.py TIMEOUT INDEX ADDRESSES WORD...`, or `talk.py join TENSORFLOW_VERSION FLAG...`.
+"""
 
 import json
 import os
@@ -6,20 +9,22 @@ import signal
 import sys
 import time
 
+from tl_distributed import workers
 from tl_distributed.cluster import Cluster, split_address
-from tl_distributed.commandline import UserError
+from tl_distributed.commandline import UserError, parse_arguments
+from tl_distributed.config import Config
 from tl_distributed.workers import ClusterWorkers
 
 
-def talk(workers: ClusterWorkers, words: list[str]) -> None:
+def talk(group: ClusterWorkers, words: list[str]) -> None:
     for word in words:
         action, _, value = word.partition("=")
         if action == "exchange":
-            print(json.dumps(workers.exchange(value, {"from": workers.index, "text": value * 1000})[-1]["from"]))
+            print(json.dumps(group.exchange(value, {"from": group.index, "text": value * 1000})[-1]["from"]))
         elif action == "same":
-            workers.require_same({"--colour": value}, "paint them alike")
+            group.require_same({"--colour": value}, "paint them alike")
         elif action == "ports":
-            workers.check_ports()
+            group.check_ports()
         elif action == "sleep":
             time.sleep(float(value))
         elif action == "freeze":
@@ -32,22 +37,31 @@ def talk(workers: ClusterWorkers, words: list[str]) -> None:
         elif action == "defect":
             raise ZeroDivisionError("a defect")
         elif action == "stop":
-            workers.announce_stop(int(value))
+            group.announce_stop(int(value))
         elif action == "stopped":
-            while workers.peer_stop_signal is None:
+            while group.peer_stop_signal is None:
                 time.sleep(0.01)
-            print(workers.peer_stop_signal)
+            print(group.peer_stop_signal)
+
+
+def join(version: str, *flags: str) -> None:
+    """As the train command does, with a version of TensorFlow that is only said to be there."""
+    workers._versions = lambda: {"tensorflow": version}
+    config = parse_arguments(Config, flags)[0]
+    config.validate()
+    with workers.join_workers(config) as joined:
+        print(f"joined {joined.count}")
 
 
 def main(timeout: str, index: str, addresses: str, *words: str) -> None:
     cluster = Cluster(tuple(addresses.split(",")), int(index), split_address(addresses.split(",")[0])[1] - 1)
-    with ClusterWorkers(cluster, timeout_seconds=float(timeout)) as workers:
-        talk(workers, list(words))
+    with ClusterWorkers(cluster, timeout_seconds=float(timeout)) as group:
+        talk(group, list(words))
     print("left in order")
 
 
 try:
-    main(*sys.argv[1:])
+    join(*sys.argv[2:]) if sys.argv[1] == "join" else main(*sys.argv[1:])
 except UserError as error:
     print(f"error: {error}")
     raise SystemExit(error.exit_code) from None

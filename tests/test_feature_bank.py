@@ -252,7 +252,9 @@ def test_second_run_reuses_a_bank(train, tmp_path, caplog):
 def test_seconds_count_the_bank_once_and_also_where_it_was_there(train, tmp_path, monkeypatch):
     """What a method costs does not depend on which run of a study came first."""
     common = {"bank_dir": str(tmp_path / "banks"), "transfer": "two_phase", "unfreeze_from": "conv2", "head_epochs": 1}
-    monkeypatch.setattr(bank_builder, "note_build_seconds", lambda *_: note_build_seconds(*_[:2], 1000.0))
+    monkeypatch.setattr(
+        bank_builder, "note_build_seconds", lambda *_, worker: note_build_seconds(*_[:2], 1000.0, worker=worker)
+    )
     for name, stops in (("built", (0,)), ("reused", (2, 0)), ("resumed", (6, 8, 0))):
         for stop in stops:
             results = train(name, **common, max_steps=stop)

@@ -120,3 +120,35 @@ def test_ports_in_use_and_foreign_callers(tmp_path):
                 time.sleep(0.02)
         workers.start(1, "20", "1", ",".join(workers.addresses), "exchange=a")
         assert workers.wait() == [0, 0], workers.log(0)
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "reason"),
+    [
+        ("2.21", ["--learning_rate=0.02"], "has --learning_rate 0.02, the chief"),
+        ("2.20", [], "has tensorflow 2.20, the chief"),
+        ("2.21", ["--data_dir=elsewhere"], None),
+    ],
+)
+def test_other_flags_or_versions_end_all_with_one_line(tmp_path, version, flags, reason):
+    with WorkerProcesses(tmp_path, "talk.py", 2) as workers:
+        workers.start(0, "join", "2.21", "--learning_rate=0.01", *workers.flags_of(0))
+        workers.start(1, "join", version, "--learning_rate=0.01", *workers.flags_of(1), *flags)
+        assert workers.wait() == ([2, 2] if reason else [0, 0])
+        for index in (0, 1):
+            log = workers.log(index)
+            assert (f"worker 1 ({workers.addresses[1]}) {reason}" in log) if reason else log == "joined 2\n"
+            assert log.count("\n") == 1
+
+
+def test_another_list_of_workers_and_one_index_twice_are_refused(tmp_path):
+    for name, indices, reason in (
+        ("twice", (0, 1, 1), "two processes say that they are worker 1"),
+        ("list", (0, 1), "was given"),
+    ):
+        with WorkerProcesses(tmp_path / name, "talk.py", 3) as workers:
+            for started, index in enumerate(indices):
+                addresses = workers.addresses if name == "twice" or index == 0 else workers.addresses[:2]
+                workers.start(started, "10", str(index), ",".join(addresses), "exchange=a")
+            assert set(workers.wait()) == {2}
+            assert reason in workers.log(0)

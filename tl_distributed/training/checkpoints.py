@@ -21,7 +21,7 @@ from tl_distributed.workers import Workers
 _LOG = logging.getLogger(__name__)
 
 _POSITION_KEY = "position/.ATTRIBUTES/VARIABLE_VALUE"
-_DAMAGED = (tf.errors.OpError, RuntimeError, ValueError, TypeError, KeyError)
+_DAMAGED = (tf.errors.OpError, RuntimeError, ValueError, TypeError, LookupError)  # what TensorFlow's reader raises
 _VISIBLE_SECONDS = 30.0
 
 
