@@ -92,6 +92,7 @@ BLOCK_ENDS = {  # (number of layers compared, some of them, default map at 96 pi
     "mobilenet_v2": (22, ("block_2_add", "block_15_add", "out_relu"), "block_13_expand_relu", "out_relu"),
     "convnext_tiny": (25, ("add", "add_16", "layer_normalization"), "add_14", "layer_normalization"),
     "baseline_cnn": (5, ("pool1", "flatten", "dense1"), "pool2", "pool2"),
+    "inception_v3": (19, ("mixed0", "mixed10"), "mixed2", "mixed7"),  # its last maps are of one place
     "densenet121": (65, ("conv2_block1_concat", "pool3_pool", "relu"), "pool4_conv", "relu"),
 }
 

@@ -21,7 +21,7 @@ from tl_distributed.commandline import (
 )
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
-COMMANDS = ("train", "evaluate", "predict", "export")
+COMMANDS = ("train", "evaluate", "predict", "export", "inspect_features")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

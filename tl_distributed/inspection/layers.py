@@ -41,19 +41,11 @@ class Layers:
 
     def maps(self, names: Sequence[str]) -> list[str]:
         """Returns the layers of `--layer`, checked; by default the deepest whose maps show something."""
-        if names:
-            return [self._map(name, "--layer") for name in names]
-        maps = [name for name in self._map_names() if not isinstance(self._operations[name], _PADDING)]
-        large = [name for name in maps if min(self.shapes[name][:2]) >= _LEAST_MAP_SIDE]
-        return [(large or self._map_names())[-1]]
+        return [self._map(name, "--layer") for name in names] or [self._deepest(least_side=_LEAST_MAP_SIDE)]
 
     def grad_cam(self, name: str) -> str:
         """Returns the layer of `--grad_cam_layer`, checked; by default the last with maps of several places."""
-        if name:
-            return self._map(name, "--grad_cam_layer")
-        maps = self._map_names()
-        wide = [name for name in maps if self.shapes[name][0] * self.shapes[name][1] > 1]
-        return (wide or maps)[-1]
+        return self._map(name, "--grad_cam_layer") if name else self._deepest(least_side=2)
 
     def features(self) -> str:
         """Returns the layer that the head's first Dense layer takes: the pooled features."""
@@ -88,6 +80,13 @@ class Layers:
         head = [operation for operation, in_head in zip(operations, is_head, strict=True) if in_head]
         return ends | {operation.name for operation in head if not isinstance(operation, keras.layers.Dropout)}
 
+    def _deepest(self, *, least_side: int) -> str:
+        """Returns the deepest layer with maps of that side, rather one that no connection passes by than a branch."""
+        maps = [name for name in self._map_names() if not isinstance(self._operations[name], _PADDING)]
+        large = [name for name in maps if min(self.shapes[name][:2]) >= least_side]
+        on_every_path = _on_every_path(self._classifier)
+        return ([name for name in large if name in on_every_path] or large or maps or self._map_names())[-1]
+
     def _map_names(self) -> list[str]:
         found = [name for name, shape in self.shapes.items() if len(shape) == 3]
         if not found:
@@ -119,7 +118,24 @@ class Layers:
 
 
 _HEAD_LAYERS = (keras.layers.Dense, keras.layers.Dropout)
-_PADDING = keras.layers.ZeroPadding2D
+_PADDING = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D)
+
+
+def _on_every_path(classifier: keras.Model) -> set[str]:
+    """Returns the layers through which everything goes that later layers are computed from."""
+    operations = classifier.operations
+    place = {id(operation): index for index, operation in enumerate(operations)}
+    reach, found = 0, set()
+    last_use = [0] * len(operations)
+    for index, operation in enumerate(operations):
+        for tensor in operation.input if isinstance(operation.input, (list, tuple)) else [operation.input]:
+            producer = place[id(tensor._keras_history.operation)]
+            last_use[producer] = max(last_use[producer], index)
+    for index, operation in enumerate(operations):
+        if reach <= index:
+            found.add(operation.name)
+        reach = max(reach, last_use[index])
+    return found
 
 
 def starts_random(name: str) -> bool:
