@@ -200,9 +200,10 @@ class Config:
         (), "HOST:PORT of each worker's gRPC server, the chief's first; by default from TF_CONFIG, or from SLURM.",
         topic=WORKERS,
     )  # fmt: skip
-    worker_index: int | None = setting(
-        None, "This process's place in --workers, from 0, which is the chief.", topic=WORKERS, minimum=0
-    )
+    worker_index: int = setting(
+        -1, "This process's place in --workers, from 0, which is the chief; -1 without --workers.",
+        topic=WORKERS, minimum=-1,
+    )  # fmt: skip
     grpc_port: int = setting(
         8888, "SLURM: gRPC port of a node's first worker; its others take the ports that follow.",
         topic=WORKERS, minimum=2, maximum=65535,

@@ -79,8 +79,8 @@ def _check_unfreezing(config: "Config") -> None:
 
 def _check_workers(config: "Config") -> None:
     if config.strategy != "multi_worker":
-        given = [name for name in ("workers", "worker_index") if getattr(config, name) not in ((), None)]
+        given = [name for name in ("workers", "worker_index") if getattr(config, name) not in ((), -1)]
         if given:
             raise UserError(f"--{given[0]} needs --strategy=multi_worker, got --strategy={config.strategy}")
-    elif bool(config.workers) != (config.worker_index is not None):
+    elif bool(config.workers) != (config.worker_index >= 0):
         raise UserError("--workers and --worker_index go together: all the workers, and which of them this one is")

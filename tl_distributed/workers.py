@@ -28,6 +28,9 @@ _LOG = logging.getLogger(__name__)
 _FAREWELL_SECONDS = 5.0
 # Which worker it is, and where it finds the data: what dataset.json says is compared, not where it lies.
 _SETTINGS_OF_A_WORKER = {"worker_index", "data_dir"}
+# Errors of TensorFlow that a collective gives when another worker is gone; NCCL's is one that much else gives too.
+_BROKEN_COLLECTIVE = {"UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError"}
+_PERHAPS_BROKEN_COLLECTIVE = {"InternalError", "UnknownError"}
 
 
 class LostWorkerError(UserError):
@@ -175,11 +178,13 @@ class ClusterWorkers(Workers):
         lost = None
         if error is None or isinstance(error, SystemExit):
             self.exchange("end of the run", None)
-        elif _may_come_from_a_peer(error):
-            # A collective broke before it was known why. If a peer is gone, the thread that notices ends this process.
+        elif _names(error) & (_BROKEN_COLLECTIVE | _PERHAPS_BROKEN_COLLECTIVE):
+            # It broke before it was known why. If a peer is gone, the thread that notices ends this process.
+            _LOG.info("A collective broke (%s); looking whether a worker is gone.", type(error).__name__)
             time.sleep(self._timeout + 2 * self._beat_seconds)
-            cause = " ".join(str(error).split())
-            lost = LostWorkerError(f"the collectives between the workers broke, though all of them live: {cause}")
+            if _names(error) & _BROKEN_COLLECTIVE:
+                cause = " ".join(str(error).split())
+                lost = LostWorkerError(f"the collectives between the workers broke, though all of them live: {cause}")
         self._leave(lost or error)
         if lost is not None:
             raise lost from None
@@ -262,10 +267,9 @@ class ClusterWorkers(Workers):
         os._exit(code)
 
 
-def _may_come_from_a_peer(error: BaseException) -> bool:
-    """Tells whether an error is one that a collective gives when another worker is gone."""
-    kinds = {"UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError"}
-    return any(kind.__name__ in kinds for kind in type(error).__mro__)
+def _names(error: BaseException) -> set[str]:
+    """Returns the names of an error's classes: TensorFlow's, without importing it."""
+    return {kind.__name__ for kind in type(error).__mro__}
 
 
 def join_workers(config: Config) -> Workers:

@@ -81,10 +81,15 @@ def layout_change(workdir: str, runtime: Runtime) -> str:
     now = runtime.workers.count, runtime.num_replicas
     if before == now:
         return ""
+    differs = "only the order in which sums are rounded differs"
+    if before[1] != now[1]:
+        differs = (
+            "BatchNorm's statistics (each is of a replica's part of the batch), dropout's draws and the order in which "
+            "sums are rounded differ"
+        )
     return (
-        f"It went on {before[0]} workers with {before[1]} replicas, and goes on on {now[0]} with {now[1]}. The global "
-        "batch, the order of the data and its augmentation stay; dropout's draws, BatchNorm's statistics (each is of a "
-        "replica's part of the batch) and the order in which sums are rounded do not."
+        f"So far it ran on {before[0]} workers with {before[1]} replicas, now on {now[0]} with {now[1]}: the global batch, "
+        f"the order of the data and its augmentation stay; {differs}."
     )
 
 
