@@ -88,8 +88,8 @@ def layout_change(workdir: str, runtime: Runtime) -> str:
             "sums are rounded differ"
         )
     return (
-        f"So far it ran on {before[0]} workers with {before[1]} replicas, now on {now[0]} with {now[1]}: the global batch, "
-        f"the order of the data and its augmentation stay; {differs}."
+        f"So far it ran on {before[0]} workers with {before[1]} replicas, now on {now[0]} with {now[1]}: the global "
+        f"batch, the order of the data and its augmentation stay; {differs}."
     )
 
 
