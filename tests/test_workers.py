@@ -7,6 +7,7 @@ import time
 import pytest
 from worker_processes import WorkerProcesses
 
+from tl_distributed.control import Connection
 from tl_distributed.workers import Workers
 
 
@@ -152,3 +153,19 @@ def test_another_list_of_workers_and_one_index_twice_are_refused(tmp_path):
                 workers.start(started, "10", str(index), ",".join(addresses), "exchange=a")
             assert set(workers.wait()) == {2}
             assert reason in workers.log(0)
+
+
+def test_a_message_that_nobody_takes_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = socket.create_connection(server.getsockname())
+        other = server.accept()[0]
+    with other:
+        connection = Connection(one)
+        connection.limit_sending(0.5)
+        started = time.monotonic()
+        connection.send({"kind": "value", "value": "x" * 2**26})
+        assert 0.4 < time.monotonic() - started < 10
+        started = time.monotonic()
+        connection.send({"kind": "alive"})
+        assert time.monotonic() - started < 0.4
+        connection.close()

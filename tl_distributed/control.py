@@ -26,15 +26,25 @@ class Connection:
     def __init__(self, sock: socket.socket):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(None)
-        self._socket, self._lock = sock, threading.Lock()
+        self._socket, self._lock, self._broken = sock, threading.Lock(), False
         self._stream = sock.makefile("rb")
         self.last_seen = time.monotonic()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Sends; a connection that is broken is left to its reader."""
+        """Sends; what becomes of a connection that is broken is for its reader to say."""
         data = json.dumps(message).encode()
-        with self._lock, contextlib.suppress(OSError):
-            self._socket.sendall(struct.pack(">I", len(data)) + data)
+        with self._lock:
+            if self._broken:
+                return
+            try:
+                self._socket.sendall(struct.pack(">I", len(data)) + data)
+            except OSError:
+                self._broken = True  # perhaps in the middle of a message
+
+    def limit_sending(self, seconds: float) -> None:
+        """Gives up a message that the other end does not take in time: whoever sends must not freeze with it."""
+        limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     def receive(self) -> dict[str, Any] | None:
         """Returns the next message, or `None` where the other end is gone or speaks another language."""

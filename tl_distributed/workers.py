@@ -123,6 +123,8 @@ class ClusterWorkers(Workers):
         self._ended = threading.Lock()
         self._deadline: tuple[float, str] | None = None
         self._connections = (accept_all if self.is_chief else connect_to_chief)(cluster, timeout_seconds)
+        for connection in self._connections.values():
+            connection.limit_sending(timeout_seconds)
         self._readers = [
             threading.Thread(target=self._read, args=(peer, connection), daemon=True)
             for peer, connection in self._connections.items()
