@@ -21,7 +21,7 @@ from tl_distributed.commandline import (
 )
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
-COMMANDS = ("train", "evaluate", "predict", "export", "inspect_features")
+COMMANDS = ("train", "evaluate", "predict", "export", "inspect_features", "doctor")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,6 +239,9 @@ def test_mistakes_end_with_one_line_before_tensorflow(tmp_path):
         ("predict", "--model=a"): "error: name image files or folders",
         ("predict", "--model=a", "--top=0", "a.png"): "error: flag --top=0: takes at least 1",
         ("export",): "error: name the run: --workdir=",
+        ("doctor", "--strategy=many"): "error: flag --strategy=many: takes one of auto, one_device, mirrored",
+        ("doctor", "--transfer=partial"): "error: --transfer=partial needs --unfreeze_last_layers=N",
+        ("doctor", "--json=nowhere/report.json"): "error: --json=nowhere/report.json: no such folder",
         ("export", "--workdir=a", "--format=onnx"): "error: flag --format=onnx: takes one of keras, h5, saved_model",
     }
     for arguments, message in mistakes.items():

@@ -1,4 +1,4 @@
-"""How much memory a process may still take: the machine's, or less inside a SLURM job or a container."""
+"""How much memory a process may take: the machine's, or less inside a SLURM job or a container."""
 
 import psutil
 import tensorflow as tf
@@ -16,24 +16,36 @@ def free_memory_bytes() -> int:
     return free
 
 
-def _cgroup_files() -> list[tuple[str, str]]:
-    """Returns the (limit, usage) files of every cgroup, version 1 or 2, from the process's own up to the root."""
+def total_memory_bytes() -> int:
+    """Returns the smaller of the machine's memory and what the process's cgroup may take."""
+    limits = [limit for limit in map(_read_number, (file for file, _ in _cgroup_files())) if limit is not None]
+    return min([psutil.virtual_memory().total, *limits])
+
+
+def cgroup_folders(controller: str) -> list[tuple[str, int]]:
+    """Returns folder and version (1 or 2) of every cgroup of a controller, from the process's own up to the root."""
     if not tf.io.gfile.exists(_CGROUP_LIST):
         return []
     with tf.io.gfile.GFile(_CGROUP_LIST) as file:
         entries = [line.split(":", 2) for line in file.read().splitlines()]
-    pairs = []
+    folders = []
     for _, controllers, path in (entry for entry in entries if len(entry) == 3):
-        version_2 = controllers == ""
-        if not version_2 and "memory" not in controllers.split(","):
+        version = 2 if controllers == "" else 1
+        if version == 1 and controller not in controllers.split(","):
             continue
-        root = "/sys/fs/cgroup" if version_2 else "/sys/fs/cgroup/memory"
-        names = ("memory.max", "memory.current") if version_2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        root = "/sys/fs/cgroup" if version == 2 else f"/sys/fs/cgroup/{controller}"
         parts = [part for part in path.split("/") if part]
-        for depth in range(len(parts), -1, -1):
-            folder = "/".join([root, *parts[:depth]])
-            pairs.append((f"{folder}/{names[0]}", f"{folder}/{names[1]}"))
-    return pairs
+        folders += [("/".join([root, *parts[:depth]]), version) for depth in range(len(parts), -1, -1)]
+    return folders
+
+
+def _cgroup_files() -> list[tuple[str, str]]:
+    """Returns the (limit, usage) files of every cgroup, from the process's own up to the root."""
+    names = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}
+    return [
+        (f"{folder}/{names[version][0]}", f"{folder}/{names[version][1]}")
+        for folder, version in cgroup_folders("memory")
+    ]
 
 
 def _read_number(path: str) -> int | None:

@@ -115,7 +115,7 @@ def write_config(config: Config, info: DatasetInfo, runtime: Runtime) -> dict[st
             "keras": keras.__version__,
             "numpy": np.__version__,
         },
-        "commit": _commit(),
+        "commit": checkout_commit(),
         "devices": list(runtime.devices),
         "workers": runtime.workers.count,
         "replicas": runtime.num_replicas,
@@ -132,7 +132,7 @@ def dataset_digest(info: DatasetInfo) -> str:
     return hashlib.sha256(info.to_json().encode()).hexdigest()
 
 
-def _commit() -> str | None:
+def checkout_commit() -> str | None:
     """Returns the commit of the package's checkout, or `None` where it was installed without one."""
     folder = tl_distributed.__path__[0]
     result = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)

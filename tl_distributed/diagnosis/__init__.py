@@ -1,0 +1,1 @@
+"""What `python -m tl_distributed.doctor` looks at, and its report."""
