@@ -506,7 +506,7 @@ def test_death_and_hanging_take_no_other_check_along():
     assert aborted.status == FAILED and aborted.value == "the process died of SIGABRT"
     assert "F external/driver.cc:7 Check failed: status == OK" in aborted.detail
     assert any("in aborts" in line for line in aborted.detail)  # where Python stood
-    assert exited.value == "the process ended with exit code 75"
+    assert exited.value == "worker 1 ended without a word (the process ended with exit code 75)"
     assert exited.detail == ("error: worker 1 ended without a word",)
     assert hung.value == "no end after 15 s (--check_seconds)" and hung.remedy == "look at NCCL"
     assert any("in hangs" in line for line in hung.detail)

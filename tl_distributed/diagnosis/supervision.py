@@ -21,6 +21,7 @@ from tl_distributed.diagnosis.settings import DoctorConfig
 _LOG = logging.getLogger(__name__)
 
 _LAST_WORDS_LINES = 20
+_OWN_ERROR = "error: "
 _STACK_SECONDS = 1.0  # that a hanging process gets to write where it hangs
 _FAREWELL_SECONDS = 10.0
 
@@ -105,7 +106,10 @@ def _cause(exit_code: int | None) -> str:
 
 
 def _death(check: Check, reason: str, errors_path: str) -> Finding:
-    return check.failure(reason, detail=_lines(errors_path)[-_LAST_WORDS_LINES:])
+    words = _lines(errors_path)[-_LAST_WORDS_LINES:]
+    if words and words[-1].startswith(_OWN_ERROR):  # a process that ended itself said why
+        reason = f"{words[-1].removeprefix(_OWN_ERROR)} ({reason})"
+    return check.failure(reason, detail=words)
 
 
 def _lines(path: str) -> list[str]:
