@@ -223,7 +223,8 @@ def test_what_is_wrong_with_steps(change, message):
 
 
 def test_a_strategy_that_cannot_be_had_fails_and_what_needs_it_is_not_run(data_dir):
-    subject = Subject(config(virtual_devices=2, data_dir=data_dir))  # the suite has four
+    assert len(tf.config.list_logical_devices("CPU")) == 4  # claimed, so that they cannot be split in two
+    subject = Subject(config(virtual_devices=2, data_dir=data_dir))
     found = {check.name: run_check(check, subject) for check in doctor.CHECKS if check.topic != environment.SOFTWARE}
     (strategy,) = found["strategy"]
     assert strategy.status == FAILED and "--virtual_devices=2" in strategy.value

@@ -180,6 +180,7 @@ def measure_all_reduce(strategy: Any, dtype: str) -> AllReduceSpeed:
     values = strategy.experimental_distribute_values_from_function(contribution)
 
     def sum_in_replica(value: tf.Tensor) -> tf.Tensor:
+        value = tf.identity(value)  # on the replica's device: a function's argument is on none, and cannot be summed
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
     @tf.function(autograph=False)

@@ -43,7 +43,11 @@ def data_set(subject: Subject) -> Iterator[Finding]:
         verify(folder)
     splits = {name: split.num_examples for name, split in info.splits.items()}
     counted = ", ".join(f"{count} {name}" for name, count in splits.items())
-    looked_at = "every record and SHA-256 as declared" if in_full else "sizes and counts as declared (--verify=full)"
+    looked_at = (
+        "every record and SHA-256 as declared"
+        if in_full
+        else "sizes and counts as declared (--verify=full reads the records)"
+    )
     yield Finding(
         topic=FILES, name="data set", status=OK,
         value=f"{folder}: {info.num_classes} classes, {counted} images of {'x'.join(map(str, info.image_shape))}, "
