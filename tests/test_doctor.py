@@ -334,6 +334,12 @@ def test_a_cluster_that_is_not_used_is_a_warning(monkeypatch):
     assert finding.status == WARNING and "TF_CONFIG" in finding.value
 
 
+def test_a_cluster_is_shown_as_resolved(monkeypatch):
+    flags = {"strategy": "multi_worker", "workers": ("a:1000", "b:1000"), "worker_index": 1}
+    *_, finding = run(environment.variables, **flags)
+    assert finding.value.startswith("2 workers: a:1000, b:1000; this is worker 1 (b:1000)")
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

@@ -41,6 +41,7 @@ from tl_distributed.training import bank_builder, banking
 from tl_distributed.training.phases import plan_phases
 from tl_distributed.training.preemption import StopRequest
 from tl_distributed.training.run import train_and_evaluate
+from tl_distributed.workers import Workers
 
 TESTS = pathlib.Path(__file__).resolve().parent
 COUNTS = {"train": 60, "val": 18, "test": 21}
@@ -251,7 +252,9 @@ def test_second_run_reuses_a_bank(train, tmp_path, caplog):
 def test_seconds_count_the_bank_once_and_also_where_it_was_there(train, tmp_path, monkeypatch):
     """What a method costs does not depend on which run of a study came first."""
     common = {"bank_dir": str(tmp_path / "banks"), "transfer": "two_phase", "unfreeze_from": "conv2", "head_epochs": 1}
-    monkeypatch.setattr(bank_builder, "note_build_seconds", lambda *_: note_build_seconds(*_[:2], 1000.0))
+    monkeypatch.setattr(
+        bank_builder, "note_build_seconds", lambda *_, worker: note_build_seconds(*_[:2], 1000.0, worker=worker)
+    )
     for name, stops in (("built", (0,)), ("reused", (2, 0)), ("resumed", (6, 8, 0))):
         for stop in stops:
             results = train(name, **common, max_steps=stop)
@@ -276,7 +279,9 @@ def test_another_bank_is_never_taken(data_dir, tmp_path, pretrained, monkeypatch
         images = load_splits(data_dir, info, SPLITS, input_mode="memory", shuffle_buffer_examples=16)
         if (few := config.images_per_class) != 0:
             images["train"] = load_subset(data_dir, info, "train", images_per_class=few, seed=config.seed)
-        banking.open_banked_phase(cut, config, info, images, normalization="tf", runtime=where, stop=StopRequest())
+        banking.open_banked_phase(
+            cut, config, info, images, normalization="tf", runtime=where, stop=StopRequest(Workers())
+        )
         return collections.Counter(json.loads(path.read_text())["split"] for path in banks.glob("*/bank.json"))
 
     other_data = write_toy_dataset(tmp_path / "other", counts={**COUNTS, "val": 17})
@@ -412,7 +417,7 @@ def decide(data_dir: str, workdir, **changes) -> Config:
     phases = plan_phases(config, num_examples=COUNTS["train"])
     cut = Cut(None, None, ((64,),), ("float32",))
     cuts = [None if phase.freezing == "full" else cut for phase in phases]
-    return banking.resolve_bank(config, phases, cuts, COUNTS)
+    return banking.resolve_bank(config, phases, cuts, COUNTS, Workers())
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from conftest import REPO
 from tl_distributed import runtime
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
+from tl_distributed.workers import Workers
 
 
 def start(**settings) -> runtime.Runtime:
-    return runtime.start_runtime(Config(**{"global_batch_size": 16, **settings}))
+    return runtime.start_runtime(Config(**{"global_batch_size": 16, **settings}), Workers())
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,8 @@ def test_virtual_devices_after_the_devices_were_claimed():
 def test_virtual_devices_in_a_fresh_process():
     code = (
         "from tl_distributed.config import Config; from tl_distributed.runtime import start_runtime; "
-        "started = start_runtime(Config(virtual_devices=3, global_batch_size=6)); "
+        "from tl_distributed.workers import Workers; "
+        "started = start_runtime(Config(virtual_devices=3, global_batch_size=6), Workers()); "
         "print(started.num_replicas, started.precision, started.use_xla, type(started.strategy).__name__)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=REPO)

@@ -214,12 +214,18 @@ def _stdout_is_closed() -> bool:
 
 def start_logging() -> None:
     """Sends this project's log lines to standard error, with the time and nothing else."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("tl_distributed")  # TensorFlow's and absl's own lines stay out
-    logger.handlers[:] = [handler]
+    logger.handlers[:] = [logging.StreamHandler()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    set_log_name("")
+
+
+def set_log_name(name: str) -> None:
+    """Puts the name of this process, of several that write to one log, in front of its lines."""
+    for handler in logging.getLogger("tl_distributed").handlers:
+        line = f"%(asctime)s {name}: %(message)s" if name else "%(asctime)s %(message)s"
+        handler.setFormatter(logging.Formatter(line, "%H:%M:%S"))
 
 
 def import_tensorflow() -> None:

@@ -7,13 +7,15 @@ are resolved by `Config.resolved` from the others (and from the data set's image
 import dataclasses
 from collections.abc import Sequence
 
-from tl_distributed.commandline import UserError, setting
-from tl_distributed.models.backbones import Backbone, get_backbone
+from tl_distributed.commandline import setting
+from tl_distributed.config_checks import check_settings
+from tl_distributed.models.backbones import get_backbone
 from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS, AugmentSettings
 from tl_distributed.recipes import expand_recipes
 
-MODEL, TRANSFER, BANK, PIXELS, OPTIMIZATION, DEVICES, INPUT, RUN = (
-    "Model", "Transfer", "Feature bank", "Pixels and augmentation", "Optimization", "Devices", "Data and input", "Run",
+MODEL, TRANSFER, BANK, PIXELS, OPTIMIZATION, DEVICES, WORKERS, INPUT, RUN = (
+    "Model", "Transfer", "Feature bank", "Pixels and augmentation", "Optimization", "Devices", "Workers",
+    "Data and input", "Run",
 )  # fmt: skip
 _FROM_SET = "by default as --augment says"
 
@@ -175,8 +177,8 @@ class Config:
     )  # fmt: skip
 
     strategy: str = setting(
-        "auto", "tf.distribute strategy; auto is mirrored where there are several devices.",
-        topic=DEVICES, choices=("auto", "one_device", "mirrored"),
+        "auto", "tf.distribute strategy; auto is mirrored where there are several devices, multi_worker joins several "
+        "processes.", topic=DEVICES, choices=("auto", "one_device", "mirrored", "multi_worker"),
     )  # fmt: skip
     virtual_devices: int = setting(
         0, "Split the CPU into N devices, to try replicas without GPUs; 0 is off.", topic=DEVICES, minimum=0, maximum=64
@@ -193,6 +195,27 @@ class Config:
     steps_per_loop: int = setting(
         0, "Steps run in the graph for each call from Python; 0 lets the run choose.", topic=DEVICES, minimum=0
     )
+
+    workers: tuple[str, ...] = setting(
+        (), "HOST:PORT of each worker's gRPC server, the chief's first; by default from TF_CONFIG, or from SLURM.",
+        topic=WORKERS,
+    )  # fmt: skip
+    worker_index: int = setting(
+        -1, "This process's place in --workers, from 0, which is the chief; -1 without --workers.",
+        topic=WORKERS, minimum=-1,
+    )  # fmt: skip
+    grpc_port: int = setting(
+        8888, "SLURM: gRPC port of a node's first worker; its others take the ports that follow.",
+        topic=WORKERS, minimum=2, maximum=65535,
+    )  # fmt: skip
+    control_port: int = setting(
+        0, "Port of the chief through which workers check and watch one another; 0 is the one below its gRPC port.",
+        topic=WORKERS, minimum=0, maximum=65535,
+    )  # fmt: skip
+    worker_timeout_seconds: float = setting(
+        60.0, "How long workers wait for one another at the start, and for a sign of life later, before all end.",
+        topic=WORKERS, minimum=2,
+    )  # fmt: skip
 
     data_dir: str = setting("data/cifar10", "Folder that data_prep.build_tfrecords wrote.", topic=INPUT)
     input_mode: str = setting(
@@ -236,28 +259,7 @@ class Config:
 
     def validate(self) -> None:
         """Raises `UserError` for combinations that cannot be meant; single values are checked by their flag."""
-        backbone = get_backbone(self.backbone)
-        _check_weights(self, backbone)
-        _check_unfreezing(self)
-        _check_bank(self)
-        self.augment_settings()  # raises for a strength out of its range
-        if self.image_size and self.image_size < backbone.minimum_size:
-            raise UserError(
-                f"--image_size={self.image_size}: {self.backbone} takes {backbone.minimum_size} pixels or more"
-            )
-        if self.profile_steps and (
-            len(self.profile_steps) != 2 or not 0 <= self.profile_steps[0] < self.profile_steps[1]
-        ):
-            raise UserError(f"--profile_steps={','.join(map(str, self.profile_steps))}: takes two steps A,B with A < B")
-        if self.export_h5 and ("/" in self.export_h5 or not self.export_h5.endswith(".h5")):
-            raise UserError(f"--export_h5={self.export_h5}: takes a file name that ends in .h5, without folders")
-        if any(units < 1 for units in self.head_units):
-            raise UserError(f"--head_units={','.join(map(str, self.head_units))}: every layer takes 1 unit or more")
-        if self.virtual_devices and self.global_batch_size % self.virtual_devices and self.strategy != "one_device":
-            raise UserError(
-                f"--global_batch_size={self.global_batch_size} does not divide by "
-                f"--virtual_devices={self.virtual_devices}"
-            )
+        check_settings(self)
 
     def resolved(self, *, native_size: int) -> "Config":
         """Returns the config with every `None` and every "0 is automatic" of the model filled in.
@@ -305,43 +307,3 @@ class Config:
             for field in dataclasses.fields(AugmentSettings)
         }
         return dataclasses.replace(named, **{name: value for name, value in given.items() if value is not None})
-
-
-def _check_weights(config: Config, backbone: Backbone) -> None:
-    transfer, weights = config.transfer_and_weights()
-    if weights == "imagenet" and not backbone.has_imagenet_weights:
-        raise UserError(f"--weights=imagenet: {config.backbone} has none; use --weights=none or --weights=PATH")
-    if transfer == "scratch" and weights != "none":
-        raise UserError(f"--transfer=scratch trains random weights, but --weights={weights}; drop one of the two")
-    if transfer != "scratch" and weights == "none":
-        raise UserError(
-            f"--transfer={transfer} without pretrained weights would keep random ones; "
-            "use --transfer=scratch, --weights=imagenet or --weights=PATH"
-        )
-
-
-def _check_bank(config: Config) -> None:
-    reason = config.why_nothing_to_bank()
-    if config.feature_bank == "on" and reason:
-        raise UserError(f"--feature_bank=on: {reason}")
-    if config.bank_views and config.feature_bank == "off":
-        raise UserError(f"--bank_views={config.bank_views} has no effect with --feature_bank=off; drop one of the two")
-    if config.bank_views and config.augment_settings() == NAMED_AUGMENTATIONS["none"]:
-        raise UserError(f"--bank_views={config.bank_views} has no effect without augmentation; drop it")
-
-
-def _check_unfreezing(config: Config) -> None:
-    transfer, _ = config.transfer_and_weights()
-    given = [
-        f"--{name}={getattr(config, name)}"
-        for name in ("unfreeze_last_layers", "unfreeze_from")
-        if getattr(config, name)
-    ]
-    if len(given) == 2:
-        raise UserError(f"{given[0]} and {given[1]} name two places; drop one of them")
-    if config.layer_decay != 1 and transfer == "frozen":
-        raise UserError(f"--layer_decay={config.layer_decay:g} has no effect with --transfer=frozen; drop one of them")
-    if given and transfer not in ("partial", "two_phase"):
-        raise UserError(f"{given[0]} has no effect with --transfer={transfer}; use partial or two_phase")
-    if transfer == "partial" and not given:
-        raise UserError("--transfer=partial needs --unfreeze_last_layers=N or --unfreeze_from=LAYER")

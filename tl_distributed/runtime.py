@@ -1,14 +1,17 @@
-"""Start-up of a process: devices, strategy, precision, XLA, determinism."""
+"""Start-up of a process: devices, strategy, collectives, precision, XLA, determinism."""
 
 import dataclasses
 import logging
 from typing import Any
+from unittest import mock
 
 import keras
 import tensorflow as tf
 
+from tl_distributed.cluster import Cluster, resolve_cluster
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
+from tl_distributed.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 
@@ -21,24 +24,40 @@ class Runtime:
       strategy: The `tf.distribute.Strategy`; `one_device` and `mirrored` alike go through it.
       precision: Keras dtype policy: float32, mixed_bfloat16 or mixed_float16.
       use_xla: Whether the step is compiled.
-      devices: One line a device, for the log and `config.json`.
-      num_replicas: Devices that train in step.
+      devices: One line a device of this worker, for the log and `config.json`.
+      workers: The processes that train together.
+      num_replicas: Devices that train in step, of all workers.
+      num_local_replicas: Those of this worker.
+      first_replica: Number of this worker's first one.
     """
 
     strategy: Any
     precision: str
     use_xla: bool
     devices: tuple[str, ...]
+    workers: Workers = dataclasses.field(default_factory=Workers)
 
     @property
     def num_replicas(self) -> int:
         return self.strategy.num_replicas_in_sync
 
+    @property
+    def num_local_replicas(self) -> int:
+        return self.num_replicas // self.workers.count
 
-def start_runtime(config: Config) -> Runtime:
+    @property
+    def first_replica(self) -> int:
+        return self.workers.index * self.num_local_replicas
+
+
+def start_runtime(config: Config, workers: Workers) -> Runtime:
     """Claims the devices and sets Keras's global precision, seed and TensorFlow's determinism.
 
     Call it once, before anything touches a device.
+
+    Args:
+      config: Of the run.
+      workers: All that joined; each calls it.
 
     Raises:
       UserError: Devices that the strategy or the batch size does not fit, or a precision that the device lacks.
@@ -49,31 +68,38 @@ def start_runtime(config: Config) -> Runtime:
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:  # leave memory to the other processes of a shared node
         tf.config.experimental.set_memory_growth(gpu, True)
-    devices = _training_devices(config, gpus)
-    strategy = _strategy(config, devices)
+    if workers.count > 1:
+        strategy, devices = _join_collectives(config, workers, gpus)
+    else:
+        devices = _training_devices(config, gpus)
+        strategy = _strategy(config, devices)
     replicas = strategy.num_replicas_in_sync
     if config.global_batch_size % replicas:
         raise UserError(
             f"--global_batch_size={config.global_batch_size} does not divide by the {replicas} replicas; "
             f"the nearest that does is {max(1, round(config.global_batch_size / replicas)) * replicas}"
         )
-    precision = _precision(config.precision, gpus)
+    precision = _precision(config.precision, gpus, workers)
     keras.config.set_dtype_policy(precision)
     use_xla = bool(gpus) if config.xla == "auto" else config.xla == "on"
-    return Runtime(strategy, precision, use_xla, _describe(devices, gpus))
+    return Runtime(strategy, precision, use_xla, _describe(devices, gpus), workers)
 
 
 def _training_devices(config: Config, gpus: list[Any]) -> list[str]:
     """Returns the logical devices to train on, GPUs first."""
+    _check_virtual_devices(config, gpus)
+    if config.virtual_devices > 1:
+        _split_cpu(config.virtual_devices)
+    kind = "GPU" if gpus else "CPU"
+    return [device.name for device in tf.config.list_logical_devices(kind)]
+
+
+def _check_virtual_devices(config: Config, gpus: list[Any]) -> None:
     if config.virtual_devices and gpus:
         raise UserError(
             f"--virtual_devices={config.virtual_devices} splits the CPU, but there are {len(gpus)} GPUs; "
             "drop it, or hide them with CUDA_VISIBLE_DEVICES="
         )
-    if config.virtual_devices > 1:
-        _split_cpu(config.virtual_devices)
-    kind = "GPU" if gpus else "CPU"
-    return [device.name for device in tf.config.list_logical_devices(kind)]
 
 
 def _split_cpu(count: int) -> None:
@@ -100,9 +126,51 @@ def mirrored_strategy(devices: list[str]) -> tf.distribute.MirroredStrategy:
     return tf.distribute.MirroredStrategy(devices, None if on_gpu else tf.distribute.ReductionToOneDevice())
 
 
-def _precision(wanted: str, gpus: list[Any]) -> str:
+def _join_collectives(config: Config, workers: Workers, gpus: list[Any]) -> tuple[Any, list[str]]:
+    """Starts the collective runtime between all workers; returns its strategy and this worker's devices.
+
+    Nothing may touch a device before: TensorFlow builds the cluster when it claims the devices.
+    """
+    _check_virtual_devices(config, gpus)
+    workers.require_same({"GPUs": len(gpus)}, "every worker takes the same number; CUDA_VISIBLE_DEVICES hides some")
+    if config.virtual_devices > 1:
+        _split_cpu(config.virtual_devices)
+    late = (
+        f"the collective runtime did not start within {config.worker_timeout_seconds:g} s "
+        "(--worker_timeout_seconds), though the workers reach each other"
+    )
+    with workers.expect_within(config.worker_timeout_seconds, late):
+        strategy = _multi_worker_strategy(resolve_cluster(config), len(gpus), max(config.virtual_devices, 1))
+    return strategy, list(strategy.extended.worker_devices)
+
+
+def _multi_worker_strategy(cluster: Cluster, num_gpus: int, num_cpus: int) -> tf.distribute.MultiWorkerMirroredStrategy:
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+        task_type="worker",
+        task_id=cluster.index,
+        num_accelerators={"GPU": num_gpus},
+        rpc_layer="grpc",
+    )
+    kind = tf.distribute.experimental.CommunicationImplementation
+    options = tf.distribute.experimental.CommunicationOptions(implementation=kind.NCCL if num_gpus else kind.RING)
+
+    def cpus_of_worker(_: Any, __: Any, worker_device: str) -> tuple[tuple[str, ...], str]:
+        return tuple(f"{worker_device}/device:CPU:{index}" for index in range(num_cpus)), "CPU"
+
+    from tensorflow.python.distribute import collective_all_reduce_strategy as collective
+
+    if num_cpus == 1:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    # The strategy knows one CPU device a worker; --virtual_devices is for trying a layout without its GPUs.
+    with mock.patch.object(collective.CollectiveAllReduceExtended, "_initialize_local_devices", cpus_of_worker):
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+
+
+def _precision(wanted: str, gpus: list[Any], workers: Workers) -> str:
     capabilities = [_compute_capability(gpu) for gpu in gpus]
-    weakest = min(capabilities) if capabilities else (0, 0)
+    own = min(capabilities) if capabilities else (0, 0)
+    weakest = min(tuple(other) for other in workers.exchange("compute capability", own))
     if wanted == "auto":
         return "mixed_bfloat16" if weakest >= (8, 0) else "mixed_float16" if weakest >= (7, 0) else "float32"
     if wanted != "float32" and not gpus:

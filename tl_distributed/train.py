@@ -3,6 +3,7 @@
 Short, so that all of it can be called from tests and notebooks: `train_and_evaluate(config)`.
 """
 
+from tl_distributed.cluster import resolve_cluster
 from tl_distributed.commandline import import_tensorflow, refuse_positional, run_command, start_logging
 from tl_distributed.config import Config
 from tl_distributed.recipes import all_recipes
@@ -30,6 +31,8 @@ def main(config: Config, positional: list[str]) -> None:
     from tl_distributed.training.run import train_and_evaluate
 
     results = train_and_evaluate(config)
+    if config.strategy == "multi_worker" and resolve_cluster(config).index != 0:
+        return  # the chief shows them
     for split, name in (("val", "Validation"), ("test", "Test")):
         if results[f"{split}_accuracy"] is not None:
             print(f"{name} accuracy {results[f'{split}_accuracy']:.2%} of {results['num_examples'][split]} images")

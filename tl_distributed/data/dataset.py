@@ -233,6 +233,15 @@ class _StreamFeed:
             return images, tf.ensure_shape(labels, [self.replica_batch_size])
 
 
+def choose_input_mode(info: DatasetInfo, names: Sequence[str], *, processes_on_machine: int) -> str:
+    """Returns memory where the named splits fit into a quarter of the free memory for each process, else stream."""
+    num_examples = sum(info.splits[name].num_examples for name in names if name in info.splits)
+    num_bytes, free = num_examples * int(np.prod(info.image_shape)), free_memory_bytes()
+    mode = "memory" if num_bytes <= MEMORY_SHARE * free / processes_on_machine else "stream"
+    _LOG.info("Input: %s mode (%.0f MB of pixels, %.0f MB of memory free).", mode, num_bytes / 1e6, free / 1e6)
+    return mode
+
+
 def load_splits(
     data_dir: str, info: DatasetInfo, names: tuple[str, ...], *, input_mode: str, shuffle_buffer_examples: int
 ) -> dict[str, Split]:
@@ -248,14 +257,9 @@ def load_splits(
     Raises:
       UserError: A split without examples, a missing shard, or a record that does not parse.
     """
-    present = [name for name in names if name in info.splits]
-    num_bytes = sum(info.splits[name].num_examples for name in present) * int(np.prod(info.image_shape))
     if input_mode == "auto":
-        free = free_memory_bytes()
-        input_mode = "memory" if num_bytes <= MEMORY_SHARE * free else "stream"
-        _LOG.info(
-            "Input: %s mode (%.0f MB of pixels, %.0f MB of memory free).", input_mode, num_bytes / 1e6, free / 1e6
-        )
+        input_mode = choose_input_mode(info, names, processes_on_machine=1)
+    present = [name for name in names if name in info.splits]
     splits: dict[str, Split] = {}
     for name in present:
         splits[name] = open_split(

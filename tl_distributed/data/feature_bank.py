@@ -28,7 +28,7 @@ from tl_distributed.data.shards import PARALLEL_READS, RecordFormat, shard_paths
 
 FORMAT_VERSION = 2
 _LABEL_BYTES = 4
-_TEMPORARY, _TIMES_FILE = ".tmp", "build_seconds.json"
+_TEMPORARY, _TIMES_NAME = ".tmp", "build_seconds"
 _WINDOW_BYTES = 2**28  # the most that a window of stream mode may hold: features can be larger than images
 
 
@@ -198,30 +198,30 @@ class BankShardWriter:
             tf.io.gfile.remove(self._temporary)
 
 
-def note_build_seconds(folder: str, shard: BankShard, seconds: float) -> None:
-    """Keeps how long a shard took to build, which its users count as time of their own."""
-    _write_build_times(folder, {**_build_times(folder), os.path.basename(shard.path): round(seconds, 3)})
-
-
-def build_seconds(folder: str) -> float:
-    """Returns how long the shards of a bank took to build, in whatever runs."""
-    return sum(_build_times(folder).values())
-
-
-def _build_times(folder: str) -> dict[str, float]:
-    try:
-        with tf.io.gfile.GFile(f"{folder}/{_TIMES_FILE}") as file:
-            return json.loads(file.read())
-    except tf.errors.NotFoundError:
-        return {}
-
-
-def _write_build_times(folder: str, times: dict[str, float]) -> None:
-    path = f"{folder}/{_TIMES_FILE}"
+def note_build_seconds(folder: str, shard: BankShard, seconds: float, *, worker: int) -> None:
+    """Keeps how long a shard took to build, which its users count as time of their own; a file for each worker."""
+    path = f"{folder}/{_TIMES_NAME}.{worker}.json"
+    times = {**_build_times(path), os.path.basename(shard.path): round(seconds, 3)}
     temporary = f"{path}.{socket.gethostname()}.{os.getpid()}"
     with tf.io.gfile.GFile(temporary, "w") as file:
         file.write(json.dumps(times))
     tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def build_seconds(folder: str) -> float:
+    """Returns how long the shards of a bank took to build, in whatever runs."""
+    times: dict[str, float] = {}
+    for path in tf.io.gfile.glob(f"{folder}/{_TIMES_NAME}.*.json"):
+        times |= _build_times(path)
+    return sum(times.values())
+
+
+def _build_times(path: str) -> dict[str, float]:
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            return json.loads(file.read())
+    except tf.errors.NotFoundError:
+        return {}
 
 
 def remove_leftovers(folder: str) -> None:

@@ -36,9 +36,10 @@ class Subject:
     def start_runtime(self) -> Any:
         """Starts and returns the `Runtime`, once; raises what `runtime.start_runtime` raises."""
         from tl_distributed.runtime import start_runtime
+        from tl_distributed.workers import Workers
 
         self._is_begun = True
-        self._runtime = start_runtime(self.config)
+        self._runtime = start_runtime(self.config, Workers())  # this machine alone, of a cluster too
         return self._runtime
 
     def runtime(self) -> Any:

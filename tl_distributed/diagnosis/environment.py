@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import tl_distributed
+from tl_distributed.cluster import resolve_cluster
 from tl_distributed.diagnosis.checks import Subject
 from tl_distributed.diagnosis.report import FACT, FAILED, OK, WARNING, Finding
 
@@ -264,6 +265,13 @@ def variables(subject: Subject) -> Iterator[Finding]:
             topic=ENVIRONMENT, name="cluster", value="TF_CONFIG names one, but --strategy="
             f"{subject.config.strategy} trains with this process alone", status=WARNING,
             remedy="unset TF_CONFIG, or train with --strategy=multi_worker",
+        )  # fmt: skip
+    if subject.config.strategy == "multi_worker":
+        cluster = resolve_cluster(subject.config)
+        yield Finding(
+            topic=ENVIRONMENT, name="cluster",
+            value=f"{len(cluster.addresses)} workers: {', '.join(cluster.addresses)}; "
+            f"this is {cluster.name(cluster.index)}; its own devices are examined, not the connections",
         )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ class Progress:
         initial: int = 0,
         stream: TextIO | None = None,
         log_every_seconds: float = LOG_EVERY_SECONDS,
+        silent: bool = False,
     ):
         """Prepares the display; nothing is written before the context is entered.
 
@@ -49,10 +50,11 @@ class Progress:
           initial: Units that the run resumed here had done; they count towards the share done, not the speed.
           stream: Where to write; standard error unless given.
           log_every_seconds: Shortest time between two lines when `stream` is not a terminal.
+          silent: Show nothing: another process shows the same.
         """
         self._total, self._unit, self._label = total, unit, label
         self._initial = self._done = self._line_done = initial
-        self._stream, self._log_every_seconds = stream, log_every_seconds
+        self._stream, self._log_every_seconds, self._silent = stream, log_every_seconds, silent
         self._values: dict[str, Any] = {}
         self._bar: _Bar | None = None
 
@@ -60,7 +62,7 @@ class Progress:
         if self._stream is None:
             self._stream = sys.stderr
         self._start = self._line_time = time.monotonic()
-        if _takes_a_bar(self._stream):
+        if not self._silent and _takes_a_bar(self._stream):
             self._bar = _Bar(
                 total=self._total,
                 initial=self._initial,
@@ -126,7 +128,8 @@ class Progress:
         return [f"{name} {_format_value(value)}" for name, value in self._values.items()]
 
     def _write(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        if not self._silent:
+            print(line, file=self._stream, flush=True)
 
 
 class _Bar(tqdm):

@@ -77,3 +77,23 @@ class RunLog:
             name: results[name] for name in ("val_accuracy", "test_accuracy", "test_loss") if results[name] is not None
         }
         self._board.hparams(hparams, metrics, step)
+
+
+class NoRunLog(RunLog):
+    """Shows nothing: the chief does."""
+
+    def __init__(self) -> None:
+        """Opens nothing."""
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """There is nothing to close."""
+
+    def start(self, config: Mapping[str, Any]) -> None: ...
+
+    def row(self, split: str, values: Mapping[str, Any]) -> None: ...
+
+    def preview(self, images: np.ndarray, captions: Sequence[str], step: int) -> None: ...
+
+    def finish(
+        self, results: Mapping[str, Any], hparams: Mapping[str, Any], misclassified: tuple[np.ndarray, Sequence[str]]
+    ) -> None: ...

@@ -151,6 +151,11 @@ def _arm(name: str, own: Sequence[str], common: Sequence[str], override: Sequenc
         config.validate()
     except UserError as error:
         raise UserError(f"arm {name}: {error}") from None
+    if config.strategy == "multi_worker":
+        raise UserError(
+            f"arm {name}: --strategy=multi_worker: a study trains each run in one process, on one machine's devices; "
+            "drop it"
+        )
     if positional:
         raise UserError(f"arm {name}: unexpected {positional[0]!r}; its flags are written flag=value")
     return Arm(name, arguments)

@@ -1,5 +1,9 @@
-"""Computes a feature bank: every replica its share of each batch, shard by shard, going on where a build stopped."""
+"""Computes a feature bank, shard by shard, going on where a build stopped.
 
+Of several workers each builds its share of the shards; its replicas share each batch.
+"""
+
+import contextlib
 import dataclasses
 import logging
 import os
@@ -22,6 +26,7 @@ from tl_distributed.pixels.seeds import per_image_seeds
 from tl_distributed.reporting.progress import Progress
 from tl_distributed.runtime import Runtime
 from tl_distributed.training.preemption import StopRequest
+from tl_distributed.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 _PLAIN = -1  # in the place of a view's number
@@ -92,7 +97,8 @@ class BankBuilder:
 
     def __init__(self, prefix: keras.Model, layout: FeatureLayout, settings: BankSettings, runtime: Runtime):
         self._prefix, self._layout, self._settings = prefix, layout, settings
-        self._strategy, self._num_replicas = runtime.strategy, runtime.num_replicas
+        self._strategy, self._workers = runtime.strategy, runtime.workers
+        self._num_replicas, self._first_replica = runtime.num_local_replicas, runtime.first_replica
         self._features = tf.function(self._features_body, autograph=False, jit_compile=runtime.use_xla or None)
         self._global_batch = tf.function(self._global_batch_body, autograph=False)
 
@@ -102,22 +108,28 @@ class BankBuilder:
         """Builds shards in order; each is there as soon as it is finished.
 
         Args:
-          shards: That are missing.
+          shards: That are missing; every worker is given the same.
           images: Where their images are read.
           label: Of the progress: the split.
-          batch_size: Global; rounded up to a multiple of the replicas.
+          batch_size: Of all workers; a worker's part is rounded up to a multiple of its replicas.
           stop: Asked between batches.
 
         Raises:
           UserError: A source that cannot be read, or a device out of memory.
-          SystemExit: 128 + the signal's number, when a signal asked to stop.
+          SystemExit: 128 + the signal's number, when a signal asked any worker to stop.
         """
-        batch_size = -(-batch_size // self._num_replicas) * self._num_replicas
+        shards = shards[self._workers.index :: self._workers.count]
+        batch_size = -(-batch_size // self._workers.count // self._num_replicas) * self._num_replicas
+        silent = not self._workers.is_chief
         total = sum(len(shard.examples) for shard in shards)
-        with Progress(total=total, unit="images", label=f"Feature bank, {label}") as progress:
+        progress = Progress(total=total, unit="images", label=f"Feature bank, {label}", silent=silent)
+        with contextlib.suppress(_Stopped), progress:
             for view in dict.fromkeys(shard.view for shard in shards):
                 members = [shard for shard in shards if shard.view == view]
-                _write(members, self._rows(members, images, batch_size), progress, stop)
+                _write(members, self._rows(members, images, batch_size), progress, stop, self._workers)
+        if stop.agree():
+            _LOG.info("Stopped; the shards that are finished are kept, and the same command goes on.")
+            raise SystemExit(128 + stop.signal_number)
 
     def _rows(
         self, shards: list[BankShard], images: ImageSource, batch_size: int
@@ -144,7 +156,7 @@ class BankBuilder:
         def in_replica() -> tf.Tensor:
             replica_id = tf.distribute.get_replica_context().replica_id_in_sync_group
             size = images.shape[0] // self._num_replicas
-            first = tf.cast(replica_id, tf.int32) * size
+            first = (tf.cast(replica_id, tf.int32) - self._first_replica) * size
             weights = [
                 [tf.convert_to_tensor(variable.value) for variable in variables]
                 for variables in (self._prefix.trainable_variables, self._prefix.non_trainable_variables)
@@ -173,25 +185,33 @@ class BankBuilder:
         return pixels
 
 
+class _Stopped(Exception):
+    """A stop was requested, of this worker or of another."""
+
+
 def _write(
-    shards: list[BankShard], batches: Iterator[tuple[np.ndarray, np.ndarray]], progress: Progress, stop: StopRequest
+    shards: list[BankShard],
+    batches: Iterator[tuple[np.ndarray, np.ndarray]],
+    progress: Progress,
+    stop: StopRequest,
+    workers: Workers,
 ) -> None:
-    """Deals rows out to shards."""
+    """Deals rows out to shards; raises `_Stopped` where a stop is requested."""
     rows, labels = next(batches)  # compiles, which no shard's time should hold
     for shard in shards:
         missing, start = len(shard.examples), time.perf_counter()
         with BankShardWriter(shard.path) as writer:
             while missing:
-                if stop.signal_number is not None:
-                    _LOG.info("Stopped; the shards that are finished are kept, and the same command goes on.")
-                    raise SystemExit(128 + stop.signal_number)
+                if stop.requested():
+                    raise _Stopped
                 if not len(rows):
                     rows, labels = next(batches)
                 writer.write(rows[:missing], labels[:missing])
                 taken = min(missing, len(rows))
                 rows, labels, missing = rows[taken:], labels[taken:], missing - taken
                 progress.update(taken)
-        note_build_seconds(os.path.dirname(shard.path), shard, time.perf_counter() - start)
+        seconds = (time.perf_counter() - start) / workers.count  # the others build theirs meanwhile
+        note_build_seconds(os.path.dirname(shard.path), shard, seconds, worker=workers.index)
 
 
 def _padded(rows: np.ndarray, batch_size: int) -> np.ndarray:

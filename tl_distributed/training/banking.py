@@ -36,6 +36,7 @@ from tl_distributed.training.bank_builder import BankBuilder, BankSettings, Held
 from tl_distributed.training.phases import Phase
 from tl_distributed.training.preemption import StopRequest
 from tl_distributed.training.workdir import dataset_digest
+from tl_distributed.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,7 +66,11 @@ def layout_of(cut: Cut, bank_dtype: str) -> FeatureLayout:
 
 
 def resolve_bank(
-    config: Config, phases: Sequence[Phase], cuts: Sequence[Cut | None], num_examples: dict[str, int]
+    config: Config,
+    phases: Sequence[Phase],
+    cuts: Sequence[Cut | None],
+    num_examples: dict[str, int],
+    workers: Workers,
 ) -> Config:
     """Decides whether a run banks features, and whether it holds them in memory; says why.
 
@@ -74,6 +79,7 @@ def resolve_bank(
       phases: Of the run.
       cuts: Of each phase.
       num_examples: Of each split, as it is trained and evaluated.
+      workers: Choose alike: no bank where one of them has no room, and memory only where all have it.
 
     Returns:
       The config with both resolved.
@@ -81,6 +87,21 @@ def resolve_bank(
     Raises:
       UserError: `--feature_bank=on` where there is nothing to bank, or no room.
     """
+    chosen = _resolve_alone(config, phases, cuts, num_examples, workers.count_on_machine)
+    everyones = workers.exchange("feature bank", [chosen.feature_bank, chosen.bank_mode])
+    if any(bank == "off" for bank, _ in everyones):
+        return _off(config)
+    mode = "stream" if any(mode == "stream" for _, mode in everyones) else "memory"
+    return dataclasses.replace(chosen, bank_mode=mode)
+
+
+def _resolve_alone(
+    config: Config,
+    phases: Sequence[Phase],
+    cuts: Sequence[Cut | None],
+    num_examples: dict[str, int],
+    processes_on_machine: int,
+) -> Config:
     if config.feature_bank == "off":
         return _off(config)
     banked = [(phase, cut) for phase, cut in zip(phases, cuts, strict=True) if cut is not None]
@@ -94,7 +115,8 @@ def resolve_bank(
         return _off(config)
     mode = config.bank_mode
     if mode == "auto":
-        mode = "memory" if max(sizes) <= MEMORY_SHARE * free_memory_bytes() else "stream"
+        share = MEMORY_SHARE * free_memory_bytes() / processes_on_machine
+        mode = "memory" if max(sizes) <= share else "stream"
     return dataclasses.replace(config, feature_bank="on", bank_mode=mode)
 
 
@@ -165,7 +187,7 @@ def open_banked_phase(
       info: The data set's manifest.
       images: The splits to bank; of the training split it may be a part, held in memory.
       normalization: Of the backbone.
-      runtime: Every replica computes its share.
+      runtime: Every replica of every worker computes its share. The folder of the banks is one that all workers see.
       stop: Asked between batches.
 
     Raises:
@@ -187,8 +209,11 @@ def open_banked_phase(
         "shapes": [list(shape) for shape in layout.shapes],
         "stored_dtype": layout.stored_dtype,
     }
-    banks = {name: _split_bank(common, name, split, config, info) for name, split in images.items()}
-    missing = {name: bank.missing() for name, bank in banks.items()}
+    workers = runtime.workers
+    banks = {
+        name: _split_bank(common, name, split, config, info, writes=workers.is_chief) for name, split in images.items()
+    }
+    missing = {name: bank.missing(workers) for name, bank in banks.items()}
     _log_bank(config, layout, cut, banks, {name: split.num_examples for name, split in images.items()}, missing)
     num_missing = sum(len(shard.examples) for shards in missing.values() for shard in shards)
     if num_missing:
@@ -223,14 +248,17 @@ class _SplitBank:
     versions: list[list[BankShard]]
     is_part: bool
 
-    def missing(self) -> list[BankShard]:
+    def missing(self, workers: Workers) -> list[BankShard]:
         """Returns the shards that are to be built, after removing what dead builds left."""
         remove_leftovers(self.folder)
-        finished = {f"{self.folder}/{name}" for name in tf.io.gfile.listdir(self.folder)}
+        found = [f"{self.folder}/{name}" for name in tf.io.gfile.listdir(self.folder)]
+        finished = set(workers.from_chief("shards of the bank", found))
         return [shard for version in self.versions for shard in version if shard.path not in finished]
 
 
-def _split_bank(common: dict[str, Any], name: str, images: Split, config: Config, info: DatasetInfo) -> _SplitBank:
+def _split_bank(
+    common: dict[str, Any], name: str, images: Split, config: Config, info: DatasetInfo, *, writes: bool
+) -> _SplitBank:
     """Returns a split's bank, in a folder named by all that its content depends on and by nothing else."""
     views = config.bank_views if name == "train" else 0
     is_part = images.num_examples < info.splits[name].num_examples
@@ -244,7 +272,8 @@ def _split_bank(common: dict[str, Any], name: str, images: Split, config: Config
     }
     folder = f"{bank_dir(config)}/{bank_key(content)}"
     tf.io.gfile.makedirs(folder)
-    write_json(f"{folder}/bank.json", content)
+    if writes:
+        write_json(f"{folder}/bank.json", content)
     if is_part:
         return _SplitBank(folder, part_shards(folder, name, images.num_examples, views), is_part)
     return _SplitBank(folder, bank_shards(folder, config.data_dir, info, name, views), is_part)

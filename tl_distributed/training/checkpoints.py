@@ -7,17 +7,22 @@ the data, augmentation, dropout and learning rate are functions of the step in i
 import dataclasses
 import json
 import logging
+import time
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tl_distributed.commandline import UserError
 from tl_distributed.training.step import TrainStep
+from tl_distributed.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 
 _POSITION_KEY = "position/.ATTRIBUTES/VARIABLE_VALUE"
+_DAMAGED = (tf.errors.OpError, RuntimeError, ValueError, TypeError, LookupError)  # what TensorFlow's reader raises
+_VISIBLE_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,58 +53,89 @@ class Position:
 
 
 class Checkpoints:
-    """The two checkpoint folders of a workdir: `checkpoints/` and `checkpoints/best/`."""
+    """The two checkpoint folders of a workdir: `checkpoints/` and `checkpoints/best/`.
 
-    def __init__(self, workdir: str, *, keep: int):
-        self._folder, self._keep = f"{workdir}/checkpoints", keep
+    The chief writes and chooses; every worker reads the same files.
+    """
+
+    def __init__(self, workdir: str, *, keep: int, workers: Workers):
+        self._folder, self._keep, self._workers = f"{workdir}/checkpoints", keep, workers
+        self._newest: str | None = None  # the one to go on from
 
     def latest_position(self) -> Position | None:
-        """Returns where the newest checkpoint stands, or `None` where there is none.
+        """Returns where the newest readable checkpoint stands, or `None` where there is none.
+
+        Every byte is read and its checksum compared. One that is damaged is put aside, loudly, and the one before is
+        taken; the best weights likewise, which are then chosen anew among the epochs to come.
 
         Raises:
-          UserError: A checkpoint that cannot be read.
+          UserError: There are checkpoints, but none that can be read; or not every worker sees them.
         """
-        path = tf.train.latest_checkpoint(self._folder)
-        if path is None:
+        found = self._workers.from_chief("checkpoint", self._find() if self._workers.is_chief else None)
+        if found is None:
             return None
-        try:
-            text = tf.train.load_checkpoint(path).get_tensor(_POSITION_KEY)
-            return Position(**json.loads(text))
-        except (tf.errors.OpError, RuntimeError, ValueError, TypeError) as error:
+        self._newest, position = found
+        wait_until_visible(f"{self._newest}.index", self._workers)
+        return Position(**position)
+
+    def _find(self) -> tuple[str, dict[str, Any]] | None:
+        paths = _paths(self._folder)
+        for path in paths:
+            try:
+                position = dataclasses.asdict(Position(**json.loads(_verify(path)[_POSITION_KEY])))
+            except _DAMAGED as error:
+                _put_aside(self._folder, path, error)
+                continue
+            return path, self._with_best(position)
+        if paths:
             raise UserError(
-                f"{path}: not a readable checkpoint ({type(error).__name__}); delete it to go on from the one before"
-            ) from None
+                f"{self._folder}: none of its {len(paths)} checkpoints can be read, see above; delete the folder to "
+                "train from the start"
+            )
+        return None
+
+    def _with_best(self, position: dict[str, Any]) -> dict[str, Any]:
+        for path in _paths(f"{self._folder}/best"):
+            try:
+                _verify(path)
+            except _DAMAGED as error:
+                _put_aside(f"{self._folder}/best", path, error)
+                return {**position, "best_val_accuracy": -1.0, "best_step": 0}
+        return position
 
     def restore(self, model: keras.Model, step: TrainStep) -> None:
-        """Restores every variable from the newest checkpoint.
+        """Restores every variable from the checkpoint that `latest_position` found.
 
         Raises:
           UserError: Variables that do not fit.
         """
-        path = tf.train.latest_checkpoint(self._folder)
         position = tf.Variable("", dtype=tf.string)
         try:
-            _checkpoint(model, step, position).restore(path).assert_consumed()
+            _checkpoint(model, step, position).restore(self._newest).assert_consumed()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             first_line = str(error).strip().splitlines()[0]
-            raise UserError(f"{path}: does not fit this run ({first_line}); use another --workdir") from None
+            raise UserError(f"{self._newest}: does not fit this run ({first_line}); use another --workdir") from None
 
     def restore_weights(self, model: keras.Model) -> None:
         """Restores the model's weights alone, for what has to be computed from them before the step is built."""
         weights = [variable.value for variable in _weights(model)]
-        path = tf.train.latest_checkpoint(self._folder)
-        tf.train.Checkpoint(weights=weights).restore(path).assert_existing_objects_matched().expect_partial()
+        restored = tf.train.Checkpoint(weights=weights).restore(self._newest)
+        restored.assert_existing_objects_matched().expect_partial()
 
-    def save(self, model: keras.Model, step: TrainStep, position: Position) -> str:
-        """Saves everything; returns the path. A checkpoint of the same step is written over."""
+    def save(self, model: keras.Model, step: TrainStep, position: Position) -> None:
+        """Saves everything. A checkpoint of the same step is written over."""
+        if not self._workers.is_chief:
+            return
         text = tf.Variable(json.dumps(dataclasses.asdict(position)), dtype=tf.string)
         manager = tf.train.CheckpointManager(
             _checkpoint(model, step, text), self._folder, max_to_keep=self._keep, checkpoint_name="step"
         )
-        return manager.save(checkpoint_number=position.step)
+        manager.save(checkpoint_number=position.step)
 
     def save_best(self, model: keras.Model, step: TrainStep, at_step: int) -> None:
         """Saves the weights that were evaluated: the averages where there are any."""
+        if not self._workers.is_chief:
+            return
         values = [variable.value for variable in step.trainable_variables]
         evaluated = dict(zip(map(id, values), step.averages or values, strict=True))
         weights = [evaluated.get(id(variable.value), variable.value) for variable in _weights(model)]
@@ -110,14 +146,67 @@ class Checkpoints:
 
     def restore_best(self, model: keras.Model, step: TrainStep) -> None:
         """Puts the best weights into the model; before any validation the newest, averaged if there are averages."""
-        path = tf.train.latest_checkpoint(f"{self._folder}/best")
+        own = tf.train.latest_checkpoint(f"{self._folder}/best") if self._workers.is_chief else None
+        path = self._workers.from_chief("best weights", own)
         if path is None:
             _LOG.info("No epoch has been validated yet: the newest weights are taken.")
             for average, variable in zip(step.averages, step.trainable_variables, strict=bool(step.averages)):
                 variable.assign(average)
             return
+        wait_until_visible(f"{path}.index", self._workers)
         weights = [variable.value for variable in _weights(model)]
         tf.train.Checkpoint(weights=weights).restore(path).assert_consumed()
+
+
+def _paths(folder: str) -> list[str]:
+    """Returns the checkpoints of a folder, the newest first."""
+    state = tf.train.get_checkpoint_state(folder)
+    paths = reversed(state.all_model_checkpoint_paths) if state else ()
+    return [path for path in paths if tf.io.gfile.exists(f"{path}.index")]
+
+
+def _verify(path: str) -> dict[str, Any]:
+    """Reads every tensor of a checkpoint, which compares its checksum; returns the scalars.
+
+    Raises:
+      _DAMAGED: One of them.
+    """
+    reader = tf.train.load_checkpoint(path)
+    tensors = ((name, reader.get_tensor(name)) for name in reader.get_variable_to_shape_map())
+    return {name: value for name, value in tensors if not np.shape(value)}
+
+
+def _put_aside(folder: str, path: str, error: Exception) -> None:
+    """Renames a damaged checkpoint, and takes it off the folder's list."""
+    _LOG.warning(
+        "DAMAGED CHECKPOINT %s (%s: %s): renamed to *.damaged; the run goes on from the one before, if there is one.",
+        path, type(error).__name__, str(error).strip().splitlines()[0],
+    )  # fmt: skip
+    for file in tf.io.gfile.glob(f"{path}.*"):
+        tf.io.gfile.rename(file, f"{file}.damaged", overwrite=True)
+    # The list of a folder is TensorFlow's; `CheckpointManager` would go on with the missing one.
+    rest = list(reversed(_paths(folder)))
+    if rest:
+        tf.compat.v1.train.update_checkpoint_state(folder, rest[-1], rest)
+    else:
+        tf.io.gfile.remove(f"{folder}/checkpoint")
+
+
+def wait_until_visible(path: str, workers: Workers) -> None:
+    """Waits until this worker sees a file that the chief wrote: a network file system may be late.
+
+    Raises:
+      UserError: It does not appear.
+    """
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    while not tf.io.gfile.exists(path):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{workers.name(workers.index)} does not see {path}, which {workers.name(0)} wrote; put --workdir on a "
+                "file system that all workers share"
+            )
+        tf.io.gfile.glob(f"{path}*")  # listing the folder makes NFS look again
+        time.sleep(0.1)
 
 
 def _weights(model: keras.Model) -> list[Any]:

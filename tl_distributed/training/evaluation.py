@@ -1,4 +1,8 @@
-"""Evaluation under the strategy: every example exactly once, whatever the batch size and replica count."""
+"""Evaluation under the strategy: every example exactly once, whatever the batch size and the layout.
+
+Each replica takes its slice of every batch; sums and probabilities are collected on all workers, so that each comes
+to the same result.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -50,6 +54,7 @@ class Evaluator:
         self._model, self._features = model, features
         self._image_size, self._normalization = image_size, normalization
         self._strategy, self._num_replicas = runtime.strategy, runtime.num_replicas
+        self._num_workers = runtime.workers.count
         self._predict = tf.function(self._predict_body, autograph=False, jit_compile=runtime.use_xla or None)
         self._evaluate_batch = tf.function(self._evaluate_batch_body, autograph=False)
 
@@ -90,6 +95,8 @@ class Evaluator:
 
         sums, probabilities = self._strategy.run(in_replica)
         sums = self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+        if self._num_workers > 1:
+            return sums, self._strategy.gather(probabilities, axis=0)
         return sums, tf.concat(self._strategy.experimental_local_results(probabilities), axis=0)
 
     def _predict_body(self, images: Any, labels: Any, mask: Any, trainable: Any, non_trainable: Any) -> Any:

@@ -24,7 +24,7 @@ class TrainLoop:
 
     def __init__(self, step: TrainStep, feed: TrainFeed, runtime: Runtime, *, steps_per_loop: int):
         """`steps_per_loop` of 0 adapts the length of a call to about a second."""
-        self._step, self._feed, self._strategy = step, feed, runtime.strategy
+        self._step, self._feed, self._strategy, self._workers = step, feed, runtime.strategy, runtime.workers
         self._steps_per_loop = steps_per_loop
         self._next_length = steps_per_loop or 1
         self._compiled = False
@@ -55,7 +55,8 @@ class TrainLoop:
             self.timed_steps += length
             self.timed_seconds += seconds
             if not self._steps_per_loop:
-                self._next_length = max(1, min(2 * length, int(_TARGET_CALL_SECONDS * length / max(seconds, 1e-6))))
+                longer = max(1, min(2 * length, int(_TARGET_CALL_SECONDS * length / max(seconds, 1e-6))))
+                self._next_length = self._workers.from_chief("steps a call", longer)
         self._compiled = True
         return first_step + length
 

@@ -20,6 +20,7 @@ from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.phases import Phase
 from tl_distributed.training.preemption import StopRequest
 from tl_distributed.training.step import TrainStep
+from tl_distributed.workers import Workers
 
 _LOGS_AN_EPOCH = 20
 
@@ -38,6 +39,7 @@ class PhaseParts:
     checkpoints: Checkpoints
     log_row: Callable[[str, dict[str, Any]], None]
     stop: StopRequest
+    workers: Workers
 
 
 class PhaseRun:
@@ -69,6 +71,7 @@ class PhaseRun:
             initial=(self.position.step - self._first) * config.global_batch_size,
             unit="images",
             label=f"Training {self._parts.phase.name}",
+            silent=not self._parts.workers.is_chief,
         ) as progress:
             while self._goes_on():
                 self._to_boundary(progress)
@@ -76,11 +79,12 @@ class PhaseRun:
                 progress.note(f"No better validation accuracy for {self.position.stale_epochs} epochs: phase ends.")
             self._log_interval(progress)
         self._toggle_profiler(force_stop=True)
+        self._parts.stop.agree()  # also where the signal came in the phase's last steps
         self._save()
         return self.position
 
     def _goes_on(self) -> bool:
-        return self.position.step < self._last and self._parts.stop.signal_number is None and not self._stopped_early()
+        return self.position.step < self._last and not self._stopped_early() and not self._parts.stop.agree()
 
     def _to_boundary(self, progress: Progress) -> None:
         """Runs one call of the loop, then whatever is due at the step that it reached."""
@@ -170,7 +174,9 @@ class PhaseRun:
 
     def _end_epoch(self, progress: Progress) -> None:
         """Validates, keeps the best weights, and counts epochs without progress."""
-        accuracy, position = self._validate(progress), self.position
+        # One worker's figure, so that no rounding can make them choose differently.
+        accuracy = self._parts.workers.from_chief("validation accuracy", self._validate(progress))
+        position = self.position
         if accuracy is None:
             return
         phase_best = accuracy > position.phase_best_val_accuracy
@@ -215,7 +221,7 @@ class PhaseRun:
 
     def _toggle_profiler(self, *, force_stop: bool = False) -> None:
         edges, step = self._parts.config.profile_steps, self.position.step
-        if edges and step == edges[0] and not self._profiling and not force_stop:
+        if edges and step == edges[0] and not self._profiling and not force_stop and self._parts.workers.is_chief:
             tf.profiler.experimental.start(self._parts.config.workdir)
             self._profiling = True
         elif self._profiling and (force_stop or step >= edges[1]):

@@ -1,18 +1,33 @@
-"""Stopping between steps: Ctrl-C and SIGTERM ask for a checkpoint, a second one ends at once."""
+"""Stopping between steps: SIGINT, SIGTERM and SIGUSR1 ask for a checkpoint; a second SIGINT or SIGTERM ends at once.
+
+SIGUSR1 is the warning that a scheduler gives before its time limit (SLURM's `--signal`): the SIGTERM that may follow
+while the checkpoint is written does not count as a second one.
+"""
 
 import signal
 from types import FrameType, TracebackType
 
+from tl_distributed.workers import Workers
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 class StopRequest:
-    """Context in which SIGINT and SIGTERM are only noted; the loop asks `signal_number` between calls."""
+    """Context in which the signals are only noted, and all workers stop at the same step.
 
-    def __init__(self) -> None:
+    Attributes:
+      signal_number: The signal for which all stop, once they have agreed; what exits is 128 + its number.
+    """
+
+    def __init__(self, workers: Workers) -> None:
         self.signal_number: int | None = None
+        self._workers = workers
+        self._noted: list[int] = []
+        self._announced = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -20,7 +35,23 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def agree(self) -> bool:
+        """Returns whether any worker was asked to stop; each calls it at the same step."""
+        own = self._noted[0] if self._noted else None
+        wanted = [number for number in self._workers.exchange("stop", own) if number is not None]
+        if wanted:
+            self.signal_number = wanted[0]
+        return self.signal_number is not None
+
+    def requested(self) -> bool:
+        """Returns whether this worker or, as far as is known, another was asked to stop; for work without steps."""
+        if self._noted and not self._announced:
+            self._workers.announce_stop(self._noted[0])
+            self._announced = True
+        return bool(self._noted) or self._workers.peer_stop_signal is not None
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None:
+        ends_now = (signal.SIGINT, signal.SIGTERM)
+        if number in ends_now and any(noted in ends_now for noted in self._noted):
             raise KeyboardInterrupt
-        self.signal_number = number
+        self._noted.append(number)

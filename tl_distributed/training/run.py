@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
-from tl_distributed.data.dataset import Split, load_splits, load_subset
+from tl_distributed.data.dataset import Split, choose_input_mode, load_splits, load_subset
 from tl_distributed.data.feature_bank import FeatureLayout
 from tl_distributed.data.records import SPLITS, DatasetInfo, read_manifest
 from tl_distributed.models.backbones import get_backbone
@@ -19,11 +19,11 @@ from tl_distributed.models.build import build_model
 from tl_distributed.models.cutting import Cut, cut_at_frozen
 from tl_distributed.models.freezing import freeze_for, parameter_counts
 from tl_distributed.models.layer_depths import rate_multipliers
-from tl_distributed.reporting.report import write_json
-from tl_distributed.reporting.run_log import RunLog
+from tl_distributed.reporting.report import to_json_values, write_json
+from tl_distributed.reporting.run_log import NoRunLog, RunLog
 from tl_distributed.runtime import Runtime, start_runtime
 from tl_distributed.training.banking import Trained, open_banked_phase, resolve_bank
-from tl_distributed.training.checkpoints import Checkpoints, Position
+from tl_distributed.training.checkpoints import Checkpoints, Position, wait_until_visible
 from tl_distributed.training.evaluation import Evaluation, Evaluator
 from tl_distributed.training.examples import misclassified, preview
 from tl_distributed.training.loop import TrainLoop
@@ -33,7 +33,8 @@ from tl_distributed.training.phase_run import PhaseParts, PhaseRun
 from tl_distributed.training.phases import Phase, plan_phases
 from tl_distributed.training.preemption import StopRequest
 from tl_distributed.training.step import StepSettings, TrainStep
-from tl_distributed.training.workdir import finished_results, open_workdir, write_config
+from tl_distributed.training.workdir import dataset_digest, finished_results, layout_change, open_workdir, write_config
+from tl_distributed.workers import Workers, join_workers
 
 _LOG = logging.getLogger(__name__)
 _STALE_STATISTICS = 0.05  # share of BatchNorm's initial statistics at the end of a phase from which on to warn
@@ -52,28 +53,37 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
       UserError: Whatever the user can mend: data set, weights, workdir, divergence, memory.
       SystemExit: 128 + the signal's number, after a checkpoint, when a signal asked the run to stop.
     """
+    with join_workers(config) as workers:
+        return _train(config, workers)
+
+
+def _train(config: Config, workers: Workers) -> dict[str, Any]:
     info = read_manifest(config.data_dir)
+    workers.require_same({"a dataset.json of SHA-256": dataset_digest(info)}, "give all the same data set (--data_dir)")
     config = config.resolved(native_size=max(info.image_shape[:2]))
-    checkpoints = Checkpoints(config.workdir, keep=config.keep_checkpoints)
+    checkpoints = Checkpoints(config.workdir, keep=config.keep_checkpoints, workers=workers)
     position = checkpoints.latest_position()
     config = open_workdir(config, info, position)
-    results = finished_results(config.workdir, position)
+    results = workers.from_chief("results", finished_results(config.workdir, position))
     if results is not None:
         _LOG.info("%s has finished already; choose another --workdir to train again.", config.workdir)
         return results
-    runtime = start_runtime(config)
+    runtime = start_runtime(config, workers)
     return _Run(config, info, runtime, checkpoints, resumed=position is not None).execute(position or Position())
 
 
-def _load(config: Config, info: DatasetInfo) -> dict[str, Split]:
+def _load(config: Config, info: DatasetInfo, workers: Workers) -> dict[str, Split]:
     """Opens every split that there is; of the training split no more images than `--images_per_class` says."""
     if "train" not in info.splits:
         raise UserError(f"--data_dir={config.data_dir}: no train split")
     sizes = {"images_per_class": config.images_per_class, "seed": config.seed}
     chosen = {"train": load_subset(config.data_dir, info, "train", **sizes)} if config.images_per_class else {}
+    names, mode = tuple(name for name in SPLITS if name not in chosen), config.input_mode
+    if mode == "auto":
+        own = choose_input_mode(info, names, processes_on_machine=workers.count_on_machine)
+        mode = "stream" if "stream" in workers.exchange("input mode", own) else "memory"
     rest = load_splits(
-        config.data_dir, info, tuple(name for name in SPLITS if name not in chosen),
-        input_mode=config.input_mode, shuffle_buffer_examples=config.shuffle_buffer_examples,
+        config.data_dir, info, names, input_mode=mode, shuffle_buffer_examples=config.shuffle_buffer_examples,
     )  # fmt: skip
     return {**chosen, **rest}
 
@@ -84,7 +94,8 @@ class _Run:
     def __init__(self, config: Config, info: DatasetInfo, runtime: Runtime, checkpoints: Checkpoints, *, resumed: bool):
         self._info, self._runtime, self._checkpoints, self._resumed = info, runtime, checkpoints, resumed
         self._backbone = get_backbone(config.backbone)
-        self._splits = _load(config, info)
+        self._workers = runtime.workers
+        self._splits = _load(config, info, self._workers)
         # Resolved here and not before, since it goes by free memory; a resumed run keeps what it began with.
         config = dataclasses.replace(config, input_mode=self._splits["train"].mode)
         with runtime.strategy.scope():
@@ -93,7 +104,7 @@ class _Run:
         self._phases = plan_phases(config, num_examples=self._splits["train"].num_examples)
         cuts = [self._cut(phase, config) for phase in self._phases]
         examples = {name: split.num_examples for name, split in self._splits.items()}
-        self._config = config = resolve_bank(config, self._phases, cuts, examples)
+        self._config = config = resolve_bank(config, self._phases, cuts, examples, self._workers)
         self._cuts = cuts if config.feature_bank == "on" else [None] * len(cuts)
         self._evaluator: Evaluator | None = None
         self._evaluated_splits = self._splits
@@ -101,11 +112,17 @@ class _Run:
     def execute(self, position: Position) -> dict[str, Any]:
         """Trains every phase that is left, then evaluates the best weights and writes the results."""
         config = self._config
-        tf.io.gfile.makedirs(config.workdir)
-        written = write_config(config, self._info, self._runtime)
         self._log_start(position)
-        with RunLog(config.workdir, last_step=position.step) as log, StopRequest() as stop:
-            log.start(written)
+        chief = self._workers.is_chief
+        if chief:
+            tf.io.gfile.makedirs(config.workdir)
+            written = write_config(config, self._info, self._runtime)
+        self._workers.exchange("config.json is written", None)
+        wait_until_visible(f"{config.workdir}/config.json", self._workers)
+        log = RunLog(config.workdir, last_step=position.step) if chief else NoRunLog()
+        with log, StopRequest(self._workers) as stop:
+            if chief:
+                log.start(written)
             timing, restore = np.zeros(2), self._resumed
             if restore and any(self._cuts):
                 self._checkpoints.restore_weights(self._model)
@@ -114,7 +131,7 @@ class _Run:
                 if restore:
                     self._checkpoints.restore(self._model, step)
                     restore = False
-                else:
+                elif chief:
                     log.preview(*preview(step, self._splits["train"], self._info.class_names), position.step)
                 position = run.run()
                 timing += (loop.timed_steps, loop.timed_seconds)
@@ -190,7 +207,7 @@ class _Run:
         parts = PhaseParts(
             config=config, model=self._model, phase=phase, step=step, loop=loop, train=train,
             validate=lambda: self._evaluate("val", step.averages), checkpoints=self._checkpoints,
-            log_row=log.row, stop=stop,
+            log_row=log.row, stop=stop, workers=self._workers,
         )  # fmt: skip
         return PhaseRun(parts, position), loop, step
 
@@ -223,6 +240,8 @@ class _Run:
         """Evaluates the best weights once, and writes model, results and plots."""
         config = self._config
         evaluations = {name: self._evaluate(name) for name in ("val", "test") if name in self._splits}
+        if not self._workers.is_chief:
+            return self._workers.from_chief("results", None)
         save_packaged_model(self._model, config, normalization=self._backbone.normalization, info=self._info)
         steps, seconds = timing
         results = make_results(
@@ -241,6 +260,7 @@ class _Run:
         wrong = misclassified(self._splits.get(shown), evaluations.get(shown), self._info.class_names)
         log.finish(results, dataclasses.asdict(config), wrong)
         write_json(f"{config.workdir}/results.json", results)
+        self._workers.from_chief("results", to_json_values(results))
         return results
 
     def _log_start(self, position: Position) -> None:
@@ -253,7 +273,8 @@ class _Run:
             f"Data {config.data_dir}: {self._info.num_classes} classes, "
             + ", ".join(f"{count} {name}" for name, count in examples.items())
             + f" images of {'x'.join(map(str, self._info.image_shape))}, {config.input_mode} mode.",
-            f"Devices: {', '.join(runtime.devices)}; {type(runtime.strategy).__name__}; precision {runtime.precision}; "
+            f"Devices: {', '.join(runtime.devices)}; {type(runtime.strategy).__name__}; "
+            f"{runtime.workers.count} workers; precision {runtime.precision}; "
             f"XLA {'on' if runtime.use_xla else 'off'}.",
             f"Batch: {config.global_batch_size} in all, {config.global_batch_size // runtime.num_replicas} for each of "
             f"{runtime.num_replicas} replicas; {steps_per_epoch:g} steps an epoch"
@@ -267,7 +288,8 @@ class _Run:
             + ".",
         ]
         if self._resumed:
-            lines.append(f"Goes on from step {position.step}.")
+            change = layout_change(config.workdir, runtime)
+            lines.append(f"Goes on from step {position.step}. {change}".rstrip())
         for line in lines:
             _LOG.info("%s", line)
 

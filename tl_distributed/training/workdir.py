@@ -24,7 +24,7 @@ from tl_distributed.training.checkpoints import Position
 _FREE_SETTINGS = frozenset({
     "workdir", "data_dir", "resume", "max_steps", "profile_steps", "log_every_steps", "checkpoint_every_steps",
     "keep_checkpoints", "steps_per_loop", "strategy", "recipe", "virtual_devices", "xla", "all_reduce_dtype",
-    "bank_dir",
+    "bank_dir", "workers", "worker_index", "grpc_port", "control_port", "worker_timeout_seconds",
 })  # fmt: skip
 
 _CHOSEN_AT_START = ("input_mode", "feature_bank", "bank_mode")
@@ -79,6 +79,26 @@ def settings_of(saved: dict[str, Any]) -> dict[str, Any]:
     return {**json.loads(json.dumps(defaults)), **saved}
 
 
+def layout_change(workdir: str, runtime: Runtime) -> str:
+    """Returns what to say where the run in `workdir` went on another number of workers or replicas, or nothing."""
+    with tf.io.gfile.GFile(f"{workdir}/config.json") as file:
+        saved = json.loads(file.read())
+    before = saved.get("workers", 1), saved["replicas"]
+    now = runtime.workers.count, runtime.num_replicas
+    if before == now:
+        return ""
+    differs = "only the order in which sums are rounded differs"
+    if before[1] != now[1]:
+        differs = (
+            "BatchNorm's statistics (each is of a replica's part of the batch), dropout's draws and the order in which "
+            "sums are rounded differ"
+        )
+    return (
+        f"So far it ran on {before[0]} workers with {before[1]} replicas, now on {now[0]} with {now[1]}: the global "
+        f"batch, the order of the data and its augmentation stay; {differs}."
+    )
+
+
 def finished_results(workdir: str, position: Position | None) -> dict[str, Any] | None:
     """Returns the results of a run that has nothing left to do, else `None`."""
     path = f"{workdir}/results.json"
@@ -103,6 +123,7 @@ def write_config(config: Config, info: DatasetInfo, runtime: Runtime) -> dict[st
         },
         "commit": checkout_commit(),
         "devices": list(runtime.devices),
+        "workers": runtime.workers.count,
         "replicas": runtime.num_replicas,
         "precision": runtime.precision,
         "xla": runtime.use_xla,
