@@ -20,6 +20,7 @@ from conftest import REPO
 from engine import runtime
 from planted_checks import planted
 from toy_dataset import write_toy_dataset
+from worker_processes import WorkerProcesses
 
 from tl_distributed import doctor
 from tl_distributed.data import free_memory
@@ -517,6 +518,39 @@ def test_death_and_hanging_take_no_other_check_along():
 def test_a_check_without_limit_may_last():
     (finding,) = examine(config(), [planted(planted_checks.lasts, limited=False)], check_seconds=0.1)
     assert finding.status == OK
+
+
+# --- several workers
+
+
+def start_worker(workers: WorkerProcesses, index: int, *flags: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tl_distributed.doctor", *workers.flags_of(index), "--global_batch_size=8", *flags]
+    variables = {**os.environ, "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def test_two_workers_look_at_one_another(data_dir, tmp_path):
+    workers = WorkerProcesses(tmp_path / "logs", "", 2)
+    processes = [
+        start_worker(workers, index, f"--data_dir={data_dir}", f"--json={tmp_path}/r.json", f"--workdir={tmp_path}/run")
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    for index, name in enumerate(("r.json", "r.worker1.json")):
+        found = {finding["name"]: finding for finding in json.loads((tmp_path / name).read_text())["findings"]}
+        assert found["worker"]["data"]["index"] == index and "of 2; 1 replica here" in found["worker"]["value"]
+        assert found["all-reduce"]["data"]["num_replicas"] == 2
+        assert found["training step"]["status"] == OK
+
+
+def test_a_worker_that_is_not_there_fails_within_the_time(data_dir, tmp_path):
+    workers = WorkerProcesses(tmp_path / "logs", "", 2)
+    process = start_worker(workers, 0, f"--data_dir={data_dir}", "--worker_timeout_seconds=2")
+    output = process.communicate(timeout=300)[0]
+    lines = [line for line in output.splitlines() if line.startswith(("  FAILED", "  not run"))]
+    assert "strategy" in lines[0] and workers.addresses[1] in output
+    assert [line.split()[0] for line in lines] == ["FAILED", "not", "not", "not", "not", "not"]
 
 
 # --- the command

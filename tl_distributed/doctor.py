@@ -16,7 +16,7 @@ import time
 from tl_distributed.commandline import UserError, refuse_positional, run_command, start_logging
 from tl_distributed.diagnosis import devices, environment, storage
 from tl_distributed.diagnosis.checks import Check
-from tl_distributed.diagnosis.report import as_json, as_text, training_would_fail
+from tl_distributed.diagnosis.report import Finding, as_json, as_text, training_would_fail
 from tl_distributed.diagnosis.settings import DoctorConfig
 from tl_distributed.diagnosis.supervision import examine
 from tl_distributed.reporting.report import to_json_values
@@ -52,8 +52,18 @@ def main(config: DoctorConfig, positional: list[str]) -> int:
     title = f"tl_distributed.doctor {time.strftime('%Y-%m-%d %H:%M:%S %z')}: {' '.join(sys.argv[1:]) or 'no flags'}"
     print(as_text(findings, title))
     if config.json:
-        _write(config.json, json.dumps(to_json_values(as_json(findings, title)), indent=2, allow_nan=False) + "\n")
+        _write(
+            _path_of_worker(config.json, findings),
+            json.dumps(to_json_values(as_json(findings, title)), indent=2, allow_nan=False) + "\n",
+        )
     return int(training_would_fail(findings))
+
+
+def _path_of_worker(path: str, findings: list[Finding]) -> str:
+    """Returns the file of this worker's report: of worker 1 report.worker1.json, where --json=report.json."""
+    index = next((finding.data["index"] for finding in findings if finding.name == "worker"), 0)
+    stem, extension = os.path.splitext(path)
+    return f"{stem}.worker{index}{extension}" if index else path
 
 
 def _write(path: str, text: str) -> None:

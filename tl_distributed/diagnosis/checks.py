@@ -1,5 +1,6 @@
 """The frame of a check: what it is given, and what becomes of one that raises."""
 
+import contextlib
 import dataclasses
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -31,16 +32,29 @@ class Subject:
         """`chatter` returns the lines that native libraries have written to standard error so far."""
         self.config, self.died, self.chatter = config, died, chatter
         self._runtime: Any = None
+        self._stack = contextlib.ExitStack()
         self._is_begun = False
 
     def start_runtime(self) -> Any:
-        """Starts and returns the `Runtime`, once; raises what `runtime.start_runtime` raises."""
+        """Joins the other workers, starts and returns the `Runtime`, once.
+
+        Raises:
+          UserError: As `workers.join_workers` and `runtime.start_runtime`.
+        """
         from tl_distributed.runtime import start_runtime
-        from tl_distributed.workers import Workers
+        from tl_distributed.workers import join_workers
 
         self._is_begun = True
-        self._runtime = start_runtime(self.config, Workers())  # this machine alone, of a cluster too
+        config = self.config.of_train()
+        with contextlib.ExitStack() as stack:
+            workers = stack.enter_context(join_workers(config))
+            self._runtime = start_runtime(config, workers)
+            self._stack = stack.pop_all()
         return self._runtime
+
+    def leave(self) -> None:
+        """Leaves the other workers in order, once all have come so far."""
+        self._stack.close()
 
     def runtime(self) -> Any:
         """Returns the runtime.

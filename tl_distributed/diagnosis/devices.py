@@ -21,6 +21,13 @@ def strategy(subject: Subject) -> Iterator[Finding]:
         f"(--strategy={config.strategy})",
         data={"replicas": replicas, "devices": list(devices)},
     )  # fmt: skip
+    if config.strategy == "multi_worker":
+        workers = runtime.workers
+        yield Finding(
+            topic=STRATEGY, name="worker", value=f"{workers.name(workers.index)}, of {workers.count}; "
+            f"{runtime.num_local_replicas} {'replica' if runtime.num_local_replicas == 1 else 'replicas'} here",
+            data={"index": workers.index, "workers": [workers.name(index) for index in range(workers.count)]},
+        )  # fmt: skip
     for number, line in enumerate(runtime.devices):
         yield Finding(topic=STRATEGY, name=f"device {number}", value=line)
     batch = config.global_batch_size

@@ -271,7 +271,7 @@ def variables(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             topic=ENVIRONMENT, name="cluster",
             value=f"{len(cluster.addresses)} workers: {', '.join(cluster.addresses)}; "
-            f"this is {cluster.name(cluster.index)}; its own devices are examined, not the connections",
+            f"this is {cluster.name(cluster.index)}",
         )  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def _examine_until_death(
                 process.join(_FAREWELL_SECONDS)
                 found[check.name] = [_death(check, _cause(process.exitcode), errors.name)]
                 return check
-        process.join(_FAREWELL_SECONDS)
+        process.join(check_seconds)  # it waits for slower workers
         if process.is_alive():
             process.kill()
     return None
@@ -86,6 +86,7 @@ def _run_checks(
     subject = Subject(config, died=died, chatter=lambda: _lines(errors_path))
     for check in checks:
         sender.send(run_check(check, subject))
+    subject.leave()
     os._exit(0)  # all is sent: what the libraries do on the way out is no finding
 
 
