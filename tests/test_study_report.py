@@ -18,8 +18,11 @@ from PIL import Image
 from toy_dataset import CLASS_NAMES, write_toy_dataset
 
 from tl_distributed.commandline import UserError, parse_arguments
+from tl_distributed.config import Config
 from tl_distributed.data.records import read_manifest
+from tl_distributed.models.backbones import BACKBONES
 from tl_distributed.studies import findings
+from tl_distributed.studies.clock import planned_work
 from tl_distributed.studies.collect import at_largest_size, compare_all, epochs_of, load_records, summarise
 from tl_distributed.studies.figures import DARK, LIGHT, Figures, arm_styles
 from tl_distributed.studies.plan import StudyConfig, make_plan
@@ -346,6 +349,26 @@ def test_arms_have_one_style_each_and_figures_take_many_classes(study):
         ]  # fmt: skip
         colours = {line.get_label(): line.get_color() for line in figure.axes[0].get_lines()}
         assert colours == {"cnn": "#0072B2", "deep": "#E69F00"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "passes"),
+    [
+        ("transfer=full", 3 * 20 * 120),
+        ("transfer=frozen,feature_bank=off", 20 * 120),
+        ("transfer=frozen", 120 + 330 + 0.01 * 20 * 120),  # every image once for the bank, then the head
+        ("transfer=partial,unfreeze_last_layers=9,augment=basic,bank_views=3", 3 * 120 + 330 + 20 * 120),
+        ("transfer=two_phase,head_epochs=2", 120 + 330 + 0.01 * 2 * 120 + 3 * 20 * 120),
+    ],
+)
+def test_expected_work_counts_passes_of_the_net(data_dir, flags, passes):
+    common = "augment=none,epochs=20,global_batch_size=10,weights=PATH,image_size=112"
+    plan = make_plan(
+        parse_arguments(StudyConfig, [f"--arms=arm:backbone=mobilenet_v2,{flags}", f"--common={common}"])[0]
+    )
+    config, _ = parse_arguments(Config, plan.arms[0].arguments)
+    forward = BACKBONES["mobilenet_v2"].gmacs * (112 / 224) ** 2
+    assert planned_work(config, read_manifest(data_dir), 0) == pytest.approx(forward * passes)
 
 
 def test_nothing_done_is_said_in_one_line(data_dir, tmp_path):

@@ -6,25 +6,43 @@ from tl_distributed.config import Config
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.studies.plan import Run
-from tl_distributed.training.phases import plan_phases
+from tl_distributed.training.phases import Phase, plan_phases
 
-_COST_OF_BACKWARD = 2.0  # in forward passes
+# Cost of a training image in forward passes of the whole net, by what a phase trains: rough, and soon replaced by what
+# the arm's own runs took. From a feature bank only what follows the frozen part is computed.
+_COST = {"scratch": 3.0, "full": 3.0, "partial": 2.0, "frozen": 1.0}
+_COST_FROM_BANK = {**_COST, "partial": 1.0, "frozen": 0.01}
 
 
 def planned_images(config: Config, info: DatasetInfo, images_per_class: int) -> int:
     """Returns how many images a run trains on if it is not stopped early: epochs times training images."""
-    counts = info.splits["train"].counts_per_class.values()
-    images = sum(min(count, images_per_class) if images_per_class else count for count in counts)
-    phases = plan_phases(config.resolved(native_size=max(info.image_shape[:2])), num_examples=images)
-    return sum(phase.total_steps for phase in phases) * config.global_batch_size
+    return sum(phase.total_steps for phase in _phases(config, info, images_per_class)) * config.global_batch_size
 
 
-def cost_per_image(config: Config, *, native_size: int) -> float:
-    """Returns a rough relative cost of training on one image: the backbone's arithmetic at the run's image size."""
+def planned_work(config: Config, info: DatasetInfo, images_per_class: int) -> float:
+    """Returns a rough relative cost of a run: the arithmetic of its training, and of its feature bank if it has one."""
     backbone = get_backbone(config.backbone)
+    native_size = max(info.image_shape[:2])
     size = config.image_size or backbone.default_size or native_size
     forward = backbone.gmacs * (size / (backbone.default_size or native_size)) ** 2
-    return forward * (1.0 if config.transfer_and_weights()[0] == "frozen" else 1.0 + _COST_OF_BACKWARD)
+    banked = config.feature_bank != "off" and not config.why_nothing_to_bank()
+    cost = _COST_FROM_BANK if banked else _COST
+    phases = _phases(config, info, images_per_class)
+    passes = sum(cost[phase.freezing] * phase.total_steps for phase in phases) * config.global_batch_size
+    if banked:
+        others = sum(split.num_examples for name, split in info.splits.items() if name != "train")
+        passes += _train_images(info, images_per_class) * max(config.bank_views, 1) + others
+    return forward * passes
+
+
+def _phases(config: Config, info: DatasetInfo, images_per_class: int) -> tuple[Phase, ...]:
+    resolved = config.resolved(native_size=max(info.image_shape[:2]))
+    return plan_phases(resolved, num_examples=_train_images(info, images_per_class))
+
+
+def _train_images(info: DatasetInfo, images_per_class: int) -> int:
+    counts = info.splits["train"].counts_per_class.values()
+    return sum(min(count, images_per_class) if images_per_class else count for count in counts)
 
 
 class PlanClock:

@@ -21,7 +21,7 @@ from tl_distributed.config import Config
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.reporting.progress import format_duration
 from tl_distributed.reporting.report import read_metrics, to_json_values, write_file, write_json
-from tl_distributed.studies.clock import PlanClock, cost_per_image, planned_images
+from tl_distributed.studies.clock import PlanClock, planned_images, planned_work
 from tl_distributed.studies.plan import Arm, Plan, Run
 from tl_distributed.training.workdir import dataset_digest, settings_of
 
@@ -88,8 +88,7 @@ def run_plan(
     """
     configs = {arm.name: _config(arm) for arm in plan.arms}
     images = {run: planned_images(configs[run.arm.name], info, run.images_per_class) for run in plan.runs}
-    costs = {name: cost_per_image(config, native_size=max(info.image_shape)) for name, config in configs.items()}
-    clock = PlanClock({run: images[run] * costs[run.arm.name] for run in plan.runs})
+    clock = PlanClock({run: planned_work(configs[run.arm.name], info, run.images_per_class) for run in plan.runs})
     failed = 0
     for number, run in enumerate(plan.runs):
         folder = f"{workdir}/{run.folder}"
