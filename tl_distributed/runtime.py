@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from typing import Any
-from unittest import mock
 
 import keras
 import tensorflow as tf
@@ -154,17 +153,29 @@ def _multi_worker_strategy(cluster: Cluster, num_gpus: int, num_cpus: int) -> tf
     )
     kind = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(implementation=kind.NCCL if num_gpus else kind.RING)
+    if num_cpus > 1:
+        return _strategy_of_virtual_devices(resolver, options, num_cpus)
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
 
-    def cpus_of_worker(_: Any, __: Any, worker_device: str) -> tuple[tuple[str, ...], str]:
-        return tuple(f"{worker_device}/device:CPU:{index}" for index in range(num_cpus)), "CPU"
 
+def _strategy_of_virtual_devices(resolver: Any, options: Any, num_cpus: int) -> Any:
+    """Returns the strategy with several CPU devices a worker, for trying a layout without its GPUs.
+
+    TensorFlow's own takes one CPU a worker and has no setting for it: which devices a worker has, a method of its
+    inner class says, and the outer class makes that one itself. So both have a subclass here.
+    """
     from tensorflow.python.distribute import collective_all_reduce_strategy as collective
 
-    if num_cpus == 1:
-        return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
-    # The strategy knows one CPU device a worker; --virtual_devices is for trying a layout without its GPUs.
-    with mock.patch.object(collective.CollectiveAllReduceExtended, "_initialize_local_devices", cpus_of_worker):
-        return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    class Extended(collective.CollectiveAllReduceExtended):
+        def _initialize_local_devices(self, _: Any, worker_device: str) -> tuple[tuple[str, ...], str]:
+            return tuple(f"{worker_device}/device:CPU:{index}" for index in range(num_cpus)), "CPU"
+
+    class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
+        def __init__(self) -> None:
+            extended = Extended(self, cluster_resolver=resolver, communication_options=options)
+            tf.distribute.Strategy.__init__(self, extended)
+
+    return MultiWorkerMirroredStrategy()
 
 
 def _precision(wanted: str, gpus: list[Any], workers: Workers) -> str:

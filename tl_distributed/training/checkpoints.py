@@ -2,19 +2,28 @@
 
 A checkpoint holds every variable and a small JSON text with the position of the run (`Position`); the order of
 the data, augmentation, dropout and learning rate are functions of the step in it, so nothing else is needed.
+
+Training stands still while the variables are copied to the host; a thread writes the copies. TensorFlow's own way,
+`tf.train.CheckpointOptions(enable_async=True)`, writes the same files, but tells that a checkpoint could not be
+written at the next one alone: `sync()` is silent, so a run that a signal stops would say that it is safe when it is
+not. It also keeps a thread and a host copy for each object that was ever saved, until the process ends.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import time
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError
+from tl_distributed.commandline import UserError, tensorflow_cause
+from tl_distributed.training.background_writer import BackgroundWriter
 from tl_distributed.training.step import TrainStep
 from tl_distributed.workers import Workers
 
@@ -55,12 +64,54 @@ class Position:
 class Checkpoints:
     """The two checkpoint folders of a workdir: `checkpoints/` and `checkpoints/best/`.
 
-    The chief writes and chooses; every worker reads the same files.
+    The chief writes and chooses; every worker reads the same files. A context manager: what is being written is
+    finished at its end, unless a second signal asks to end at once.
+
+    Attributes:
+      blocking_seconds: For which training stood still so far: copying, and waiting for earlier writes.
     """
 
     def __init__(self, workdir: str, *, keep: int, workers: Workers):
         self._folder, self._keep, self._workers = f"{workdir}/checkpoints", keep, workers
         self._newest: str | None = None  # the one to go on from
+        self._writer = BackgroundWriter()
+        self.blocking_seconds = 0.0
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            return
+        failure = self._writer.finish()
+        if failure is not None and error is None:
+            raise failure
+        if failure is not None and failure is not error:
+            _LOG.error("%s", failure)
+
+    @property
+    def write_seconds(self) -> float:
+        """That writing took so far, beside training."""
+        return self._writer.seconds
+
+    @property
+    def written(self) -> int:
+        """How many were written, the best weights counted too."""
+        return self._writer.finished
+
+    def wait(self) -> None:
+        """Waits until everything saved so far is on disk.
+
+        Raises:
+          UserError: It could not be written.
+        """
+        with _Stopwatch() as watch:
+            self._writer.wait()
+        self.blocking_seconds += watch.seconds
+
+    def raise_failure(self) -> None:
+        """Raises the `UserError` of a checkpoint that could not be written; costs nothing otherwise."""
+        self._writer.raise_failure()
 
     def latest_position(self) -> Position | None:
         """Returns where the newest readable checkpoint stands, or `None` where there is none.
@@ -79,6 +130,8 @@ class Checkpoints:
         return Position(**position)
 
     def _find(self) -> tuple[str, dict[str, Any]] | None:
+        _remove_unfinished(self._folder)
+        _remove_unfinished(f"{self._folder}/best")
         paths = _paths(self._folder)
         for path in paths:
             try:
@@ -111,7 +164,8 @@ class Checkpoints:
         """
         position = tf.Variable("", dtype=tf.string)
         try:
-            _checkpoint(model, step, position).restore(self._newest).assert_consumed()
+            checkpoint = tf.train.Checkpoint(**_variables(model, step), position=position)
+            checkpoint.restore(self._newest).assert_consumed()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise UserError(f"{self._newest}: does not fit this run ({first_line}); use another --workdir") from None
@@ -123,29 +177,42 @@ class Checkpoints:
         restored.assert_existing_objects_matched().expect_partial()
 
     def save(self, model: keras.Model, step: TrainStep, position: Position) -> None:
-        """Saves everything. A checkpoint of the same step is written over."""
-        if not self._workers.is_chief:
-            return
-        text = tf.Variable(json.dumps(dataclasses.asdict(position)), dtype=tf.string)
-        manager = tf.train.CheckpointManager(
-            _checkpoint(model, step, text), self._folder, max_to_keep=self._keep, checkpoint_name="step"
-        )
-        manager.save(checkpoint_number=position.step)
+        """Saves everything, as it is now. A checkpoint of the same step is written over.
+
+        Raises:
+          UserError: An earlier one could not be written.
+        """
+        content = {**_variables(model, step), "position": json.dumps(dataclasses.asdict(position))}
+        self._save(self._folder, position.step, self._keep, content)
 
     def save_best(self, model: keras.Model, step: TrainStep, at_step: int) -> None:
-        """Saves the weights that were evaluated: the averages where there are any."""
-        if not self._workers.is_chief:
-            return
+        """Saves the weights that were evaluated: the averages where there are any.
+
+        Raises:
+          UserError: An earlier checkpoint could not be written.
+        """
         values = [variable.value for variable in step.trainable_variables]
         evaluated = dict(zip(map(id, values), step.averages or values, strict=True))
         weights = [evaluated.get(id(variable.value), variable.value) for variable in _weights(model)]
-        manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(weights=weights), f"{self._folder}/best", max_to_keep=1, checkpoint_name="step"
-        )
-        manager.save(checkpoint_number=at_step)
+        self._save(f"{self._folder}/best", at_step, 1, {"weights": weights})
+
+    def _save(self, folder: str, number: int, keep: int, content: dict[str, Any]) -> None:
+        """Copies the variables in `content`, and has the copies written; the chief's alone."""
+        if not self._workers.is_chief:
+            return
+        with _Stopwatch() as watch:
+            self._writer.make_room()
+            copies = tf.nest.map_structure(_copy_to_host, content)
+            self._writer.submit(_write_job(copies, folder, number=number, keep=keep))
+        self.blocking_seconds += watch.seconds
 
     def restore_best(self, model: keras.Model, step: TrainStep) -> None:
-        """Puts the best weights into the model; before any validation the newest, averaged if there are averages."""
+        """Puts the best weights into the model; before any validation the newest, averaged if there are averages.
+
+        Raises:
+          UserError: What was saved could not be written.
+        """
+        self.wait()
         own = tf.train.latest_checkpoint(f"{self._folder}/best") if self._workers.is_chief else None
         path = self._workers.from_chief("best weights", own)
         if path is None:
@@ -214,12 +281,70 @@ def _weights(model: keras.Model) -> list[Any]:
     return [variable for variable in model.weights if "seed_generator" not in variable.path]
 
 
-def _checkpoint(model: keras.Model, step: TrainStep, position: tf.Variable) -> tf.train.Checkpoint:
-    return tf.train.Checkpoint(
-        weights=[variable.value for variable in _weights(model)],
-        optimizer=[variable.value for variable in step.optimizer.variables],
-        averages=list(step.averages),
-        loss_scale=step.loss_scale.scale,
-        loss_scale_good_steps=step.loss_scale.good_steps,
-        position=position,
-    )
+def _variables(model: keras.Model, step: TrainStep) -> dict[str, Any]:
+    """Returns what a checkpoint holds beside the position, under the names that it has there."""
+    return {
+        "weights": [variable.value for variable in _weights(model)],
+        "optimizer": [variable.value for variable in step.optimizer.variables],
+        "averages": list(step.averages),
+        "loss_scale": step.loss_scale.scale,
+        "loss_scale_good_steps": step.loss_scale.good_steps,
+    }
+
+
+def _copy_to_host(value: Any) -> Any:
+    """Returns a variable's value as an array that later updates do not reach; of replicas, the first one's."""
+    return value if isinstance(value, str) else value.numpy()
+
+
+def _write_job(content: dict[str, Any], folder: str, *, number: int, keep: int) -> Callable[[], None]:
+    """Returns what writes a checkpoint; it appears in the folder's list once all of it is there.
+
+    Args:
+      content: Arrays and text, in the structure of the checkpoint.
+      folder: Where it goes.
+      number: Of the step; part of the name.
+      keep: Checkpoints of the folder that are kept.
+    """
+
+    def write() -> None:
+        try:
+            with tf.device("/cpu:0"):
+                variables = tf.nest.map_structure(tf.Variable, content)
+            manager = tf.train.CheckpointManager(
+                tf.train.Checkpoint(**variables), folder, max_to_keep=keep, checkpoint_name="step"
+            )
+            manager.save(checkpoint_number=number)
+        except (tf.errors.OpError, OSError) as error:
+            with contextlib.suppress(tf.errors.OpError, OSError):
+                _remove_unfinished(folder)  # it may be what fills the disk
+            cause = tensorflow_cause(getattr(error, "message", None) or str(error))
+            raise UserError(
+                f"{folder}: the checkpoint of step {number} could not be written ({cause}); make room, or mend the "
+                "folder, and start again: the run goes on from the checkpoint before"
+            ) from None
+
+    return write
+
+
+def _remove_unfinished(folder: str) -> None:
+    """Removes what a write that was cut short left: TensorFlow collects a checkpoint in `step-N_temp`."""
+    for path in tf.io.gfile.glob(f"{folder}/step-*_temp"):
+        tf.io.gfile.rmtree(path)
+
+
+class _Stopwatch:
+    """Times a block.
+
+    Attributes:
+      seconds: That it took, also where it ended in an exception.
+    """
+
+    seconds = 0.0
+
+    def __enter__(self) -> "_Stopwatch":
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.seconds = time.perf_counter() - self._start

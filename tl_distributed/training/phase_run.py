@@ -89,6 +89,7 @@ class PhaseRun:
     def _to_boundary(self, progress: Progress) -> None:
         """Runs one call of the loop, then whatever is due at the step that it reached."""
         before = self.position.step
+        self._parts.checkpoints.raise_failure()
         self._toggle_profiler()
         start = time.perf_counter()
         step = self._parts.loop.run(before, self._next_boundary(before))

@@ -120,7 +120,7 @@ class _Run:
         self._workers.exchange("config.json is written", None)
         wait_until_visible(f"{config.workdir}/config.json", self._workers)
         log = RunLog(config.workdir, last_step=position.step) if chief else NoRunLog()
-        with log, StopRequest(self._workers) as stop:
+        with log, StopRequest(self._workers) as stop, self._checkpoints:
             if chief:
                 log.start(written)
             timing, restore = np.zeros(2), self._resumed
@@ -136,6 +136,7 @@ class _Run:
                 position = run.run()
                 timing += (loop.timed_steps, loop.timed_seconds)
                 if stop.signal_number is not None:
+                    self._checkpoints.wait()
                     _LOG.info("Stopped at step %d, checkpoint written; the same command goes on.", position.step)
                     raise SystemExit(128 + stop.signal_number)
                 last = position.phase + 1 == len(self._phases)
