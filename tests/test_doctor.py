@@ -29,6 +29,7 @@ from tl_distributed.diagnosis.checks import Check, Subject, run_check
 from tl_distributed.diagnosis.report import FACT, FAILED, NOT_RUN, OK, WARNING, Finding, as_json, as_text
 from tl_distributed.diagnosis.settings import DoctorConfig
 from tl_distributed.diagnosis.supervision import examine
+from tl_distributed.training import all_reduce
 
 COUNTS = {"train": 24, "val": 6}
 
@@ -51,7 +52,7 @@ def _short_measurements(monkeypatch):
     monkeypatch.setattr(measure, "_SMALLEST_SIDE", 64)
     monkeypatch.setattr(measure, "_PRODUCT_SECONDS", 0.0)
     monkeypatch.setattr(measure, "_STEP_SECONDS", 1e-9)
-    monkeypatch.setattr(measure, "_ALL_REDUCE_BYTES", {"CPU": 4000})
+    monkeypatch.setattr(devices, "_ALL_REDUCE_BYTES", {"CPU": 4000})
 
 
 # --- all of it
@@ -65,7 +66,7 @@ def examined(tmp_path_factory) -> dict[str, Finding]:
     subject = Subject(config(data_dir=data_dir, workdir=str(folder / "runs" / "new"), augment="none"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "_LARGEST_SIDE", 512)
-        patch.setattr(measure, "_ALL_REDUCE_BYTES", {"CPU": 40_000})
+        patch.setattr(devices, "_ALL_REDUCE_BYTES", {"CPU": 40_000})
         findings = [finding for check in doctor.CHECKS for finding in run_check(check, subject)]
     keras.config.set_dtype_policy("float32")
     assert not (folder / "runs").exists()  # looking leaves nothing behind
@@ -149,18 +150,19 @@ def test_products_grow_until_their_start_no_longer_counts(monkeypatch):
 
 def test_timing_has_median_and_every_step(monkeypatch):
     clock = iter(np.cumsum([0, *np.ravel([(seconds, 5) for seconds in range(1, 11)])]).tolist())
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
-    timing = measure.time_steps(lambda: None)
+    monkeypatch.setattr(all_reduce.time, "perf_counter", lambda: next(clock))
+    timing = all_reduce.time_steps(lambda: None)
     assert timing.seconds == tuple(range(1, 11)) and timing.median == 5.5
-    speed = measure.AllReduceSpeed(11 * 10**9, 4, True, timing)
+    speed = all_reduce.AllReduceSpeed(11 * 10**9, 4, True, timing)
     assert speed.bus_gigabytes_per_second() == pytest.approx((3.0, 1.65, 16.5))
     assert measure.MatmulSpeed(10_000, 1, timing).teraflops() == pytest.approx((2 / 5.5, 0.2, 2.0))
 
 
 @pytest.mark.parametrize(("replicas", "dtype"), [(2, "float32"), (3, "bfloat16"), (4, "float16")])
 def test_all_reduce_is_exact_in_every_type(replicas, dtype):
-    speed = measure.measure_all_reduce(runtime(replicas).strategy, dtype)
-    assert speed.correct and speed.num_replicas == replicas and speed.num_bytes == 4000
+    speed = all_reduce.measure_all_reduce(runtime(replicas).strategy, dtype, num_elements=1003)
+    assert speed.correct and speed.num_replicas == replicas
+    assert speed.num_bytes == 1003 * tf.as_dtype(dtype).size
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,7 @@ def test_a_gpu_that_holds_up_the_others_is_a_warning(monkeypatch):
     monkeypatch.setattr(
         measure,
         "measure_matmul",
-        lambda device, _: measure.MatmulSpeed(512, 1, measure.Timing((seconds[device],) * 10)),
+        lambda device, _: measure.MatmulSpeed(512, 1, all_reduce.Timing((seconds[device],) * 10)),
     )
     *speeds, slow = devices.matmul(subject)
     assert [finding.status for finding in speeds] == [OK] * 3

@@ -247,6 +247,10 @@ class Config:
         topic=RUN, choices=("auto", "never", "must"),
     )  # fmt: skip
     max_steps: int = setting(0, "Stop after this many steps in all, for trying things; 0 is off.", topic=RUN, minimum=0)
+    scaling_reference: str = setting(
+        "", "Workdir of a run of one replica like this one: its speed is what scaling_efficiency is measured by.",
+        topic=RUN,
+    )  # fmt: skip
     profile_steps: tuple[int, ...] = setting((), "A,B: profile from step A to B for TensorBoard.", topic=RUN)
     export_h5: str = setting(
         "", "Write the model as this Keras HDF5 file too, e.g. cifar10.h5, in the workdir.", topic=RUN

@@ -10,7 +10,7 @@ No `tf.distribute` dataset is used: with one alive in the process the training s
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -55,7 +55,13 @@ class EvalBatch:
 
 
 class TrainFeed(Protocol):
-    """Training batches, read inside the engine's `tf.function` loop."""
+    """Training batches, read inside the engine's `tf.function` loop.
+
+    Attributes:
+      waits_for_input: Whether `host_inputs` may have to wait, for files and for what is made of them.
+    """
+
+    waits_for_input: bool
 
     def input_error(self, error: tf.errors.OpError) -> UserError | None:
         """Returns what to tell the user where an error of the loop came from reading, else `None`."""
@@ -108,6 +114,7 @@ class MemorySplit:
 
 @dataclasses.dataclass(frozen=True)
 class _MemoryFeed:
+    waits_for_input: ClassVar[bool] = False
     images: tf.Tensor
     labels: tf.Tensor
     global_batch_size: int
@@ -208,6 +215,7 @@ class StreamSplit:
 
 @dataclasses.dataclass(frozen=True)
 class _StreamFeed:
+    waits_for_input: ClassVar[bool] = True
     iterator: Any
     files: list[str]
     format: RecordFormat

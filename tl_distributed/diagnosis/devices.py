@@ -8,6 +8,7 @@ from tl_distributed.diagnosis.report import FACT, FAILED, OK, WARNING, Finding
 
 STRATEGY, SPEED, TRAINING = "Strategy, precision, XLA", "Devices at work", "Training"
 NARROW_DOWN = "--xla=off, --precision=float32 and --strategy=one_device, one at a time, tell which of them it is"
+_ALL_REDUCE_BYTES = {"GPU": 256 * 2**20, "CPU": 16 * 2**20}
 _SLOW_SHARE = 0.7  # of the fastest GPU's speed, below which one holds up the others
 
 
@@ -98,7 +99,8 @@ def matmul(subject: Subject) -> Iterator[Finding]:
     """Speed and rightness of matrix products on every device of this process."""
     import keras
 
-    from tl_distributed.diagnosis.measure import TIMED_STEPS, matmul_error, measure_matmul
+    from tl_distributed.diagnosis.measure import matmul_error, measure_matmul
+    from tl_distributed.training.all_reduce import TIMED_STEPS
 
     devices = subject.runtime().strategy.extended.worker_devices
     dtype, medians = keras.config.dtype_policy().compute_dtype, {}
@@ -134,13 +136,17 @@ def _short(device: str) -> str:
 
 def all_reduce(subject: Subject) -> Iterator[Finding]:
     """Speed and rightness of the sums over all replicas."""
-    from tl_distributed.diagnosis.measure import TIMED_STEPS, measure_all_reduce
+    import tensorflow as tf
+
+    from tl_distributed.training.all_reduce import TIMED_STEPS, measure_all_reduce
 
     runtime, dtype = subject.runtime(), subject.config.all_reduce_dtype
     if runtime.num_replicas == 1:
         yield Finding(topic=SPEED, name="all-reduce", value="one replica: nothing to sum")
         return
-    speed = measure_all_reduce(runtime.strategy, dtype)
+    on_gpu = "GPU" in runtime.strategy.extended.worker_devices[0]
+    num_bytes = _ALL_REDUCE_BYTES["GPU" if on_gpu else "CPU"]
+    speed = measure_all_reduce(runtime.strategy, dtype, num_elements=num_bytes // tf.as_dtype(dtype).size)
     median, slowest, fastest = speed.bus_gigabytes_per_second()
     yield Finding(
         topic=SPEED,

@@ -1,10 +1,7 @@
-"""Measurements on the devices: matrix products, all-reduce, and steps of the engine; each checks its result."""
+"""Measurements on the devices: matrix products, and steps of the engine; each checks its result."""
 
 import dataclasses
 import math
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,39 +14,15 @@ from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.build import build_model
 from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.runtime import Runtime
+from tl_distributed.training.all_reduce import Timing, seconds_of, time_steps
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.optimizers import make_optimizer
 from tl_distributed.training.step import StepSettings, TrainStep
 
-TIMED_STEPS = 10
 _SMALLEST_SIDE, _LARGEST_SIDE = 512, 8192
 _PRODUCT_SECONDS, _STEP_SECONDS, _MOST_PRODUCTS = 0.005, 0.02, 64
 _CHECKED_SHAPE = (48, 64, 40)  # rows, inner, columns of the product that is compared with numpy's
-_ALL_REDUCE_BYTES = {"GPU": 256 * 2**20, "CPU": 16 * 2**20}
-_PATTERN_LENGTH = 7
 _NET, _IMAGE_SIZE, _NUM_CLASSES, _ENGINE_STEPS, _RATE = "baseline_cnn", 32, 10, 5, 1e-3
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Seconds of each timed step, devices synchronised, compilation excluded."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-
-def time_steps(step: Callable[[], Any]) -> Timing:
-    """Times steps, each of which waits for its result."""
-    return Timing(tuple(_seconds(step) for _ in range(TIMED_STEPS)))
-
-
-def _seconds(step: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +64,7 @@ def measure_matmul(device: str, dtype: str) -> MatmulSpeed:
 def _seconds_of_product(side: int, dtype: str) -> float:
     left, right = _square_matrices(side, dtype)
     _multiply(left, right, 1)  # the first one loads and chooses kernels
-    return _seconds(lambda: _multiply(left, right, 1))
+    return seconds_of(lambda: _multiply(left, right, 1))
 
 
 def _square_matrices(side: int, dtype: str) -> tuple[tf.Tensor, tf.Tensor]:
@@ -130,70 +103,6 @@ def _spacing(device: str, dtype: str) -> float:
     if dtype == "float32" and "GPU" in device and tf.config.experimental.tensor_float_32_execution_enabled():
         return 2.0**-10
     return {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
-
-
-@dataclasses.dataclass(frozen=True)
-class AllReduceSpeed:
-    """Sums over the replicas.
-
-    Attributes:
-      num_bytes: That each replica gives.
-      num_replicas: Of all workers.
-      correct: Whether every number on this worker's replicas is the sum that it should be.
-      timing: Of the steps.
-    """
-
-    num_bytes: int
-    num_replicas: int
-    correct: bool
-    timing: Timing
-
-    def bus_gigabytes_per_second(self) -> tuple[float, float, float]:
-        """Returns (median, slowest, fastest) bus bandwidth in 10^9 bytes a second.
-
-        What a link carries in a ring, 2 (n - 1) / n of the bytes, by time: comparable over numbers of replicas, and
-        the figure that NVIDIA's nccl-tests call busbw.
-        """
-        travelled = self.num_bytes * 2 * (self.num_replicas - 1) / self.num_replicas
-        seconds = (self.timing.median, max(self.timing.seconds), min(self.timing.seconds))
-        return tuple(travelled / value / 1e9 for value in seconds)
-
-
-def measure_all_reduce(strategy: Any, dtype: str) -> AllReduceSpeed:
-    """Times sums of one vector over the replicas, as the engine makes them for gradients: outside XLA, in one piece.
-
-    Element i comes from the replica i mod n alone, the others give 0; so the sum is exact in every type, and a replica
-    that is left out or counted twice shows.
-    """
-    devices, replicas = strategy.extended.worker_devices, strategy.num_replicas_in_sync
-    kind = "GPU" if "GPU" in devices[0] else "CPU"
-    num_elements = _ALL_REDUCE_BYTES[kind] // tf.as_dtype(dtype).size
-
-    def expected() -> tf.Tensor:
-        return tf.cast(tf.range(num_elements) % _PATTERN_LENGTH + 1, dtype)
-
-    def contribution(context: Any) -> tf.Tensor:
-        replica = context.replica_id_in_sync_group
-        with tf.device(devices[replica % len(devices)]):
-            return tf.where(tf.range(num_elements) % replicas == replica, expected(), tf.zeros([], dtype))
-
-    values = strategy.experimental_distribute_values_from_function(contribution)
-
-    def sum_in_replica(value: tf.Tensor) -> tf.Tensor:
-        value = tf.identity(value)  # on the replica's device: a function's argument is on none, and cannot be summed
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
-
-    @tf.function(autograph=False)
-    def sum_over_replicas(values: Any) -> Any:
-        return strategy.run(sum_in_replica, args=(values,))
-
-    def step() -> None:
-        for local in strategy.experimental_local_results(sum_over_replicas(values)):
-            local[0].numpy()  # waits
-
-    sums = strategy.experimental_local_results(sum_over_replicas(values))
-    correct = all(bool(tf.reduce_all(local == expected())) for local in sums)
-    return AllReduceSpeed(num_elements * tf.as_dtype(dtype).size, replicas, correct, time_steps(step))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +145,7 @@ def run_engine_steps(config: Config, runtime: Runtime) -> EngineSteps:
     loop = TrainLoop(step, feed, runtime, steps_per_loop=1)
     before, rows, seconds = model.get_weights(), [], []
     for number in range(_ENGINE_STEPS):
-        seconds.append(_seconds(lambda number=number: loop.run(number, number + 1)))
+        seconds.append(seconds_of(lambda number=number: loop.run(number, number + 1)))
         rows.append(loop.read_sums())
     loss_sums, _, norms, skipped = np.transpose(rows)
     return EngineSteps(

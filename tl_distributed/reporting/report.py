@@ -105,6 +105,16 @@ def write_json(path: str, value: Any) -> None:
     write_file(path, text.encode())
 
 
+def read_json(path: str) -> Any:
+    """Returns the content of a JSON file, or `None` where there is none."""
+    import tensorflow as tf
+
+    if not tf.io.gfile.exists(path):
+        return None
+    with tf.io.gfile.GFile(path) as file:
+        return json.loads(file.read())
+
+
 def write_file(path: str, content: bytes) -> None:
     """Writes a file of any file system under a temporary name, then renames it over `path`."""
     import tensorflow as tf

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.reporting.report import read_metrics
+from tl_distributed.reporting.report import read_json, read_metrics
 from tl_distributed.studies.plan import Plan, Run
-from tl_distributed.studies.runner import FAILURE_FILE, read_json
+from tl_distributed.studies.runner import FAILURE_FILE
 from tl_distributed.studies.statistics import Comparison, Spread, compare, holm, spread
 from tl_distributed.training.outcome import PREDICTIONS_FILE
 

@@ -20,7 +20,7 @@ from tl_distributed.commandline import UserError, parse_arguments
 from tl_distributed.config import Config
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.reporting.progress import format_duration
-from tl_distributed.reporting.report import read_metrics, to_json_values, write_file, write_json
+from tl_distributed.reporting.report import read_json, read_metrics, to_json_values, write_file, write_json
 from tl_distributed.studies.clock import PlanClock, planned_images, planned_work
 from tl_distributed.studies.plan import Arm, Plan, Run
 from tl_distributed.training.workdir import dataset_digest, settings_of
@@ -112,14 +112,6 @@ def run_plan(
 def _is_finished(folder: str) -> bool:
     results = read_json(f"{folder}/results.json")
     return results is not None and results["finished"]
-
-
-def read_json(path: str) -> Any:
-    """Returns the content of a JSON file, or `None` where there is none."""
-    if not tf.io.gfile.exists(path):
-        return None
-    with tf.io.gfile.GFile(path) as file:
-        return json.loads(file.read())
 
 
 def _train_once(run: Run, folder: str, data_dir: str, train: Callable[..., int], display: "_Display") -> str | None:

@@ -1,5 +1,6 @@
 """The inner loop: many steps in the graph for each call from Python."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -14,12 +15,30 @@ from tl_distributed.training.step import TrainStep
 _TARGET_CALL_SECONDS = 1.0  # how long a stop signal or the progress bar may wait
 
 
+@dataclasses.dataclass(frozen=True)
+class LoopTimes:
+    """What steps took, device synchronised.
+
+    Attributes:
+      steps: Those done outside the first call, which compiles.
+      seconds: That they took.
+      input_wait_seconds: Of these, for which the host waited for batches; `None` where that cannot be told.
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    input_wait_seconds: float | None = 0.0
+
+    def __sub__(self, earlier: "LoopTimes") -> "LoopTimes":
+        wait = None if self.input_wait_seconds is None else self.input_wait_seconds - (earlier.input_wait_seconds or 0)
+        return LoopTimes(self.steps - earlier.steps, self.seconds - earlier.seconds, wait)
+
+
 class TrainLoop:
     """Runs a phase's steps; knows nothing of epochs, logs and checkpoints.
 
     Attributes:
-      timed_steps: Steps done outside the first call, which compiles.
-      timed_seconds: Time that they took, device synchronised.
+      times: So far.
     """
 
     def __init__(self, step: TrainStep, feed: TrainFeed, runtime: Runtime, *, steps_per_loop: int):
@@ -29,7 +48,7 @@ class TrainLoop:
         self._next_length = steps_per_loop or 1
         self._compiled = False
         self._run_steps = tf.function(self._run_steps_body)
-        self.timed_steps, self.timed_seconds = 0, 0.0
+        self.times = LoopTimes(input_wait_seconds=0.0 if feed.waits_for_input else None)
 
     def run(self, first_step: int, last_step: int) -> int:
         """Runs one call's worth of steps from `first_step`, at most up to `last_step`; returns the new step.
@@ -41,7 +60,8 @@ class TrainLoop:
         start = time.perf_counter()
         try:
             # Tensors, not Python numbers: those would trace the loop again for every value.
-            self._run_steps(tf.constant(first_step, tf.int64), tf.constant(length, tf.int64)).numpy()
+            _, waited = self._run_steps(tf.constant(first_step, tf.int64), tf.constant(length, tf.int64))
+            waited = float(waited)
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 f"out of memory in steps {first_step} to {first_step + length} ({tensorflow_cause(error.message)}); "
@@ -52,8 +72,8 @@ class TrainLoop:
             raise self._feed.input_error(error) or error from None
         seconds = time.perf_counter() - start
         if self._compiled:
-            self.timed_steps += length
-            self.timed_seconds += seconds
+            wait = None if self.times.input_wait_seconds is None else self.times.input_wait_seconds + waited
+            self.times = LoopTimes(self.times.steps + length, self.times.seconds + seconds, wait)
             if not self._steps_per_loop:
                 longer = max(1, min(2 * length, int(_TARGET_CALL_SECONDS * length / max(seconds, 1e-6))))
                 self._next_length = self._workers.from_chief("steps a call", longer)
@@ -66,12 +86,27 @@ class TrainLoop:
         self._step.reset_sums()
         return sums
 
-    def _run_steps_body(self, first_step: tf.Tensor, num_steps: tf.Tensor) -> tf.Tensor:
+    def _run_steps_body(self, first_step: tf.Tensor, num_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the sums so far, which only exist when the devices are done, and the seconds of waiting for input."""
+
         def in_replica(step: tf.Tensor, *host_inputs: Any) -> None:
             replica_id = tf.distribute.get_replica_context().replica_id_in_sync_group
             images, labels = self._feed.replica_batch(step, replica_id, *host_inputs)
             self._step.replica_step(step, images, labels)
 
+        waited = tf.zeros([], tf.float64)
         for offset in tf.range(num_steps):
-            self._strategy.run(in_replica, args=(first_step + offset, *self._feed.host_inputs()))
-        return self._step.read_sums()  # reading them waits for the devices
+            inputs, seconds = self._next_inputs()
+            waited += seconds
+            self._strategy.run(in_replica, args=(first_step + offset, *inputs))
+        return self._step.read_sums(), waited
+
+    def _next_inputs(self) -> tuple[tuple[Any, ...], tf.Tensor]:
+        """Returns what the feed gives on the host for a step, and for how long that was waited for."""
+        if not self._feed.waits_for_input:
+            return self._feed.host_inputs(), tf.zeros([], tf.float64)
+        start = tf.timestamp()
+        with tf.control_dependencies([start]):
+            inputs = self._feed.host_inputs()
+        with tf.control_dependencies(inputs):
+            return inputs, tf.timestamp() - start

@@ -19,6 +19,7 @@ from tl_distributed.training.evaluation import Evaluation
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.phases import Phase
 from tl_distributed.training.preemption import StopRequest
+from tl_distributed.training.speed import Speedometer
 from tl_distributed.training.step import TrainStep
 from tl_distributed.workers import Workers
 
@@ -34,6 +35,7 @@ class PhaseParts:
     phase: Phase
     step: TrainStep
     loop: TrainLoop
+    speed: Speedometer
     train: Split
     validate: Callable[[], Evaluation | None]
     checkpoints: Checkpoints
@@ -55,7 +57,7 @@ class PhaseRun:
         self._steps_per_epoch = parts.train.num_examples / config.global_batch_size
         self._log_every = config.log_every_steps or max(1, math.ceil(self._steps_per_epoch / _LOGS_AN_EPOCH))
         self._interval_start = position.step
-        self._timed = (0, 0.0)  # the loop's clock at the last log
+        self._checkpoint_times = self._times_of_checkpoints()  # at the last log
         self._profiling = False
 
     @property
@@ -153,7 +155,8 @@ class PhaseRun:
             "accuracy": hits / images,
             "learning_rate": float(rate),
             "gradient_norm": norm_sum / max(steps - skipped, 1),
-            **self._speed(),
+            **self._parts.speed.since_last(),
+            **self._checkpoint_seconds(),
             "loss_scale": float(self._parts.step.loss_scale.scale.read_value()),
             "skipped_updates": int(skipped),
         }
@@ -161,16 +164,16 @@ class PhaseRun:
         progress.update(0, loss=row["loss"], accuracy=row["accuracy"])
         self._interval_start = self.position.step
 
-    def _speed(self) -> dict[str, float | None]:
-        """Returns the speed since the last log, compilation excluded; `None` where there was nothing else."""
-        loop, (old_steps, old_seconds) = self._parts.loop, self._timed
-        steps, seconds = loop.timed_steps - old_steps, loop.timed_seconds - old_seconds
-        self._timed = (loop.timed_steps, loop.timed_seconds)
-        if not steps:
-            return {"images_per_second": None, "step_seconds": None}
+    def _checkpoint_seconds(self) -> dict[str, float | None]:
+        """Returns what checkpoints took since the last log; `None` where there was none."""
+        last, self._checkpoint_times = self._checkpoint_times, self._times_of_checkpoints()
+        return {name: (now - last[name]) or None for name, now in self._checkpoint_times.items()}
+
+    def _times_of_checkpoints(self) -> dict[str, float]:
+        checkpoints = self._parts.checkpoints
         return {
-            "images_per_second": steps * self._parts.config.global_batch_size / seconds,
-            "step_seconds": seconds / steps,
+            "checkpoint_blocking_seconds": checkpoints.blocking_seconds,
+            "checkpoint_write_seconds": checkpoints.write_seconds,
         }
 
     def _end_epoch(self, progress: Progress) -> None:

@@ -32,6 +32,8 @@ from tl_distributed.training.outcome import PREDICTIONS_FILE, make_results, save
 from tl_distributed.training.phase_run import PhaseParts, PhaseRun
 from tl_distributed.training.phases import Phase, plan_phases
 from tl_distributed.training.preemption import StopRequest
+from tl_distributed.training.scaling import one_replica_speeds
+from tl_distributed.training.speed import Speedometer, all_reduce_seconds, summary
 from tl_distributed.training.step import StepSettings, TrainStep
 from tl_distributed.training.workdir import dataset_digest, finished_results, layout_change, open_workdir, write_config
 from tl_distributed.workers import Workers, join_workers
@@ -108,6 +110,9 @@ class _Run:
         self._cuts = cuts if config.feature_bank == "on" else [None] * len(cuts)
         self._evaluator: Evaluator | None = None
         self._evaluated_splits = self._splits
+        self._speed_by_phase: dict[str, dict[str, float | None]] = {}
+        phases = [phase.name for phase in self._phases]
+        self._one_replica_speeds = one_replica_speeds(config, runtime, phases) if self._workers.is_chief else {}
 
     def execute(self, position: Position) -> dict[str, Any]:
         """Trains every phase that is left, then evaluates the best weights and writes the results."""
@@ -127,14 +132,15 @@ class _Run:
             if restore and any(self._cuts):
                 self._checkpoints.restore_weights(self._model)
             while True:
-                run, loop, step = self._prepare(position, log, stop)
+                run, loop, step, speed = self._prepare(position, log, stop)
                 if restore:
                     self._checkpoints.restore(self._model, step)
                     restore = False
                 elif chief:
                     log.preview(*preview(step, self._splits["train"], self._info.class_names), position.step)
                 position = run.run()
-                timing += (loop.timed_steps, loop.timed_seconds)
+                timing += (loop.times.steps, loop.times.seconds)
+                self._speed_by_phase[self._phases[position.phase].name] = speed.in_all()
                 if stop.signal_number is not None:
                     self._checkpoints.wait()
                     _LOG.info("Stopped at step %d, checkpoint written; the same command goes on.", position.step)
@@ -173,7 +179,9 @@ class _Run:
             normalization=self._backbone.normalization, runtime=self._runtime, stop=stop,
         )  # fmt: skip
 
-    def _prepare(self, position: Position, log: RunLog, stop: StopRequest) -> tuple[PhaseRun, TrainLoop, TrainStep]:
+    def _prepare(
+        self, position: Position, log: RunLog, stop: StopRequest
+    ) -> tuple[PhaseRun, TrainLoop, TrainStep, Speedometer]:
         """Freezes for the phase, and builds its step, its input from the position on, and its driver."""
         config, phase = self._config, self._phases[position.phase]
         trained = self._trained(phase, self._cuts[position.phase], stop)
@@ -205,12 +213,19 @@ class _Run:
         )
         loop = TrainLoop(step, feed, self._runtime, steps_per_loop=config.steps_per_loop)
         self._log_phase(phase)
+        speed = Speedometer(
+            loop,
+            global_batch_size=config.global_batch_size,
+            num_replicas=self._runtime.num_replicas,
+            all_reduce_seconds=all_reduce_seconds(step, self._runtime, config.all_reduce_dtype),
+            one_replica_images_per_second=self._one_replica_speeds.get(phase.name),
+        )
         parts = PhaseParts(
-            config=config, model=self._model, phase=phase, step=step, loop=loop, train=train,
+            config=config, model=self._model, phase=phase, step=step, loop=loop, speed=speed, train=train,
             validate=lambda: self._evaluate("val", step.averages), checkpoints=self._checkpoints,
             log_row=log.row, stop=stop, workers=self._workers,
         )  # fmt: skip
-        return PhaseRun(parts, position), loop, step
+        return PhaseRun(parts, position), loop, step, speed
 
     def _step_settings(self, features: FeatureLayout | None) -> StepSettings:
         config = self._config
@@ -255,6 +270,12 @@ class _Run:
             model=self._model,
             config=config,
         )
+        results |= summary(self._speed_by_phase, self._phases[position.phase].name)
+        results |= {
+            "checkpoints_written": self._checkpoints.written,
+            "checkpoint_blocking_seconds": self._checkpoints.blocking_seconds,
+            "checkpoint_write_seconds": self._checkpoints.write_seconds,
+        }
         if "test" in evaluations:
             save_predictions(f"{config.workdir}/{PREDICTIONS_FILE}", evaluations["test"])
         shown = "test" if "test" in evaluations else "val"
