@@ -1,5 +1,7 @@
 """The plan of a study: how arms are written, and what is refused before anything runs."""
 
+import dataclasses
+
 import pytest
 
 from tl_distributed.commandline import UserError, parse_arguments
@@ -95,11 +97,29 @@ def test_mobilenet_study_is_the_walk_through():
         (["--arms=../x"], "'../x' is neither a recipe nor"),
         (["--arms=mobilenet_v2_study"], "arm mobilenet_v2_study: .*tl_distributed.study"),
         (["--recipe=vgg16_frozen"], "is one arm"),
+        (
+            [f"--arms={CNN},strategy=multi_worker"],
+            "arm cnn: --strategy=multi_worker: .* the study's own; .* to the study",
+        ),
+        ([f"--arms={CNN},strategy=mirrored", "--strategy=multi_worker"], "arm cnn: --strategy=mirrored: .* drop it"),
+        ([f"--arms={CNN}", "--worker_index=1"], "--worker_index needs --strategy=multi_worker"),
+        ([f"--arms={CNN}", "--strategy=multi_worker", "--worker_index=1"], "--workers and --worker_index go together"),
     ],
 )
 def test_mistakes_end_in_one_line_before_anything_runs(arguments, message):
     with pytest.raises(UserError, match=message):
         plan_of(*arguments)
+
+
+def test_a_study_of_several_workers_tells_its_runs_where_they_are_and_notes_it_in_no_arm():
+    given = ["--strategy=multi_worker", "--workers=a:1,b:2", "--worker_index=1", "--worker_timeout_seconds=9"]
+    config = parse_arguments(StudyConfig, [f"--arms={CNN}", *given])[0]
+    assert make_plan(config) == plan_of(f"--arms={CNN}")
+    run, _ = parse_arguments(Config, ["--backbone=baseline_cnn", *config.cluster_arguments()])
+    assert (run.strategy, run.workers, run.worker_index) == ("multi_worker", ("a:1", "b:2"), 1)
+    assert run.worker_timeout_seconds == 9
+    assert config.of_runs() == dataclasses.replace(run, backbone=Config().backbone)
+    assert parse_arguments(StudyConfig, [f"--arms={CNN}"])[0].cluster_arguments() == ()
 
 
 def test_clock_goes_by_the_arm_and_else_by_cost():

@@ -28,7 +28,9 @@ from tl_distributed.studies.figures import DARK, LIGHT, Figures, arm_styles
 from tl_distributed.studies.plan import StudyConfig, make_plan
 from tl_distributed.studies.report import write_report
 from tl_distributed.studies.runner import open_study, run_plan
+from tl_distributed.workers import Workers
 
+ALONE = {"workers": Workers(), "cluster_arguments": ()}
 ARMS = "cnn:backbone=baseline_cnn,transfer=scratch;deep:backbone=resnet20,transfer=scratch;odd.name-1:backbone=tiny"
 ACCURACY = {"baseline_cnn": {10: 0.5, 0: 0.7}, "resnet20": {10: 0.7, 0: 0.9}}
 
@@ -55,7 +57,7 @@ def study(data_dir, tmp_path_factory):
     workdir = str(tmp_path_factory.mktemp("report"))
     plan, info, calls = plan_of("--seeds=2", "--images_per_class=10,0"), read_manifest(data_dir), []
     open_study(workdir, plan, info)
-    failed = run_plan(plan, info, data_dir=data_dir, workdir=workdir, train=trainer(accuracy_of, calls))
+    failed = run_plan(plan, info, data_dir=data_dir, workdir=workdir, train=trainer(accuracy_of, calls), **ALONE)
     assert failed == 4
     records = write_report(plan, info, data_dir=data_dir, workdir=workdir)
     return plan, pathlib.Path(workdir), records, calls
@@ -91,7 +93,7 @@ def test_second_start_runs_only_what_is_missing_and_more_can_be_added(study, dat
     plan = plan_of("--seeds=3", "--images_per_class=10,0")
     open_study(str(copy), plan, info)
     healed = trainer(lambda config: 0.5 if config.backbone == "tiny" else accuracy_of(config), calls)
-    assert run_plan(plan, info, data_dir=data_dir, workdir=str(copy), train=healed) == 0
+    assert run_plan(plan, info, data_dir=data_dir, workdir=str(copy), train=healed, **ALONE) == 0
     assert [(c.backbone, c.seed) for c in calls if c.backbone != "tiny"] == [
         ("baseline_cnn", 2), ("resnet20", 2), ("baseline_cnn", 2), ("resnet20", 2)
     ]  # fmt: skip
@@ -305,7 +307,7 @@ def test_the_size_at_which_the_lead_changes_is_named(study):
 
 def test_equal_arms_are_not_told_apart(data_dir, tmp_path):
     plan, info = plan_of(), read_manifest(data_dir)
-    run_plan(plan, info, data_dir=data_dir, workdir=str(tmp_path), train=trainer(lambda _: 0.8, []))
+    run_plan(plan, info, data_dir=data_dir, workdir=str(tmp_path), train=trainer(lambda _: 0.8, []), **ALONE)
     records = write_report(plan, info, data_dir=data_dir, workdir=str(tmp_path))
     arms = summarise(plan, records)
     sentences = findings.ranking(arms, "cnn", compare_all(arms))

@@ -4,7 +4,8 @@
   python -m tl_distributed.study --arms="densenet121_frozen,cnn:backbone=baseline_cnn,transfer=scratch,epochs=20"
 
 Each run trains in a process of its own; the same command goes on where it stopped, and more arms, seeds or sizes
-can be added. --workdir gets report.html, report.md, results.csv and plots.
+can be added. --workdir gets report.html, report.md, results.csv and plots. With --strategy=multi_worker the same
+command is started on every worker, and each run trains on all of them.
 """
 
 from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, start_logging
@@ -26,21 +27,27 @@ def main(config: StudyConfig, positional: list[str]) -> int:
     import_tensorflow()
     from tl_distributed.data.records import read_manifest
     from tl_distributed.studies.report import write_report
-    from tl_distributed.studies.runner import open_study, run_plan, stop_on_sigterm, train_in_process
+    from tl_distributed.studies.runner import open_study, run_plan, train_in_process
+    from tl_distributed.studies.together import join_study
 
     info = read_manifest(config.data_dir)
     missing = [name for name in ("train", "val", "test") if name not in info.splits]
     if missing:
         raise UserError(f"--data_dir={config.data_dir}: no {missing[0]} split; a study needs train, val and test")
     workdir = (config.workdir or f"runs/{config.recipe or 'study'}").rstrip("/")
-    stop_on_sigterm()
-    open_study(workdir, plan, info)
     folders = {"data_dir": config.data_dir, "workdir": workdir}
-    failed = 0 if config.report_only else run_plan(plan, info, **folders, train=train_in_process)
-    records = write_report(plan, info, **folders)
-    done = sum(record.status == "done" for record in records)
-    print(f"{done} of {len(records)} runs are done, {failed} failed. Report: {workdir}/report.html")
-    return 1 if failed else 0
+    with join_study(config) as workers:
+        if workers.is_chief:
+            open_study(workdir, plan, info)
+        failed = 0
+        if not config.report_only:
+            cluster = config.cluster_arguments()
+            failed = run_plan(plan, info, **folders, train=train_in_process, workers=workers, cluster_arguments=cluster)
+        if workers.is_chief:
+            records = write_report(plan, info, **folders)
+            done = sum(record.status == "done" for record in records)
+            print(f"{done} of {len(records)} runs are done, {failed} failed. Report: {workdir}/report.html")
+        return 1 if failed else 0
 
 
 if __name__ == "__main__":

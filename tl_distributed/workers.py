@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 _FAREWELL_SECONDS = 5.0
 # Which worker it is, and where it finds the data: what dataset.json says is compared, not where it lies.
-_SETTINGS_OF_A_WORKER = {"worker_index", "data_dir"}
+SETTINGS_OF_A_WORKER = {"worker_index", "data_dir"}
 # Errors of TensorFlow that a collective gives when another worker is gone; NCCL's is one that much else gives too.
 _BROKEN_COLLECTIVE = {"UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError"}
 _PERHAPS_BROKEN_COLLECTIVE = {"InternalError", "UnknownError"}
@@ -289,14 +289,32 @@ def join_workers(config: Config) -> Workers:
     _LOG.info("This is %s of %d workers.", cluster.name(cluster.index), len(cluster.addresses))
     if len(cluster.addresses) == 1:
         return Workers()
-    workers = ClusterWorkers(cluster, timeout_seconds=config.worker_timeout_seconds)
+    settings = dataclasses.asdict(config).items()
+    flags = {f"--{name}": value for name, value in settings if name not in SETTINGS_OF_A_WORKER}
+    return join_cluster(cluster, flags, timeout_seconds=config.worker_timeout_seconds, check_ports=True)
+
+
+def join_cluster(
+    cluster: Cluster, flags: dict[str, Any], *, timeout_seconds: float, check_ports: bool
+) -> ClusterWorkers:
+    """Joins the other workers of a cluster, and checks that all were started alike.
+
+    Args:
+      cluster: With at least two workers.
+      flags: That have to be the same on all, JSON values.
+      timeout_seconds: How long to wait for one another, now and later.
+      check_ports: Whether their gRPC ports have to be free and reached.
+
+    Raises:
+      UserError: A worker that does not come, or one of another version or with other flags.
+    """
+    workers = ClusterWorkers(cluster, timeout_seconds=timeout_seconds)
     with contextlib.ExitStack() as stack:
         stack.push(workers)  # leaves with the reason where a check fails
         workers.require_same(_versions(), "install the same on every worker")
-        settings = dataclasses.asdict(config).items()
-        flags = {f"--{name}": value for name, value in settings if name not in _SETTINGS_OF_A_WORKER}
         workers.require_same(flags, "start every worker with the same flags")
-        workers.check_ports()
+        if check_ports:
+            workers.check_ports()
         stack.pop_all()
     return workers
 

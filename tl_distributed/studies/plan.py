@@ -6,17 +6,27 @@ No TensorFlow here: every arm's flags are checked before anything runs.
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from tl_distributed.commandline import UserError, parse_arguments, setting
 from tl_distributed.config import Config
 from tl_distributed.recipes import all_recipes, expand_recipes
 
-WHAT, HOW = "What is compared", "How"
+WHAT, HOW, WORKERS = "What is compared", "How", "Workers"
 _ARM_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _BEGINS_ARM = re.compile(rf"({_ARM_NAME.pattern})(?::(.*))?", re.DOTALL)
 _SETTING = re.compile(r"([a-z][a-z0-9_]*)=(.*)", re.DOTALL)
 # What the study decides for every run.
 _OWN_FLAGS = {"data_dir", "workdir", "seed", "images_per_class", "resume", "flagfile"}
+
+
+_CLUSTER_FLAGS = ("strategy", "workers", "worker_index", "grpc_port", "control_port", "worker_timeout_seconds")
+
+
+def _as_train(name: str) -> Any:
+    """Declares a flag that is train's."""
+    field = Config.__dataclass_fields__[name]
+    return dataclasses.field(default=field.default, metadata={**field.metadata, "topic": WORKERS})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,11 +52,37 @@ class StudyConfig:
     data_dir: str = setting("data/cifar10", "Folder that data_prep.build_tfrecords wrote.", topic=HOW)
     workdir: str = setting("", "Folder of the study; by default runs/study, or runs/RECIPE.", topic=HOW)
     report_only: bool = setting(False, "Train nothing, report what is there.", topic=HOW)
+    strategy: str = setting(
+        "auto", "multi_worker: each run trains on all workers; start the study on each of them. auto: each run in one "
+        "process, as its arm says.", topic=WORKERS, choices=("auto", "multi_worker"),
+    )  # fmt: skip
+    workers: tuple[str, ...] = _as_train("workers")
+    worker_index: int = _as_train("worker_index")
+    grpc_port: int = _as_train("grpc_port")
+    control_port: int = _as_train("control_port")
+    worker_timeout_seconds: float = _as_train("worker_timeout_seconds")
+    study_port: int = setting(
+        0, "Port of the chief through which the study's processes watch one another; 0 is the one below the runs' "
+        "--control_port.", topic=WORKERS, minimum=0, maximum=65535,
+    )  # fmt: skip
 
     @staticmethod
     def expand_arguments(arguments: Sequence[str]) -> list[str]:
         """Puts the flags of `--recipe=NAME` in its place (`commandline.parse_arguments` asks for it)."""
         return expand_recipes(arguments, of_study=True)
+
+    def cluster_arguments(self) -> tuple[str, ...]:
+        """Returns the flags by which a run finds its workers; none where it is one process."""
+        given = {name: getattr(self, name) for name in _CLUSTER_FLAGS}
+        return tuple(
+            f"--{name}={','.join(value) if isinstance(value, tuple) else value}"
+            for name, value in given.items()
+            if value != Config.__dataclass_fields__[name].default
+        )
+
+    def of_runs(self) -> Config:
+        """Returns the settings that all runs have, as far as they say on which workers they are."""
+        return Config(**{name: getattr(self, name) for name in _CLUSTER_FLAGS})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +128,8 @@ def make_plan(config: StudyConfig) -> Plan:
       UserError: No arms, two of one name, an arm whose flags `train` does not take, or an unknown baseline.
     """
     common, override = (_settings(getattr(config, name), f"--{name}") for name in ("common", "override"))
-    arms = tuple(_arm(name, own, common, override) for name, own in parse_arms(config.arms))
+    cluster = config.cluster_arguments()
+    arms = tuple(_arm(name, own, common, override, cluster) for name, own in parse_arms(config.arms))
     if not arms:
         raise UserError("no arms: name them by --arms=RECIPE,NAME:flag=value,... or --recipe=STUDY")
     names = [arm.name for arm in arms]
@@ -131,7 +168,7 @@ def parse_arms(text: str) -> list[tuple[str, list[str]]]:
     return arms
 
 
-def _arm(name: str, own: Sequence[str], common: Sequence[str], override: Sequence[str]) -> Arm:
+def _arm(name: str, own: Sequence[str], common: Sequence[str], override: Sequence[str], cluster: Sequence[str]) -> Arm:
     own_settings = _settings(",".join(own), f"--arms: {name}")
     recipes = {recipe.name: recipe for recipe in all_recipes()}
     given = {argument.partition("=")[0] for argument in (*own_settings, *common)}
@@ -147,14 +184,15 @@ def _arm(name: str, own: Sequence[str], common: Sequence[str], override: Sequenc
         )
     arguments = (*own_settings, *override)
     try:
-        config, positional = parse_arguments(Config, arguments)
+        own_strategy = parse_arguments(Config, arguments)[0].strategy
+        config, positional = parse_arguments(Config, [*arguments, *cluster])
         config.validate()
     except UserError as error:
         raise UserError(f"arm {name}: {error}") from None
-    if config.strategy == "multi_worker":
+    if own_strategy == "multi_worker" or (config.strategy == "multi_worker" and own_strategy != "auto"):
         raise UserError(
-            f"arm {name}: --strategy=multi_worker: a study trains each run in one process, on one machine's devices; "
-            "drop it"
+            f"arm {name}: --strategy={own_strategy}: whether runs train on several workers is the study's own; drop it "
+            "there, and give --strategy=multi_worker to the study itself, on every worker"
         )
     if positional:
         raise UserError(f"arm {name}: unexpected {positional[0]!r}; its flags are written flag=value")

@@ -23,7 +23,9 @@ from tl_distributed.reporting.progress import format_duration
 from tl_distributed.reporting.report import read_json, read_metrics, to_json_values, write_file, write_json
 from tl_distributed.studies.clock import PlanClock, planned_images, planned_work
 from tl_distributed.studies.plan import Arm, Plan, Run
+from tl_distributed.training.preemption import StopRequest
 from tl_distributed.training.workdir import dataset_digest, settings_of
+from tl_distributed.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ PLAN_FILE, FAILURE_FILE, LOG_FILE = "plan.json", "failure.json", "log.txt"
 _POLL_SECONDS = 1.0
 _REPORT_SECONDS = 30.0
 _STOP_SECONDS = 120.0  # for the checkpoint of a run that is told to stop
+_STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}  # exit codes of such a run
 
 
 def open_study(workdir: str, plan: Plan, info: DatasetInfo) -> None:
@@ -76,8 +79,12 @@ def run_plan(
     data_dir: str,
     workdir: str,
     train: Callable[[Sequence[str], pathlib.Path, Callable[[], None]], int],
+    workers: Workers,
+    cluster_arguments: Sequence[str],
 ) -> int:
     """Runs what has not been run; returns the number of runs that failed.
+
+    Every worker calls it and takes part in every run, in step with the others; the chief notes what came of it.
 
     Args:
       plan: Arms and runs.
@@ -85,27 +92,41 @@ def run_plan(
       data_dir: Its folder.
       workdir: The study's folder.
       train: Runs the train command: `train_in_process` of its own.
+      workers: The study's processes.
+      cluster_arguments: By which a run's processes find one another.
+
+    Raises:
+      SystemExit: 128 + the signal's number, where one asked any of the workers to stop; the run that was under way has
+        written a checkpoint.
     """
     configs = {arm.name: _config(arm) for arm in plan.arms}
     images = {run: planned_images(configs[run.arm.name], info, run.images_per_class) for run in plan.runs}
     clock = PlanClock({run: planned_work(configs[run.arm.name], info, run.images_per_class) for run in plan.runs})
     failed = 0
-    for number, run in enumerate(plan.runs):
-        folder = f"{workdir}/{run.folder}"
-        if _is_finished(folder):
-            clock.skip(run)
-            continue
-        display = _Display(f"Study: run {number + 1} of {len(plan.runs)}: {run}", clock, run, folder)
-        display.total_steps = images[run] / configs[run.arm.name].global_batch_size
-        display.show()
-        started = time.monotonic()
-        reason = _train_once(run, folder, data_dir, train, display)
-        seconds = time.monotonic() - started
-        training_seconds = 0.0 if reason else read_json(f"{folder}/results.json")["seconds"]
-        clock.finish(run, seconds=seconds, training_seconds=min(seconds, training_seconds))  # a resumed one has more
-        if reason:
-            failed += 1
-            _LOG.info("%s failed: %s (%s/%s); the study goes on.", run, reason, folder, LOG_FILE)
+    with StopRequest(workers) as stop:
+        for number, run in enumerate(plan.runs):
+            if stop.agree():
+                raise SystemExit(128 + stop.signal_number)
+            folder = f"{workdir}/{run.folder}"
+            if workers.from_chief(f"whether {run} is finished", workers.is_chief and _is_finished(folder)):
+                clock.skip(run)
+                continue
+            display = _Display(f"Study: run {number + 1} of {len(plan.runs)}: {run}", clock, run, folder)
+            display.total_steps = images[run] / configs[run.arm.name].global_batch_size
+            display.silent = not workers.is_chief
+            display.show()
+            data = [f"--data_dir={data_dir}", f"--workdir={folder}"]
+            choice = [f"--seed={run.seed}", f"--images_per_class={run.images_per_class}"]
+            arguments = [*run.arm.arguments, *data, *choice, *cluster_arguments]
+            started = time.monotonic()
+            reason = _train_once(folder, arguments, train, _Waiting(display, stop), workers)
+            seconds = time.monotonic() - started
+            if reason:
+                failed += 1
+                _LOG.info("%s failed: %s (%s/%s); the study goes on.", run, reason, folder, LOG_FILE)
+            if workers.is_chief:  # who alone shows the time left; a resumed run has trained for longer than this start
+                training_seconds = 0.0 if reason else read_json(f"{folder}/results.json")["seconds"]
+                clock.finish(run, seconds=seconds, training_seconds=min(seconds, training_seconds))
     return failed
 
 
@@ -114,27 +135,44 @@ def _is_finished(folder: str) -> bool:
     return results is not None and results["finished"]
 
 
-def _train_once(run: Run, folder: str, data_dir: str, train: Callable[..., int], display: "_Display") -> str | None:
-    """Runs one training; returns why it failed, or `None`."""
-    tf.io.gfile.makedirs(folder)
-    if tf.io.gfile.exists(f"{folder}/{FAILURE_FILE}"):
-        tf.io.gfile.remove(f"{folder}/{FAILURE_FILE}")
-    arguments = [
-        *run.arm.arguments, f"--data_dir={data_dir}", f"--workdir={folder}", f"--seed={run.seed}",
-        f"--images_per_class={run.images_per_class}",
-    ]  # fmt: skip
+def _train_once(
+    folder: str,
+    arguments: Sequence[str],
+    train: Callable[..., int],
+    while_waiting: Callable[[], None],
+    workers: Workers,
+) -> str | None:
+    """Runs one training, each worker its part; returns why it failed, or `None`.
+
+    Raises:
+      SystemExit: It was asked to stop, and did.
+    """
+    if workers.is_chief:
+        tf.io.gfile.makedirs(folder)
+        if tf.io.gfile.exists(f"{folder}/{FAILURE_FILE}"):
+            tf.io.gfile.remove(f"{folder}/{FAILURE_FILE}")
+    workers.exchange("the folder is there", None)
     with tempfile.TemporaryDirectory() as temporary:
         log = pathlib.Path(temporary) / LOG_FILE  # local: the study's folder may be in a bucket
         try:
-            code = train(arguments, log, display.show_if_due)
+            code = train(arguments, log, while_waiting)
+        except SystemExit as stop:
+            code = stop.code
         finally:
             content = log.read_bytes() if log.exists() else b""
-            write_file(f"{folder}/{LOG_FILE}", content)
-    if code == 0:
+            write_file(f"{folder}/{LOG_FILE if workers.is_chief else f'log.worker{workers.index}.txt'}", content)
+    # Only now, with all its processes gone, are the run's ports free for the next one.
+    codes = workers.exchange("exit code", code)
+    for other in codes:
+        if other in _STOPPED:
+            raise SystemExit(other)
+    reasons = workers.exchange("reason", _reason(code, content.decode(errors="replace")) if code else None)
+    failure = next(((code, reason) for code, reason in zip(codes, reasons, strict=True) if reason), None)
+    if failure is None:
         return None
-    reason = _reason(code, content.decode(errors="replace"))
-    write_json(f"{folder}/{FAILURE_FILE}", {"exit_code": code, "reason": reason})
-    return reason
+    if workers.is_chief:
+        write_json(f"{folder}/{FAILURE_FILE}", {"exit_code": failure[0], "reason": failure[1]})
+    return failure[1]
 
 
 def _reason(code: int, log: str) -> str:
@@ -173,7 +211,8 @@ def train_in_process(arguments: Sequence[str], log: pathlib.Path, while_waiting:
                 except subprocess.TimeoutExpired:
                     while_waiting()
         except BaseException:
-            process.send_signal(signal.SIGTERM)
+            # Not SIGTERM: a cluster may have sent that to the process too, and a second one would end it at once.
+            process.send_signal(signal.SIGUSR1)
             try:
                 process.wait(timeout=_STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -181,13 +220,16 @@ def train_in_process(arguments: Sequence[str], log: pathlib.Path, while_waiting:
             raise
 
 
-def stop_on_sigterm() -> None:
-    """Makes SIGTERM, which a cluster sends, end the study as Ctrl-C does, with exit code 143."""
+class _Waiting:
+    """What is done about every second while a run trains: show how far it is, and look whether to stop."""
 
-    def stop(number: int, _: Any) -> None:
-        raise SystemExit(128 + number)
+    def __init__(self, display: "_Display", stop: StopRequest):
+        self._display, self._stop = display, stop
 
-    signal.signal(signal.SIGTERM, stop)
+    def __call__(self) -> None:
+        self._display.show_if_due()
+        if number := self._stop.requested_signal():
+            raise SystemExit(128 + number)
 
 
 class _Display:
@@ -196,7 +238,7 @@ class _Display:
     def __init__(self, title: str, clock: PlanClock, run: Run, folder: str):
         self._title, self._clock, self._run, self._folder = title, clock, run, folder
         self._started = self._shown = time.monotonic()
-        self.total_steps = 0.0
+        self.total_steps, self.silent = 0.0, False
 
     def show_if_due(self) -> None:
         if time.monotonic() - self._shown >= _REPORT_SECONDS:
@@ -204,6 +246,8 @@ class _Display:
 
     def show(self) -> None:
         self._shown = time.monotonic()
+        if self.silent:
+            return
         row = self._last_row()
         share = min(1.0, row["step"] / self.total_steps) if row else 0.0
         left = self._clock.seconds_left(self._run, elapsed_seconds=self._shown - self._started, share_done=share)

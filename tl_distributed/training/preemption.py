@@ -50,6 +50,12 @@ class StopRequest:
             self._announced = True
         return bool(self._noted) or self._workers.peer_stop_signal is not None
 
+    def requested_signal(self) -> int | None:
+        """Returns the signal by which this worker or, as far as is known, another was asked to stop."""
+        if not self.requested():
+            return None
+        return self._noted[0] if self._noted else self._workers.peer_stop_signal
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         ends_now = (signal.SIGINT, signal.SIGTERM)
         if number in ends_now and any(noted in ends_now for noted in self._noted):
