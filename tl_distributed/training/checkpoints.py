@@ -4,9 +4,10 @@ A checkpoint holds every variable and a small JSON text with the position of the
 the data, augmentation, dropout and learning rate are functions of the step in it, so nothing else is needed.
 
 Training stands still while the variables are copied to the host; a thread writes the copies. TensorFlow's own way,
-`tf.train.CheckpointOptions(enable_async=True)`, writes the same files, but tells that a checkpoint could not be
-written at the next one alone: `sync()` is silent, so a run that a signal stops would say that it is safe when it is
-not. It also keeps a thread and a host copy for each object that was ever saved, until the process ends.
+`tf.train.CheckpointOptions(enable_async=True)`, writes the same files (tried with 2.21), but says that one could not be
+written at the next save alone: `sync()` is silent, and at the end of the process the error is printed and the exit code
+stays 0, so a run that a signal stops would say that it is safe when it is not. It also keeps a thread and a host copy
+for each object that was ever saved, until the process ends.
 """
 
 import contextlib
