@@ -17,7 +17,7 @@ from tl_distributed.training.run import train_and_evaluate
 from tl_distributed.workers import Workers
 
 SETTINGS = {
-    "transfer": "scratch", "epochs": 40, "global_batch_size": 8, "image_size": 8, "augment": "none", "dropout": 0.0,
+    "transfer": "scratch", "epochs": 20, "global_batch_size": 8, "image_size": 8, "augment": "none", "dropout": 0.0,
     "steps_per_loop": 1, "xla": "off", "precision": "float32", "input_mode": "memory",
 }  # fmt: skip
 CNN = "cnn:backbone=baseline_cnn"
