@@ -11,14 +11,21 @@ from tl_distributed.data.records import DatasetInfo, Shard, Split, encode_record
 CLASS_NAMES = ("dark", "middle", "bright")
 
 
-def write_toy_dataset(folder: pathlib.Path, *, counts: dict[str, int], size: int = 16, num_shards: int = 2) -> str:
-    """Writes splits of noise whose mean brightness tells the class; returns the folder as text."""
+def write_toy_dataset(
+    folder: pathlib.Path, *, counts: dict[str, int], size: int = 16, num_shards: int = 2, numbered: bool = False
+) -> str:
+    """Writes splits of noise whose mean brightness tells the class; returns the folder as text.
+
+    `numbered`: the first pixel of image n of a split is (n // 256, n % 256, 0).
+    """
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     splits = {}
     for name, count in counts.items():
         labels = np.arange(count) % len(CLASS_NAMES)
         images = generator.integers(0, 120, (count, size, size, 3)) + labels[:, None, None, None] * 60
+        if numbered:
+            images[:, 0, 0] = np.stack([*np.divmod(np.arange(count), 256), np.zeros(count, int)], axis=1)
         shards = []
         for index in range(num_shards):
             path = folder / shard_name(name, index, num_shards)

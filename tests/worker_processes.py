@@ -1,4 +1,4 @@
-"""Starts several workers of one run on the loopback device, each a process of its own."""
+"""Starts several workers of one run, each a process: on the loopback device, or each in a host of its own."""
 
 import json
 import os
@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+
+from network_namespaces import Namespaces
 
 TESTS = pathlib.Path(__file__).resolve().parent
 SECONDS = 240  # the most that any wait may take on a busy machine
@@ -28,22 +30,24 @@ def free_port_range(count: int) -> int:
 class WorkerProcesses:
     """A context manager: what still runs at its end is killed."""
 
-    def __init__(self, folder: pathlib.Path, script: str, count: int):
-        """Runs `tests/<script>`; logs lie in `folder`."""
-        self._folder, self._script = folder, script
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: pathlib.Path, script: str, count: int, *, hosts: Namespaces | None = None):
+        """Runs `tests/<script>`, worker n in host n where there are `hosts`; logs lie in `folder`."""
+        self.folder, self._script, self._hosts = folder, script, hosts
         self.control_port = free_port_range(count + 1)
-        self.addresses = [f"127.0.0.1:{self.control_port + 1 + index}" for index in range(count)]
+        names = hosts.addresses if hosts else ["127.0.0.1"] * count
+        self.addresses = [f"{names[index]}:{self.control_port + 1 + index}" for index in range(count)]
         self.processes: dict[int, subprocess.Popen] = {}
 
     def start(self, index: int, *flags: str, **environment: str) -> subprocess.Popen:
         """Starts one worker."""
         path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
         environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", **environment}
-        with (self._folder / f"{index}.log").open("wb") as log:
-            self.processes[index] = subprocess.Popen(
-                [sys.executable, str(TESTS / self._script), *flags], env=environment, stdout=log, stderr=log
-            )
+        command = [sys.executable, str(TESTS / self._script), *flags]
+        if self._hosts:
+            command = self._hosts.command(index, command)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{index}.log").open("wb") as log:
+            self.processes[index] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         return self.processes[index]
 
     def start_all(self, *flags: str) -> "WorkerProcesses":
@@ -63,7 +67,7 @@ class WorkerProcesses:
         return [self.processes[index].wait(timeout=SECONDS) for index in sorted(self.processes)]
 
     def log(self, index: int) -> str:
-        return (self._folder / f"{index}.log").read_text()
+        return (self.folder / f"{index}.log").read_text()
 
     def wait_until(self, condition) -> None:
         """Waits until `condition()` holds; all workers have to live until then."""
