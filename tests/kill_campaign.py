@@ -168,6 +168,9 @@ class Campaign:
         """Interrupts, waits until all workers are gone, and says how they ended; `None` where they had finished."""
         if not self._queue:  # each kind equally often, in any order
             self._queue = self._random.sample(self._kinds, len(self._kinds))
+        ended = [process.poll() for process in run.workers.processes.values()]
+        if any(code not in (None, 0) for code in ended):
+            raise UserError(f"workers ended by themselves with {ended}: {run.workers.log(0)} {run.workers.log(1)}")
         name, culprit = self._queue[-1], self._random.randrange(self._config.workers)
         kind, training = INTERRUPTIONS[name], run.trains() and run.last_step() > run.resumed_at()
         at = time.monotonic()

@@ -11,6 +11,7 @@ import pytest
 
 from tl_distributed.commandline import (
     UserError,
+    full_disk_to_mend,
     help_text,
     parse_arguments,
     refuse_positional,
@@ -215,6 +216,37 @@ def finish(process: subprocess.Popen) -> tuple[int, str, list[str], set[str]]:
     imported = {line.rsplit("|", 1)[1].strip() for line in lines if line.startswith("import time:")}
     assert "tl_distributed.commandline" in imported  # the list is complete
     return process.returncode, output, [line for line in lines if not line.startswith("import time:")], imported
+
+
+def _python_writes() -> None:
+    with pathlib.Path("/dev/full").open("w") as file:
+        file.write("a row")
+
+
+def _tensorflow_writes() -> None:
+    import tensorflow as tf
+
+    with tf.io.gfile.GFile("/dev/full", "w") as file:
+        file.write("a row")
+
+
+def _hdf5_writes() -> None:
+    raise OSError("Can't synchronously write data (file write failed: errno = 28, 'No space left on device')")
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("write", [_python_writes, _tensorflow_writes, _hdf5_writes])
+def test_a_full_disk_is_for_the_user_to_mend(write):
+    line = r"^runs/a: no space left on device; make room, and start again"
+    with pytest.raises(UserError, match=line), full_disk_to_mend("runs/a"):
+        write()
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file"), RuntimeError("out of step"), KeyError("x")])
+def test_other_errors_are_none_of_the_disk(error):
+    with pytest.raises(type(error)) as caught, full_disk_to_mend("runs/a"):
+        raise error
+    assert caught.value is error
 
 
 def test_help_of_every_command_needs_no_tensorflow():

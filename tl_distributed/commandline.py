@@ -5,7 +5,9 @@ command line into one frozen instance, calls the command with it, and ends a use
 on standard error and exit code 2. Nothing below the commands reads flags.
 """
 
+import contextlib
 import dataclasses
+import errno
 import logging
 import math
 import os
@@ -16,7 +18,7 @@ import tempfile
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -57,6 +59,7 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+_FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _EXPECTS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -255,6 +258,24 @@ def refuse_positional(positional: Sequence[str]) -> None:
     """Raises `UserError` for words that a command without positional arguments was given."""
     if positional:
         raise UserError(f"unexpected argument {positional[0]!r}; flags are written --name=value")
+
+
+@contextlib.contextmanager
+def full_disk_to_mend(folder: str) -> Iterator[None]:
+    """Turns what Python, TensorFlow or HDF5 raise where `folder` has no room left into a `UserError`."""
+    try:
+        yield
+    except (OSError, RuntimeError, *_tensorflow_errors()) as error:
+        cause = next((text for text in _FULL_DISK if text in str(error)), None)
+        if cause is None:
+            raise
+        raise UserError(
+            f"{folder}: {cause.lower()}; make room, and start again: the run goes on from its last checkpoint"
+        ) from None
+
+
+def _tensorflow_errors() -> tuple[type[Exception], ...]:
+    return (sys.modules["tensorflow"].errors.OpError,) if "tensorflow" in sys.modules else ()
 
 
 def tensorflow_cause(message: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError
+from tl_distributed.commandline import UserError, full_disk_to_mend
 from tl_distributed.config import Config
 from tl_distributed.data.dataset import Split, choose_input_mode, load_splits, load_subset
 from tl_distributed.data.feature_bank import FeatureLayout
@@ -52,7 +52,7 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
       The content of `results.json`.
 
     Raises:
-      UserError: Whatever the user can mend: data set, weights, workdir, divergence, memory.
+      UserError: Whatever the user can mend: data set, weights, workdir, divergence, memory, a full disk.
       SystemExit: 128 + the signal's number, after a checkpoint, when a signal asked the run to stop.
     """
     with join_workers(config) as workers:
@@ -71,7 +71,8 @@ def _train(config: Config, workers: Workers) -> dict[str, Any]:
         _LOG.info("%s has finished already; choose another --workdir to train again.", config.workdir)
         return results
     runtime = start_runtime(config, workers)
-    return _Run(config, info, runtime, checkpoints, resumed=position is not None).execute(position or Position())
+    with full_disk_to_mend(config.workdir):
+        return _Run(config, info, runtime, checkpoints, resumed=position is not None).execute(position or Position())
 
 
 def _load(config: Config, info: DatasetInfo, workers: Workers) -> dict[str, Split]:
