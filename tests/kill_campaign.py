@@ -20,6 +20,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -59,6 +60,8 @@ def main(config: CampaignConfig, positional: list[str]) -> int:
         raise UserError(f"--kinds: {', '.join(unknown)}; takes {', '.join(INTERRUPTIONS)}")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import_tensorflow()
+    for number in (signal.SIGINT, signal.SIGTERM):  # processes, hosts and disk are not left behind
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as folder, make_site(pathlib.Path(folder), config.workers) as site:
         campaign = Campaign(config, pathlib.Path(folder), site)
         try:
@@ -92,7 +95,8 @@ class Campaign:
             number = len(self.runs)
             run = self._new_run(f"run_{number}", mode)
             first_kill = len(self.kills)
-            self._interrupt_until_finished(run, mode)
+            with run.workers:
+                self._interrupt_until_finished(run, mode)
             found = compare(run.workdir, references[mode], epochs=self._config.epochs)
             self.runs.append({"run": number, "mode": mode, "kills": len(self.kills) - first_kill, **found})
             print(json.dumps(self.runs[-1]), flush=True)
@@ -117,10 +121,11 @@ class Campaign:
         """Trains without an interruption; keeps the workdir off the small disk."""
         run = self._new_run(f"whole_{mode}", mode)
         started = time.monotonic()
-        run.start()
-        run.wait_for_step(1)
-        self._startup_seconds = max(self._startup_seconds, time.monotonic() - started)
-        codes = run.wait_until_gone(_LONGEST_RUN_SECONDS)
+        with run.workers:
+            run.start()
+            run.wait_for_step(1)
+            self._startup_seconds = max(self._startup_seconds, time.monotonic() - started)
+            codes = run.wait_until_gone(_LONGEST_RUN_SECONDS)
         if codes != [0] * self._config.workers:
             raise UserError(f"a run without interruptions ended with {codes}: {run.workers.log(0)}")
         kept = self._folder / f"whole_{mode}"
