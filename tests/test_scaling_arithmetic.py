@@ -1,0 +1,27 @@
+"""The arithmetic of the README's page on scaling, by hand."""
+
+import pytest
+from scaling_arithmetic import Counted, ScalingConfig, count, ring_seconds, table
+
+
+def test_parameters_and_statistics_are_those_of_the_network():
+    """MobileNetV2 of keras.applications: 3,504,872 trained parameters with its head of 1,000 classes."""
+    found = count("mobilenet_v2", 1000)
+    assert (found.parameters, found.statistics, found.depthwise) == (3_504_872, 34_112, True)
+
+
+def test_a_ring_moves_the_sum_of_all_pieces_around_twice():
+    # 4 members, 400 bytes: pieces of 100, three rounds of adding up, three of handing out.
+    assert ring_seconds(400, 4, 100.0, 0.5) == pytest.approx(6 * (1.0 + 0.5))
+    assert ring_seconds(400, 1, 100.0, 0.5) == 0
+
+
+def test_a_row_of_the_tables():
+    settings = {
+        "replica_batch_size": 60, "gpu_tflops": 6.0, "nvlink_gbytes": 7.0, "network_gbits": (80.0,), "nodes": 2,
+        "network_latency_us": 0.0, "efficiency": 0.75, "checkpoint_gbytes": 0.5,
+    }  # fmt: skip
+    near, far = table(ScalingConfig(**settings), {"net": Counted(1_000_000, 0, 1.0, False)}).split("\n\n")
+    # 6 GFLOP an image: 1,000 images/s; 4 MB: 2 * 7/8 * 4 MB at 7 GB/s are 1 ms, and 4 MB at 10 GB/s 0.4 ms.
+    assert near.splitlines()[-1] == "| `net` | 1.0 M | 4 MB | 1,000 | 60 ms | 1.00 ms | 98.4% | 12 MB | 0.02 s |"
+    assert far.splitlines()[-1] == "| `net` | 1.4 ms | 98% | 4 |"
