@@ -139,8 +139,26 @@ def _join_collectives(config: Config, workers: Workers, gpus: list[Any]) -> tupl
         "(--worker_timeout_seconds), though the workers reach each other"
     )
     with workers.expect_within(config.worker_timeout_seconds, late):
+        _leave_silent_workers_to(config.worker_timeout_seconds, workers.count)
         strategy = _multi_worker_strategy(resolve_cluster(config), len(gpus), max(config.virtual_devices, 1))
     return strategy, list(strategy.extended.worker_devices)
+
+
+def _leave_silent_workers_to(timeout_seconds: float, num_workers: int) -> None:
+    """Makes TensorFlow's coordination service wait longer for a sign of life than `Workers` does.
+
+    The strategy would start it with ten seconds, after which it breaks the collectives, whatever the flag says.
+    """
+    from tensorflow.python.distribute import collective_all_reduce_strategy as collective
+    from tensorflow.python.eager import context
+
+    job = collective.coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=num_workers)
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        heartbeat_timeout_in_ms=int(2000 * timeout_seconds),
+        coordinated_jobs=[job],
+    )
 
 
 def _multi_worker_strategy(cluster: Cluster, num_gpus: int, num_cpus: int) -> tf.distribute.MultiWorkerMirroredStrategy:
