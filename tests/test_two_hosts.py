@@ -118,7 +118,7 @@ def test_a_pause_shorter_than_the_timeout_is_survived(hosts, data_dir, tmp_path)
     with start(hosts, data_dir, workdir, "paused", **given) as workers:
         workers.wait_until(lambda: bool(checkpoint_steps(workdir)))
         workers.processes[1].send_signal(signal.SIGSTOP)
-        time.sleep(25)
+        time.sleep(20)
         workers.processes[1].send_signal(signal.SIGCONT)
         assert workers.wait() == [0, 0], workers.log(0) + workers.log(1)
     np.testing.assert_array_equal(seen_images(str(workdir / "checkpoints")), np.full(COUNTS["train"], 10))
