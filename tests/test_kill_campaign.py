@@ -35,6 +35,19 @@ def test_images_are_counted_whatever_the_replicas(data_dir, tmp_path):
     assert seen.sum() == 8 * 16 and seen.min() == 1 and seen.max() == 2
 
 
+@pytest.mark.parametrize("input_mode", ["memory", "stream"])
+def test_a_run_goes_on_with_fewer_replicas_at_the_next_image(data_dir, tmp_path, input_mode, caplog):
+    """The step of the change lies within an epoch; what the log says may differ is more than rounding."""
+    train(data_dir, tmp_path, input_mode=input_mode, strategy="mirrored", max_steps=4)
+    with caplog.at_level("INFO", logger="tl_distributed"):
+        train(data_dir, tmp_path, input_mode=input_mode, resume="must")
+    np.testing.assert_array_equal(seen_images(str(tmp_path / "checkpoints")), np.full(NUM_IMAGES, 2))
+    assert (
+        "So far it ran on 1 workers with 4 replicas, now on 1 with 1: the global batch, the order of the data and its "
+        "augmentation stay; BatchNorm's statistics"
+    ) in caplog.text
+
+
 def test_a_resumed_run_is_the_same_and_another_is_not(data_dir, tmp_path):
     train(data_dir, tmp_path / "whole")
     train(data_dir, tmp_path / "parts", max_steps=6)
