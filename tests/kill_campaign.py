@@ -36,6 +36,10 @@ from tl_distributed.commandline import UserError, import_tensorflow, refuse_posi
 _BATCH, _EARLY_SHARE, _LONGEST_DELAY_SECONDS = 8, 0.2, 0.3
 _HANG_SECONDS = 120  # beyond the workers' timeout
 _LONGEST_RUN_SECONDS = 600
+_REPEATABLE = (  # of a row of metrics.jsonl; the others tell how fast it was
+    "step", "epoch", "phase", "loss", "accuracy", "learning_rate", "gradient_norm", "loss_scale", "skipped_updates",
+    "val_loss", "val_accuracy",
+)  # fmt: skip
 COUNTS = {"train": 96, "val": 18, "test": 21}
 
 
@@ -212,9 +216,8 @@ def compare(workdir: pathlib.Path, whole: pathlib.Path, *, epochs: int) -> dict:
     differing = [
         name for name in names[0] & names[1] if not np.array_equal(*(reader.get_tensor(name) for reader in readers))
     ]
-    timed = ("seconds", "images_per_second", "step_seconds")
     rows = [
-        [{name: value for name, value in row.items() if not name.endswith(timed)} for row in read_rows(folder)]
+        [{name: row[name] for name in _REPEATABLE if name in row} for row in read_rows(folder)]
         for folder in (workdir, whole)
     ]
     scores = [json.loads((folder / "results.json").read_text())["test_loss"] for folder in (workdir, whole)]
