@@ -1,6 +1,9 @@
 """When a run banks features, where it keeps them, and what is refused: decided before anything is computed."""
 
 import dataclasses
+import os
+import socket
+import subprocess
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from toy_dataset import write_toy_dataset
 
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
-from tl_distributed.data.feature_bank import FeatureLayout, feature_format
+from tl_distributed.data.feature_bank import FeatureLayout, feature_format, remove_leftovers
 from tl_distributed.models.cutting import Cut
 from tl_distributed.training import banking
 from tl_distributed.training.phases import plan_phases
@@ -102,3 +105,17 @@ def test_layout_joins_and_splits():
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found.numpy(), expected.numpy())
     assert feature_format(layout, "folder").shape == (10,)
+
+
+def test_only_unfinished_shards_of_dead_builds_of_this_machine_are_removed(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    host, shard = socket.gethostname(), "train-00000-of-00002.tfrecord"
+    kept = [
+        f"{shard}.{host}.{os.getpid()}.tmp", f"{shard}.elsewhere.{dead.pid}.tmp",
+        f"bank.json.{host}.{dead.pid}.tmp", shard,
+    ]  # fmt: skip
+    for name in [*kept, f"{shard}.{host}.{dead.pid}.tmp"]:
+        (tmp_path / name).touch()
+    remove_leftovers(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 
 import keras
 import ml_dtypes
@@ -181,3 +182,21 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path, line):
 def test_a_missing_log_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.jsonl: no such file"):
         read_metrics(str(tmp_path / "nowhere.jsonl"))
+
+
+def test_processes_can_write_the_same_file_at_the_same_time(tmp_path):
+    """As the machines do that train the arms of one study."""
+    path = tmp_path / "plan.json"
+
+    def write() -> None:
+        for number in range(200):
+            write_json(str(path), {"number": number, "filling": "x" * 10_000})
+
+    processes = [multiprocessing.get_context("fork").Process(target=write) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert json.loads(path.read_text())["number"] == 199
+    assert [other.name for other in tmp_path.iterdir()] == ["plan.json"]

@@ -260,3 +260,19 @@ def test_two_replicas_train_and_evaluate_the_same(data_dir, tmp_path):
     )
     assert many["num_examples"] == one["num_examples"]
     assert many["test_loss"] == pytest.approx(one["test_loss"], rel=1e-3)
+
+
+def test_shards_are_read_from_a_copy_and_the_data_set_keeps_its_name(data_dir, tmp_path):
+    settings = {"transfer": "scratch", "max_steps": 4}
+    expected = train_and_evaluate(config(data_dir, tmp_path / "original", **settings))
+    original, copy = tmp_path / "original_data", tmp_path / "copy"
+    for folder in (original, copy):
+        shutil.copytree(data_dir, folder)
+    for shard in original.glob("*.tfrecord"):
+        shard.unlink()
+    made = config(str(original), tmp_path / "run", data_copy_dir=str(copy), **settings)
+    assert train_and_evaluate(made)["test_loss"] == expected["test_loss"]
+    assert json.loads((tmp_path / "run/config.json").read_text())["config"]["data_dir"] == str(original)
+    (copy / "dataset.json").write_text((copy / "dataset.json").read_text().replace('"dark"', '"night"'))
+    with pytest.raises(UserError, match=f"--data_copy_dir={copy} is no copy of"):
+        train_and_evaluate(config(data_dir, tmp_path / "other", data_copy_dir=str(copy), **settings))

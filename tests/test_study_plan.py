@@ -1,6 +1,9 @@
 """The plan of a study: how arms are written, and what is refused before anything runs."""
 
 import dataclasses
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -8,8 +11,9 @@ from tl_distributed.commandline import UserError, parse_arguments
 from tl_distributed.config import Config
 from tl_distributed.recipes import all_recipes
 from tl_distributed.studies.clock import PlanClock
-from tl_distributed.studies.plan import StudyConfig, make_plan, parse_arms
+from tl_distributed.studies.plan import StudyConfig, make_plan, parse_arms, plan_of_arm
 
+REPO = pathlib.Path(__file__).resolve().parent.parent
 CNN = "cnn:backbone=baseline_cnn,transfer=scratch"
 
 
@@ -136,3 +140,22 @@ def test_clock_goes_by_the_arm_and_else_by_cost():
     clock.finish(runs[1], seconds=25, training_seconds=20)
     clock.skip(runs[2])
     assert clock.seconds_left(runs[3], elapsed_seconds=0, share_done=0) == pytest.approx(25)
+
+
+def test_the_plan_of_one_arm():
+    plan = plan_of(f"--arms={CNN};convnext_tiny", "--seeds=2", "--images_per_class=10,50")
+    own = plan_of_arm(plan, 1)
+    assert own.runs == tuple(run for run in plan.runs if run.arm.name == "convnext_tiny") and len(own.runs) == 4
+    assert own.arms == plan.arms
+    with pytest.raises(UserError, match="--arm_index=2: no such arm; there are 0 cnn, 1 convnext_tiny"):
+        plan_of_arm(plan, 2)
+
+
+def test_arms_are_listed_with_their_numbers_without_tensorflow():
+    code = (
+        "import sys; from tl_distributed.study import main; from tl_distributed.studies.plan import StudyConfig; "
+        f"code = main(StudyConfig(arms='{CNN};convnext_tiny', list_arms=True), []); "
+        "assert 'tensorflow' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout == "0 cnn\n1 convnext_tiny\n"

@@ -30,7 +30,7 @@ from tl_distributed.studies.report import write_report
 from tl_distributed.studies.runner import open_study, run_plan
 from tl_distributed.workers import Workers
 
-ALONE = {"workers": Workers(), "cluster_arguments": ()}
+ALONE = {"workers": Workers(), "cluster_arguments": (), "data_copy_dir": ""}
 ARMS = "cnn:backbone=baseline_cnn,transfer=scratch;deep:backbone=resnet20,transfer=scratch;odd.name-1:backbone=tiny"
 ACCURACY = {"baseline_cnn": {10: 0.5, 0: 0.7}, "resnet20": {10: 0.7, 0: 0.9}}
 

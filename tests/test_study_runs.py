@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from toy_dataset import write_toy_dataset
 
@@ -64,6 +65,24 @@ def test_stopped_study_stops_its_run_which_keeps_a_checkpoint(data_dir, tmp_path
     _wait_for(lambda: "checkpoint written; the same command goes on" in log.read_text())
     study.wait(timeout=60)
     assert list((run / "checkpoints").glob("step-*.index"))
+
+
+def test_a_cluster_stops_the_arm_that_it_trains(data_dir, tmp_path):
+    """SLURM's warning reaches both, the study and its run; another machine trains the other arm."""
+    command = [
+        sys.executable, "-m", "tl_distributed.study", f"--data_dir={data_dir}", f"--workdir={tmp_path}",
+        "--arm_index=1", "--arms=first:head_units=8;second:head_units=",
+        "--common=backbone=baseline_cnn,transfer=scratch,epochs=100000,global_batch_size=30,image_size=8,augment=none",
+    ]  # fmt: skip
+    study = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "arms/second/all_images/seed_0"
+    _wait_for(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text(), study)
+    for process in (psutil.Process(study.pid).children()[0], study):
+        process.send_signal(signal.SIGUSR1)
+    assert study.wait(timeout=90) == 128 + signal.SIGUSR1, study.stderr.read()
+    assert "checkpoint written; the same command goes on" in (run / "log.txt").read_text()
+    assert list((run / "checkpoints").glob("step-*.index")) and not (run / "failure.json").exists()
+    assert not (tmp_path / "arms/first").exists() and not (tmp_path / "report.html").exists()
 
 
 def _wait_for(condition, process=None):

@@ -218,6 +218,9 @@ class Config:
     )  # fmt: skip
 
     data_dir: str = setting("data/cifar10", "Folder that data_prep.build_tfrecords wrote.", topic=INPUT)
+    data_copy_dir: str = setting(
+        "", "Folder with a copy of --data_dir on a nearer disk, from which the shards are read.", topic=INPUT
+    )
     input_mode: str = setting(
         "auto", "memory holds the split as uint8, stream reads shards; auto goes by size and free memory.",
         topic=INPUT, choices=("auto", "memory", "stream"),
@@ -284,6 +287,11 @@ class Config:
             workdir=self.workdir or f"runs/{self.recipe or f'{self.backbone}_{transfer}'}",
             **augmentation,
         )
+
+    @property
+    def shard_dir(self) -> str:
+        """The folder from which shards are read."""
+        return self.data_copy_dir or self.data_dir
 
     def transfer_and_weights(self) -> tuple[str, str]:
         """Returns (transfer, weights) with the defaults of both filled in."""

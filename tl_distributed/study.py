@@ -5,12 +5,13 @@
 
 Each run trains in a process of its own; the same command goes on where it stopped, and more arms, seeds or sizes
 can be added. --workdir gets report.html, report.md, results.csv and plots. With --strategy=multi_worker the same
-command is started on every worker, and each run trains on all of them.
+command is started on every worker, and each run trains on all of them. Or each arm on a machine of its own:
+--list_arms prints the arms' numbers, --arm_index=N trains one, --report_only reports in the end.
 """
 
 from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, start_logging
 from tl_distributed.recipes import all_recipes
-from tl_distributed.studies.plan import StudyConfig, make_plan
+from tl_distributed.studies.plan import StudyConfig, make_plan, plan_of_arm
 
 
 def main(config: StudyConfig, positional: list[str]) -> int:
@@ -22,6 +23,11 @@ def main(config: StudyConfig, positional: list[str]) -> int:
                 print(f"{recipe.name:22}{recipe.summary}")
         return 0
     plan = make_plan(config)
+    if config.list_arms:
+        for index, arm in enumerate(plan.arms):
+            print(f"{index} {arm.name}")
+        return 0
+    own = plan if config.arm_index is None else plan_of_arm(plan, config.arm_index)
 
     start_logging()
     import_tensorflow()
@@ -42,8 +48,14 @@ def main(config: StudyConfig, positional: list[str]) -> int:
         failed = 0
         if not config.report_only:
             cluster = config.cluster_arguments()
-            failed = run_plan(plan, info, **folders, train=train_in_process, workers=workers, cluster_arguments=cluster)
-        if workers.is_chief:
+            copy = config.data_copy_dir
+            failed = run_plan(
+                own, info, **folders, data_copy_dir=copy, train=train_in_process, workers=workers,
+                cluster_arguments=cluster,
+            )  # fmt: skip
+        if config.arm_index is not None:
+            print(f"{len(own.runs) - failed} of the {len(own.runs)} runs of arm {own.runs[0].arm.name} are done.")
+        elif workers.is_chief:
             records = write_report(plan, info, **folders)
             done = sum(record.status == "done" for record in records)
             print(f"{done} of {len(records)} runs are done, {failed} failed. Report: {workdir}/report.html")

@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 _FAREWELL_SECONDS = 5.0
 # Which worker it is, and where it finds the data: what dataset.json says is compared, not where it lies.
-SETTINGS_OF_A_WORKER = {"worker_index", "data_dir"}
+SETTINGS_OF_A_WORKER = {"worker_index", "data_dir", "data_copy_dir"}
 # Errors of TensorFlow that a collective gives when another worker is gone; NCCL's is one that much else gives too.
 _BROKEN_COLLECTIVE = {"UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError"}
 _PERHAPS_BROKEN_COLLECTIVE = {"InternalError", "UnknownError"}

@@ -226,7 +226,7 @@ def _build_times(path: str) -> dict[str, float]:
 
 def remove_leftovers(folder: str) -> None:
     """Removes the unfinished shards of builds that died on this machine; those of a running build stay."""
-    for path in tf.io.gfile.glob(f"{folder}/*{_TEMPORARY}"):
+    for path in tf.io.gfile.glob(f"{folder}/*.tfrecord.*{_TEMPORARY}"):
         host, process = path.removesuffix(_TEMPORARY).rsplit(".tfrecord.", 1)[1].rsplit(".", 1)
         if host == socket.gethostname() and not psutil.pid_exists(int(process)):
             tf.io.gfile.remove(path)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -116,10 +118,13 @@ def read_json(path: str) -> Any:
 
 
 def write_file(path: str, content: bytes) -> None:
-    """Writes a file of any file system under a temporary name, then renames it over `path`."""
+    """Writes a file of any file system under a temporary name, then renames it over `path`.
+
+    The name is the process's own: the runs of a study may write the same file at the same time.
+    """
     import tensorflow as tf
 
-    temporary = f"{path}.tmp"
+    temporary = f"{path}.{socket.gethostname()}.{os.getpid()}.tmp"
     try:
         with tf.io.gfile.GFile(temporary, "wb") as file:
             file.write(content)

@@ -17,7 +17,7 @@ _ARM_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _BEGINS_ARM = re.compile(rf"({_ARM_NAME.pattern})(?::(.*))?", re.DOTALL)
 _SETTING = re.compile(r"([a-z][a-z0-9_]*)=(.*)", re.DOTALL)
 # What the study decides for every run.
-_OWN_FLAGS = {"data_dir", "workdir", "seed", "images_per_class", "resume", "flagfile"}
+_OWN_FLAGS = {"data_dir", "data_copy_dir", "workdir", "seed", "images_per_class", "resume", "flagfile"}
 
 
 _CLUSTER_FLAGS = ("strategy", "workers", "worker_index", "grpc_port", "control_port", "worker_timeout_seconds")
@@ -50,8 +50,16 @@ class StudyConfig:
     )  # fmt: skip
     baseline: str = setting("", "Arm that the others are compared with; by default the first.", topic=WHAT)
     data_dir: str = setting("data/cifar10", "Folder that data_prep.build_tfrecords wrote.", topic=HOW)
+    data_copy_dir: str = setting(
+        "", "Folder with a copy of --data_dir on a nearer disk, from which the shards are read.", topic=HOW
+    )
     workdir: str = setting("", "Folder of the study; by default runs/study, or runs/RECIPE.", topic=HOW)
     report_only: bool = setting(False, "Train nothing, report what is there.", topic=HOW)
+    list_arms: bool = setting(False, "Print the arms with their numbers, and do nothing.", topic=HOW)
+    arm_index: int | None = setting(
+        None, "Train only the arm of this number, from 0, and write no report: each on a machine of its own, at the "
+        "same time, then --report_only.", topic=HOW, minimum=0,
+    )  # fmt: skip
     strategy: str = setting(
         "auto", "multi_worker: each run trains on all workers; start the study on each of them. auto: each run in one "
         "process, as its arm says.", topic=WORKERS, choices=("auto", "multi_worker"),
@@ -141,6 +149,19 @@ def make_plan(config: StudyConfig) -> Plan:
     sizes = tuple(sorted(set(config.images_per_class), key=lambda size: size or 1 << 62)) or (0,)
     runs = tuple(Run(arm, size, seed) for seed in range(config.seeds) for size in sizes for arm in arms)
     return Plan(arms, config.baseline or names[0], runs)
+
+
+def plan_of_arm(plan: Plan, index: int) -> Plan:
+    """Returns the plan with the runs of one arm only.
+
+    Raises:
+      UserError: There is no arm of that number.
+    """
+    if index >= len(plan.arms):
+        names = ", ".join(f"{number} {arm.name}" for number, arm in enumerate(plan.arms))
+        raise UserError(f"--arm_index={index}: no such arm; there are {names}")
+    runs = tuple(run for run in plan.runs if run.arm == plan.arms[index])
+    return dataclasses.replace(plan, runs=runs)
 
 
 def parse_arms(text: str) -> list[tuple[str, list[str]]]:

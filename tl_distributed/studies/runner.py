@@ -77,6 +77,7 @@ def run_plan(
     info: DatasetInfo,
     *,
     data_dir: str,
+    data_copy_dir: str,
     workdir: str,
     train: Callable[[Sequence[str], pathlib.Path, Callable[[], None]], int],
     workers: Workers,
@@ -90,6 +91,7 @@ def run_plan(
       plan: Arms and runs.
       info: The data set's manifest.
       data_dir: Its folder.
+      data_copy_dir: Folder of a copy of it, or nothing.
       workdir: The study's folder.
       train: Runs the train command: `train_in_process` of its own.
       workers: The study's processes.
@@ -115,9 +117,9 @@ def run_plan(
             display.total_steps = images[run] / configs[run.arm.name].global_batch_size
             display.silent = not workers.is_chief
             display.show()
-            data = [f"--data_dir={data_dir}", f"--workdir={folder}"]
+            place = [f"--data_dir={data_dir}", f"--data_copy_dir={data_copy_dir}", f"--workdir={folder}"]
             choice = [f"--seed={run.seed}", f"--images_per_class={run.images_per_class}"]
-            arguments = [*run.arm.arguments, *data, *choice, *cluster_arguments]
+            arguments = [*run.arm.arguments, *place, *choice, *cluster_arguments]
             started = time.monotonic()
             reason = _train_once(folder, arguments, train, _Waiting(display, stop), workers)
             seconds = time.monotonic() - started

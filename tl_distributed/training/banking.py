@@ -276,7 +276,7 @@ def _split_bank(
         write_json(f"{folder}/bank.json", content)
     if is_part:
         return _SplitBank(folder, part_shards(folder, name, images.num_examples, views), is_part)
-    return _SplitBank(folder, bank_shards(folder, config.data_dir, info, name, views), is_part)
+    return _SplitBank(folder, bank_shards(folder, config.shard_dir, info, name, views), is_part)
 
 
 def _prefix_digest(prefix: keras.Model) -> str:

@@ -61,6 +61,8 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
 
 def _train(config: Config, workers: Workers) -> dict[str, Any]:
     info = read_manifest(config.data_dir)
+    if config.data_copy_dir and dataset_digest(read_manifest(config.data_copy_dir)) != dataset_digest(info):
+        raise UserError(f"--data_copy_dir={config.data_copy_dir} is no copy of {config.data_dir}; copy it again")
     workers.require_same({"a dataset.json of SHA-256": dataset_digest(info)}, "give all the same data set (--data_dir)")
     config = config.resolved(native_size=max(info.image_shape[:2]))
     checkpoints = Checkpoints(config.workdir, keep=config.keep_checkpoints, workers=workers)
@@ -80,13 +82,13 @@ def _load(config: Config, info: DatasetInfo, workers: Workers) -> dict[str, Spli
     if "train" not in info.splits:
         raise UserError(f"--data_dir={config.data_dir}: no train split")
     sizes = {"images_per_class": config.images_per_class, "seed": config.seed}
-    chosen = {"train": load_subset(config.data_dir, info, "train", **sizes)} if config.images_per_class else {}
+    chosen = {"train": load_subset(config.shard_dir, info, "train", **sizes)} if config.images_per_class else {}
     names, mode = tuple(name for name in SPLITS if name not in chosen), config.input_mode
     if mode == "auto":
         own = choose_input_mode(info, names, processes_on_machine=workers.count_on_machine)
         mode = "stream" if "stream" in workers.exchange("input mode", own) else "memory"
     rest = load_splits(
-        config.data_dir, info, names, input_mode=mode, shuffle_buffer_examples=config.shuffle_buffer_examples,
+        config.shard_dir, info, names, input_mode=mode, shuffle_buffer_examples=config.shuffle_buffer_examples,
     )  # fmt: skip
     return {**chosen, **rest}
 
@@ -293,7 +295,7 @@ class _Run:
         lines = [
             f"Run {config.workdir}: {config.backbone} at {config.image_size} px, weights {config.weights}, "
             f"transfer {config.transfer}.",
-            f"Data {config.data_dir}: {self._info.num_classes} classes, "
+            f"Data {config.shard_dir}: {self._info.num_classes} classes, "
             + ", ".join(f"{count} {name}" for name, count in examples.items())
             + f" images of {'x'.join(map(str, self._info.image_shape))}, {config.input_mode} mode.",
             f"Devices: {', '.join(runtime.devices)}; {type(runtime.strategy).__name__}; "

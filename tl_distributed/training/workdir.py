@@ -22,9 +22,9 @@ from tl_distributed.training.checkpoints import Position
 
 # What may differ when a run goes on: where it runs, how often it reports, when it stops.
 _FREE_SETTINGS = frozenset({
-    "workdir", "data_dir", "resume", "max_steps", "profile_steps", "log_every_steps", "checkpoint_every_steps",
-    "keep_checkpoints", "steps_per_loop", "strategy", "recipe", "virtual_devices", "xla", "all_reduce_dtype",
-    "bank_dir", "workers", "worker_index", "grpc_port", "control_port", "worker_timeout_seconds",
+    "workdir", "data_dir", "data_copy_dir", "resume", "max_steps", "profile_steps", "log_every_steps",
+    "checkpoint_every_steps", "keep_checkpoints", "steps_per_loop", "strategy", "recipe", "virtual_devices", "xla",
+    "all_reduce_dtype", "bank_dir", "workers", "worker_index", "grpc_port", "control_port", "worker_timeout_seconds",
     "scaling_reference",
 })  # fmt: skip
 
