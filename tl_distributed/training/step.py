@@ -219,13 +219,14 @@ class TrainStep:
         variables = self._model.trainable_variables
         if self._num_replicas > 1:
             gradients = _unpack(tf.cast(gradients, tf.float32), variables)
-        scale = self.loss_scale.scale.read_value()
-        gradients = [gradient / scale for gradient in gradients]
-        norm = tf.linalg.global_norm(gradients)
         if not self.loss_scale.dynamic:
+            norm = tf.linalg.global_norm(gradients)
             self._apply(gradients, norm, learning_rate)
             self._shared_sums.assign_add(tf.stack([norm, 0.0]))
             return
+        scale = self.loss_scale.scale.read_value()
+        gradients = [gradient / scale for gradient in gradients]
+        norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm)
         tf.cond(finite, lambda: self._apply(gradients, norm, learning_rate), lambda: None)
         self.loss_scale.adjust(finite)

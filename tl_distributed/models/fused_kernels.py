@@ -1,0 +1,74 @@
+"""Lets layers of Keras call TensorFlow's fused kernels, for steps that XLA does not compile.
+
+Keras 3 writes out BatchNorm as a dozen elementwise operations, and has XLA compile every grouped convolution, whose
+gradient XLA computes very slowly on a CPU. Compiled whole for a GPU both are well; run operation by operation, as on
+a CPU, they take most of a step. The layers compute the same as before, to rounding, and are saved as before: only
+what they call differs, and only in this process.
+"""
+
+import math
+import types
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def use_fused_kernels(model: keras.Model) -> None:
+    """Changes what the layers of a built model call; nested models' too."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization) and _is_plain_batch_norm(layer):
+            layer.call = types.MethodType(_fused_batch_norm, layer)
+        elif isinstance(layer, keras.layers.Conv2D) and _is_depthwise(layer):
+            layer.convolution_op = types.MethodType(_depthwise_convolution, layer)
+
+
+def _is_plain_batch_norm(layer: Any) -> bool:
+    rank = len(layer.input.shape)
+    return rank == 4 and layer.axis in (-1, 3) and not (layer.renorm or layer.synchronized)
+
+
+def _fused_batch_norm(layer: Any, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    """`BatchNormalization.call` in one kernel; in float32 where the policy is a mixed one, as Keras does."""
+    del mask  # of sequences; images have none
+    x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+    channels = x.shape[-1]
+    scale = keras.ops.convert_to_tensor(layer.gamma) if layer.scale else tf.ones([channels])
+    offset = keras.ops.convert_to_tensor(layer.beta) if layer.center else tf.zeros([channels])
+    moving_mean, moving_variance = map(keras.ops.convert_to_tensor, (layer.moving_mean, layer.moving_variance))
+    if training and layer.trainable:
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, scale, offset, epsilon=layer.epsilon)
+        # The kernel's variance is the unbiased one, n / (n - 1) of the batch's own, which Keras keeps.
+        count = tf.cast(tf.size(x) // channels, x.dtype)
+        variance *= (count - 1.0) / count
+        layer.moving_mean.assign(moving_mean * layer.momentum + mean * (1.0 - layer.momentum))
+        layer.moving_variance.assign(moving_variance * layer.momentum + variance * (1.0 - layer.momentum))
+    else:
+        outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
+            x, scale, offset, mean=moving_mean, variance=moving_variance, epsilon=layer.epsilon, is_training=False
+        )
+    return keras.ops.cast(outputs, layer.compute_dtype)
+
+
+def _is_depthwise(layer: Any) -> bool:
+    """Whether each channel of a convolution is a group of its own, in a form that the depthwise kernel takes."""
+    in_channels = layer.input.shape[-1]
+    return (
+        layer.groups == in_channels > 1
+        and layer.data_format == "channels_last"
+        and layer.padding in ("same", "valid")
+        and layer.strides[0] == layer.strides[1]
+        and (math.prod(layer.strides) == 1 or math.prod(layer.dilation_rate) == 1)
+    )
+
+
+def _depthwise_convolution(layer: Any, inputs: Any, kernel: Any) -> Any:
+    """`Conv2D.convolution_op` of as many groups as channels."""
+    kernel = keras.ops.convert_to_tensor(kernel)
+    height, width, _, filters = kernel.shape
+    channels = inputs.shape[-1]
+    # Output channel c * multiplier + m belongs to input channel c in both.
+    kernel = tf.reshape(kernel, [height, width, channels, filters // channels])
+    return tf.nn.depthwise_conv2d(
+        inputs, kernel, [1, *layer.strides, 1], layer.padding.upper(), dilations=layer.dilation_rate
+    )
