@@ -84,7 +84,7 @@ def test_facts_are_those_of_this_process(examined):
     assert examined["strategy"].value == "MirroredStrategy, 4 replicas (--strategy=auto)"
     assert examined["batch"].value == "16 images in all, 4 a replica"
     assert examined["precision"].value == "float32: --precision=auto, no GPU"
-    assert examined["XLA"].value == "off: --xla=auto, no GPU"
+    assert examined["XLA"].value.startswith("off: --xla=auto: on a CPU")
     assert examined["workdir"].data["free_bytes"] > 0
     data = examined["data set"]
     assert "3 classes, 24 train, 6 val images of 16x16x3" in data.value and data.data["verified_in_full"]
@@ -257,15 +257,15 @@ def test_reasons_of_the_automatic_choices(monkeypatch):
         tf.config.experimental, "get_device_details", lambda card: {"compute_capability": capabilities[card.name]}
     )
     subject = Subject(config())
-    started = types.SimpleNamespace(precision="mixed_float16", use_xla=True, devices=("GPU:0", "GPU:1"))
+    started = types.SimpleNamespace(
+        precision="mixed_float16", use_xla=True, xla_reason="a reason", devices=("GPU:0", "GPU:1")
+    )
     monkeypatch.setattr(subject, "runtime", lambda: started)
     precision, xla = devices.precision(subject)
     assert precision.value == "mixed_float16: --precision=auto, lowest compute capability 7.5 of 2 GPU"
-    assert xla.value == "on: --xla=auto, 2 GPU" and precision.status == FACT
-    subject.config = config(precision="mixed_float16", xla="on")
-    assert [finding.value.split(": ", 1)[1] for finding in devices.precision(subject)] == [
-        "asked for by --precision=mixed_float16", "asked for by --xla=on",
-    ]  # fmt: skip
+    assert xla.value == "on: a reason" and precision.status == FACT
+    subject.config = config(precision="mixed_float16")
+    assert next(devices.precision(subject)).value == "mixed_float16: asked for by --precision=mixed_float16"
 
 
 def test_a_gpu_that_holds_up_the_others_is_a_warning(monkeypatch):

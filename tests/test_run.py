@@ -124,12 +124,15 @@ def _backbone_weights(workdir) -> list:
     return [weight for weight in model.weights if "head" not in weight.path]
 
 
-@pytest.mark.parametrize("input_mode", ["memory", "stream"])
-def test_stopped_and_resumed_equals_uninterrupted(data_dir, tmp_path, input_mode):
-    settings = {"input_mode": input_mode, "dropout": 0.3, "ema_decay": 0.9, "optimizer": "adamw"}
-    train_and_evaluate(config(data_dir, tmp_path / "whole", **settings))
-    for stop in (3, 11, 0):  # within an epoch, within the next, then to the end
-        train_and_evaluate(config(data_dir, tmp_path / "parts", max_steps=stop, **settings))
+@pytest.mark.parametrize(
+    ("input_mode", "later_modes"), [("memory", ("memory", "device")), ("stream", ("stream", "stream"))]
+)
+def test_stopped_and_resumed_equals_uninterrupted(data_dir, tmp_path, input_mode, later_modes):
+    settings = {"dropout": 0.3, "ema_decay": 0.9, "optimizer": "adamw"}
+    train_and_evaluate(config(data_dir, tmp_path / "whole", input_mode=input_mode, **settings))
+    # Within an epoch, within the next, then to the end.
+    for stop, mode in zip((3, 11, 0), (input_mode, *later_modes), strict=True):
+        train_and_evaluate(config(data_dir, tmp_path / "parts", max_steps=stop, input_mode=mode, **settings))
     assert_identical(tmp_path / "whole", tmp_path / "parts")
     rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in rows if "loss" in row]

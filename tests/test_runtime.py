@@ -124,3 +124,36 @@ def test_virtual_devices_beside_gpus_are_refused(gpus):
     gpus((9, 0), (9, 0))
     with pytest.raises(UserError, match="--virtual_devices=2 splits the CPU, but there are 2 GPUs"):
         start(virtual_devices=2)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "backbone", "num_gpus", "expected", "reason"),
+    [
+        ("auto", "mobilenet_v2", 0, False, "--xla=auto: on a CPU "),
+        ("auto", "mobilenet_v2", 2, True, "not measured for mobilenet_v2"),
+        ("auto", "baseline_cnn", 1, True, "not measured for baseline_cnn"),
+        ("on", "resnet50", 0, True, "--xla=on"),
+        ("off", "resnet50", 1, False, "--xla=off"),
+    ],
+)
+def test_xla_is_chosen_with_a_reason(wanted, backbone, num_gpus, expected, reason):
+    chosen, why = runtime.choose_xla(wanted, backbone, [object()] * num_gpus)
+    assert chosen == expected and reason in why
+
+
+def test_memory_limit_of_gpus(gpus, monkeypatch):
+    grown, limits = gpus((9, 0), (9, 0)), {}
+
+    def limit(card, configurations):
+        limits[card.name] = [configuration.memory_limit for configuration in configurations]
+
+    monkeypatch.setattr(tf.config, "set_logical_device_configuration", limit)
+    start(gpu_memory_limit_mib=4096)
+    assert limits == {"GPU:0": [4096], "GPU:1": [4096]} and not grown
+
+    def claimed(*_):
+        raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "set_logical_device_configuration", claimed)
+    with pytest.raises(UserError, match="--gpu_memory_limit_mib: this process has claimed its devices already"):
+        start(gpu_memory_limit_mib=4096)

@@ -192,6 +192,10 @@ class Config:
         "float32", "Type in which gradients travel between replicas.",
         topic=DEVICES, choices=("float32", "bfloat16", "float16"),
     )  # fmt: skip
+    gpu_memory_limit_mib: int = setting(
+        0, "The most of each GPU's memory to take, at once; 0 takes what is needed, when it is needed.",
+        topic=DEVICES, minimum=0,
+    )  # fmt: skip
     steps_per_loop: int = setting(
         0, "Steps run in the graph for each call from Python; 0 lets the run choose.", topic=DEVICES, minimum=0
     )
@@ -222,8 +226,9 @@ class Config:
         "", "Folder with a copy of --data_dir on a nearer disk, from which the shards are read.", topic=INPUT
     )
     input_mode: str = setting(
-        "auto", "memory holds the split as uint8, stream reads shards; auto goes by size and free memory.",
-        topic=INPUT, choices=("auto", "memory", "stream"),
+        "auto", "memory holds the splits as uint8 on the host, device the training split on each device that trains as "
+        "well, stream reads shards; auto is memory or stream, by size and free memory.",
+        topic=INPUT, choices=("auto", "memory", "device", "stream"),
     )  # fmt: skip
     images_per_class: int = setting(
         0, "Train on this many images of each class, chosen by --seed (more images include the fewer) and held in "

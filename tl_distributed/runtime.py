@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import tensorflow as tf
 from tl_distributed.cluster import Cluster, resolve_cluster
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
+from tl_distributed.models.backbones import get_backbone
 from tl_distributed.workers import Workers
 
 _LOG = logging.getLogger(__name__)
@@ -23,6 +25,7 @@ class Runtime:
       strategy: The `tf.distribute.Strategy`; `one_device` and `mirrored` alike go through it.
       precision: Keras dtype policy: float32, mixed_bfloat16 or mixed_float16.
       use_xla: Whether the step is compiled.
+      xla_reason: Why it is, or is not.
       devices: One line a device of this worker, for the log and `config.json`.
       workers: The processes that train together.
       num_replicas: Devices that train in step, of all workers.
@@ -33,6 +36,7 @@ class Runtime:
     strategy: Any
     precision: str
     use_xla: bool
+    xla_reason: str
     devices: tuple[str, ...]
     workers: Workers = dataclasses.field(default_factory=Workers)
 
@@ -65,8 +69,8 @@ def start_runtime(config: Config, workers: Workers) -> Runtime:
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:  # leave memory to the other processes of a shared node
-        tf.config.experimental.set_memory_growth(gpu, True)
+    for gpu in gpus:
+        _limit_memory(gpu, config.gpu_memory_limit_mib)
     if workers.count > 1:
         strategy, devices = _join_collectives(config, workers, gpus)
     else:
@@ -80,8 +84,37 @@ def start_runtime(config: Config, workers: Workers) -> Runtime:
         )
     precision = _precision(config.precision, gpus, workers)
     keras.config.set_dtype_policy(precision)
-    use_xla = bool(gpus) if config.xla == "auto" else config.xla == "on"
-    return Runtime(strategy, precision, use_xla, _describe(devices, gpus), workers)
+    return Runtime(
+        strategy, precision, *choose_xla(config.xla, config.backbone, gpus), _describe(devices, gpus), workers
+    )
+
+
+def choose_xla(wanted: str, backbone: str, gpus: Sequence[Any]) -> tuple[bool, str]:
+    """Returns whether to compile the step, and why.
+
+    Args:
+      wanted: Of `--xla`.
+      backbone: Its name.
+      gpus: That train.
+    """
+    if wanted != "auto":
+        return wanted == "on", f"--xla={wanted}"
+    if not gpus:
+        return False, "--xla=auto: on a CPU TensorFlow's own kernels are faster, most so for depthwise convolutions"
+    family = get_backbone(backbone).family or backbone
+    return True, f"--xla=auto: it fuses what lies between the matrix products on a GPU; not measured for {family}"
+
+
+def _limit_memory(gpu: Any, limit_mib: int) -> None:
+    """Leaves memory to the other processes of a shared node."""
+    if not limit_mib:
+        tf.config.experimental.set_memory_growth(gpu, True)
+        return
+    limit = tf.config.LogicalDeviceConfiguration(memory_limit=limit_mib)
+    try:
+        tf.config.set_logical_device_configuration(gpu, [limit])
+    except RuntimeError:  # claimed already: it cannot be changed any more
+        raise UserError("--gpu_memory_limit_mib: this process has claimed its devices already") from None
 
 
 def _training_devices(config: Config, gpus: list[Any]) -> list[str]:

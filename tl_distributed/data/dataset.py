@@ -128,14 +128,34 @@ class _MemoryFeed:
         return ()
 
     def replica_batch(self, step: tf.Tensor, replica: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        rows, indices = batch_rows(
+            step, replica, num_examples=self.labels.shape[0], num_rows=self.images.shape[0],
+            global_batch_size=self.global_batch_size, replica_batch_size=self.replica_batch_size, seed=self.seed,
+        )  # fmt: skip
         with tf.device("/cpu:0"):
-            first = tf.cast(step, tf.int64) * self.global_batch_size
-            first += tf.cast(replica, tf.int64) * self.replica_batch_size
-            positions = first + tf.range(self.replica_batch_size, dtype=tf.int64)
-            num_examples = self.labels.shape[0]
-            indices = example_indices(positions, num_examples=num_examples, seed=self.seed)
-            version = positions // num_examples % (self.images.shape[0] // num_examples)
-            return tf.gather(self.images, version * num_examples + indices), tf.gather(self.labels, indices)
+            return tf.gather(self.images, rows), tf.gather(self.labels, indices)
+
+
+def batch_rows(
+    step: tf.Tensor,
+    replica: Any,
+    *,
+    num_examples: int,
+    num_rows: int,
+    global_batch_size: int,
+    replica_batch_size: int,
+    seed: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns which rows, and which examples, a replica's part of a global batch holds: `[per_replica] int64` each.
+
+    A split holds `num_rows / num_examples` versions of its examples, one version of all after the other.
+    """
+    with tf.device("/cpu:0"):
+        first = tf.cast(step, tf.int64) * global_batch_size + tf.cast(replica, tf.int64) * replica_batch_size
+        positions = first + tf.range(replica_batch_size, dtype=tf.int64)
+        indices = example_indices(positions, num_examples=num_examples, seed=seed)
+        version = positions // num_examples % (num_rows // num_examples)
+        return version * num_examples + indices, indices
 
 
 class StreamSplit:

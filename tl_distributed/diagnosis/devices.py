@@ -40,28 +40,26 @@ def precision(subject: Subject) -> Iterator[Finding]:
     runtime, config = subject.runtime(), subject.config
     emulated = runtime.precision != "float32" and "GPU" not in runtime.devices[0]
     yield Finding(
-        topic=STRATEGY, name="precision", value=f"{runtime.precision}: {_reason('precision', config.precision)}",
+        topic=STRATEGY, name="precision", value=f"{runtime.precision}: {_precision_reason(config.precision)}",
         status=WARNING if emulated else FACT, data={"precision": runtime.precision},
         remedy="a CPU may emulate it, and be slow: --precision=float32" if emulated else "",
     )  # fmt: skip
     yield Finding(
-        topic=STRATEGY, name="XLA", value=f"{'on' if runtime.use_xla else 'off'}: {_reason('xla', config.xla)}",
+        topic=STRATEGY, name="XLA", value=f"{'on' if runtime.use_xla else 'off'}: {runtime.xla_reason}",
         data={"xla": runtime.use_xla},
     )  # fmt: skip
 
 
-def _reason(flag: str, wanted: str) -> str:
+def _precision_reason(wanted: str) -> str:
     import tensorflow as tf
 
     if wanted != "auto":
-        return f"asked for by --{flag}={wanted}"
+        return f"asked for by --precision={wanted}"
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        return f"--{flag}=auto, no GPU"
-    if flag == "xla":
-        return f"--{flag}=auto, {len(gpus)} GPU"
+        return "--precision=auto, no GPU"
     capabilities = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
-    return f"--{flag}=auto, lowest compute capability {'.'.join(map(str, min(capabilities)))} of {len(gpus)} GPU"
+    return f"--precision=auto, lowest compute capability {'.'.join(map(str, min(capabilities)))} of {len(gpus)} GPU"
 
 
 def collectives(subject: Subject) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tl_distributed.commandline import UserError, full_disk_to_mend
 from tl_distributed.config import Config
 from tl_distributed.data.dataset import Split, choose_input_mode, load_splits, load_subset
+from tl_distributed.data.device_split import DeviceSplit
 from tl_distributed.data.feature_bank import FeatureLayout
 from tl_distributed.data.records import SPLITS, DatasetInfo, read_manifest
 from tl_distributed.models.backbones import get_backbone
@@ -89,7 +90,8 @@ def _load(config: Config, info: DatasetInfo, workers: Workers) -> dict[str, Spli
         own = choose_input_mode(info, names, processes_on_machine=workers.count_on_machine)
         mode = "stream" if "stream" in workers.exchange("input mode", own) else "memory"
     rest = load_splits(
-        config.shard_dir, info, names, input_mode=mode, shuffle_buffer_examples=config.shuffle_buffer_examples,
+        config.shard_dir, info, names,
+        input_mode="memory" if mode == "device" else mode, shuffle_buffer_examples=config.shuffle_buffer_examples,
     )  # fmt: skip
     return {**chosen, **rest}
 
@@ -102,6 +104,8 @@ class _Run:
         self._backbone = get_backbone(config.backbone)
         self._workers = runtime.workers
         self._splits = _load(config, info, self._workers)
+        if config.input_mode == "device":
+            self._splits["train"] = DeviceSplit(self._splits["train"], runtime.strategy)
         # Resolved here and not before, since it goes by free memory; a resumed run keeps what it began with.
         config = dataclasses.replace(config, input_mode=self._splits["train"].mode)
         with runtime.strategy.scope():
@@ -303,7 +307,7 @@ class _Run:
             + f" images of {'x'.join(map(str, self._info.image_shape))}, {config.input_mode} mode.",
             f"Devices: {', '.join(runtime.devices)}; {type(runtime.strategy).__name__}; "
             f"{runtime.workers.count} workers; precision {runtime.precision}; "
-            f"XLA {'on' if runtime.use_xla else 'off'}.",
+            f"XLA {'on' if runtime.use_xla else 'off'} ({runtime.xla_reason}).",
             f"Batch: {config.global_batch_size} in all, {config.global_batch_size // runtime.num_replicas} for each of "
             f"{runtime.num_replicas} replicas; {steps_per_epoch:g} steps an epoch"
             + ("." if steps_per_epoch.is_integer() else "; a batch that ends an epoch is filled from the next one."),

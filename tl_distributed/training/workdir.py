@@ -24,8 +24,8 @@ from tl_distributed.training.checkpoints import Position
 _FREE_SETTINGS = frozenset({
     "workdir", "data_dir", "data_copy_dir", "resume", "max_steps", "profile_steps", "log_every_steps",
     "checkpoint_every_steps", "keep_checkpoints", "steps_per_loop", "strategy", "recipe", "virtual_devices", "xla",
-    "all_reduce_dtype", "bank_dir", "workers", "worker_index", "grpc_port", "control_port", "worker_timeout_seconds",
-    "scaling_reference",
+    "all_reduce_dtype", "gpu_memory_limit_mib", "bank_dir", "workers", "worker_index", "grpc_port", "control_port",
+    "worker_timeout_seconds", "scaling_reference",
 })  # fmt: skip
 
 _CHOSEN_AT_START = ("input_mode", "feature_bank", "bank_mode")
@@ -59,6 +59,8 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
         if getattr(config, name) == "auto":
             config = dataclasses.replace(config, **{name: saved["config"].get(name, "auto")})
     current, before = json.loads(json.dumps(dataclasses.asdict(config))), settings_of(saved["config"])
+    if {current["input_mode"], before["input_mode"]} == {"memory", "device"}:  # one order, and one result
+        before["input_mode"] = current["input_mode"]
     differing = [
         f"{name} {before[name]} there, {value} here"
         for name, value in current.items()
