@@ -1,7 +1,7 @@
 """A training split whose images lie on every device that trains: a step takes its batch from there."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -55,6 +55,7 @@ class DeviceSplit(MemorySplit):
 
 @dataclasses.dataclass(frozen=True)
 class _DeviceFeed:
+    waits_for_input: ClassVar[bool] = False
     copies: Any
     images_shape: tuple[int, ...]
     num_examples: int
