@@ -21,6 +21,7 @@ import pathlib
 import random
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -239,9 +240,9 @@ def summary(kills: list[dict], runs: list[dict]) -> str:
         rows = [kill for kill in kills if kind in (kill["kind"], "all")]
         if not rows:
             continue
-        recovery = sorted(kill["recovery_seconds"] for kill in rows if "recovery_seconds" in kill)
+        recovery = [kill["recovery_seconds"] for kill in rows if "recovery_seconds" in kill]
         repeated = [kill["steps_repeated"] for kill in rows if "steps_repeated" in kill]
-        times = f"{recovery[len(recovery) // 2]:.1f} / {recovery[-1]:.1f}" if recovery else "-"
+        times = f"{statistics.median(recovery):.1f} / {max(recovery):.1f}" if recovery else "-"
         gone = max(kill["seconds_until_gone"] for kill in rows)
         lines.append(f"| {kind} | {len(rows)} | {gone:.1f} | {times} | {max(repeated, default=0)} |")
     right = sum(run["same_weights"] and run["same_metrics"] and run["same_test_loss"] for run in runs)
