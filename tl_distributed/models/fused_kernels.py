@@ -15,7 +15,7 @@ import tensorflow as tf
 
 
 def use_fused_kernels(model: keras.Model) -> None:
-    """Changes what the layers of a built model call; nested models' too."""
+    """Changes what the layers of a built model call, nested models' too; twice is as once."""
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization) and _is_plain_batch_norm(layer):
             layer.call = types.MethodType(_fused_batch_norm, layer)

@@ -19,6 +19,7 @@ from tl_distributed.commandline import UserError, tensorflow_cause
 from tl_distributed.data.dataset import MemorySplit
 from tl_distributed.data.feature_bank import BankShard, BankShardWriter, FeatureLayout, note_build_seconds
 from tl_distributed.data.shards import READ_ERRORS, RecordFormat, bad_record, wrong_count
+from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.pixels.augment import augment_batch, resize_batch
 from tl_distributed.pixels.augment_settings import AugmentSettings
 from tl_distributed.pixels.normalize import normalize
@@ -99,6 +100,8 @@ class BankBuilder:
         self._prefix, self._layout, self._settings = prefix, layout, settings
         self._strategy, self._workers = runtime.strategy, runtime.workers
         self._num_replicas, self._first_replica = runtime.num_local_replicas, runtime.first_replica
+        if not runtime.use_xla:
+            use_fused_kernels(prefix)
         self._features = tf.function(self._features_body, autograph=False, jit_compile=runtime.use_xla or None)
         self._global_batch = tf.function(self._global_batch_body, autograph=False)
 

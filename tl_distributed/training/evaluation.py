@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tl_distributed.data.dataset import EvalBatch, Split
 from tl_distributed.data.feature_bank import FeatureLayout
+from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.pixels.augment import resize_batch
 from tl_distributed.pixels.normalize import normalize
 from tl_distributed.runtime import Runtime
@@ -55,6 +56,8 @@ class Evaluator:
         self._image_size, self._normalization = image_size, normalization
         self._strategy, self._num_replicas = runtime.strategy, runtime.num_replicas
         self._num_workers = runtime.workers.count
+        if not runtime.use_xla:
+            use_fused_kernels(model)
         self._predict = tf.function(self._predict_body, autograph=False, jit_compile=runtime.use_xla or None)
         self._evaluate_batch = tf.function(self._evaluate_batch_body, autograph=False)
 

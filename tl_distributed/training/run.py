@@ -19,7 +19,6 @@ from tl_distributed.models.batch_norm import initial_share_after
 from tl_distributed.models.build import build_model
 from tl_distributed.models.cutting import Cut, cut_at_frozen
 from tl_distributed.models.freezing import freeze_for, parameter_counts
-from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.reporting.report import to_json_values, write_json
 from tl_distributed.reporting.run_log import NoRunLog, RunLog
@@ -111,8 +110,6 @@ class _Run:
         with runtime.strategy.scope():
             # A checkpoint holds every weight: a resumed run does without the pretrained file.
             self._model = build_model(config, num_classes=info.num_classes, load_weights=not resumed)
-        if not runtime.use_xla:
-            use_fused_kernels(self._model)
         self._phases = plan_phases(config, num_examples=self._splits["train"].num_examples)
         cuts = [self._cut(phase, config) for phase in self._phases]
         examples = {name: split.num_examples for name, split in self._splits.items()}

@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.data.feature_bank import FeatureLayout
+from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.pixels.augment import augment_batch
 from tl_distributed.pixels.augment_settings import AugmentSettings
 from tl_distributed.pixels.normalize import normalize
@@ -105,6 +106,8 @@ class TrainStep:
             index for index, variable in enumerate(model.non_trainable_variables) if "seed_generator" in variable.path
         ]
         self._changed_indices: list[int] = []
+        if not runtime.use_xla:
+            use_fused_kernels(model)
         compiled = {"jit_compile": True} if runtime.use_xla else {}
         self._forward_backward = tf.function(self._forward_backward_body, autograph=False, **compiled)
         self._compile_options = compiled
