@@ -9,8 +9,12 @@ from tl_distributed.commandline import UserError
 from tl_distributed.data.records import DatasetInfo
 
 
-def build(config: BuildConfig) -> DatasetInfo:
+def build(config: BuildConfig, source: Source | None = None) -> DatasetInfo:
     """Builds the data set that `config` describes and returns its description.
+
+    Args:
+      config: Of the build.
+      source: Of one's own, in place of the one that `config.source` names.
 
     Raises:
       UserError: A mistake in the input, the output folder is taken, or the disk refuses (full, no
@@ -20,15 +24,14 @@ def build(config: BuildConfig) -> DatasetInfo:
 
     try:
         with staging.open_staging(config.output_dir, overwrite=config.overwrite) as place:
-            info = _build_into(config, place)
+            info = _build_into(config, source or open_source(config), place)
             place.publish()
             return info
     except (OSError, tf.errors.OpError) as error:
         raise UserError(f"--output_dir={config.output_dir}: {_cause(error)}; nothing was changed there") from error
 
 
-def _build_into(config: BuildConfig, place: staging.Staging) -> DatasetInfo:
-    source = open_source(config)
+def _build_into(config: BuildConfig, source: Source, place: staging.Staging) -> DatasetInfo:
     splits.check_class_names(source.class_names)
     image_bytes = source.image_size**2 * 3
     with spill.PixelFile(place.pixel_path, image_bytes) as pixel_file:

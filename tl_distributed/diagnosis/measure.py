@@ -10,14 +10,13 @@ import tensorflow as tf
 
 from tl_distributed.config import Config
 from tl_distributed.data.dataset import MemorySplit
-from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.build import build_model
-from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.runtime import Runtime
 from tl_distributed.training.all_reduce import Timing, seconds_of, time_steps
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.optimizers import make_optimizer
-from tl_distributed.training.step import StepSettings, TrainStep
+from tl_distributed.training.step import TrainStep
+from tl_distributed.training.step_settings import step_settings
 
 _SMALLEST_SIDE, _LARGEST_SIDE = 512, 8192
 _PRODUCT_SECONDS, _STEP_SECONDS, _MOST_PRODUCTS = 0.005, 0.02, 64
@@ -135,7 +134,8 @@ def run_engine_steps(config: Config, runtime: Runtime) -> EngineSteps:
     with runtime.strategy.scope():
         model = build_model(config, num_classes=_NUM_CLASSES, load_weights=False)
     rate = tf.constant(_RATE)
-    step = TrainStep(model, lambda: make_optimizer(config), lambda _: rate, _step_settings(config, model), runtime)
+    settings = step_settings(config, model, num_classes=_NUM_CLASSES, features=None)
+    step = TrainStep(model, lambda: make_optimizer(config), lambda _: rate, settings, runtime)
     generator = np.random.default_rng(config.seed)
     images = generator.integers(0, 256, (config.global_batch_size, _IMAGE_SIZE, _IMAGE_SIZE, 3), np.uint8)
     split = MemorySplit(images, generator.integers(0, _NUM_CLASSES, len(images), np.int32))
@@ -155,24 +155,6 @@ def run_engine_steps(config: Config, runtime: Runtime) -> EngineSteps:
         seconds=tuple(seconds),
         weights_changed=any((old != new).any() for old, new in zip(before, model.get_weights(), strict=True)),
         replicas_agree=_replicas_agree(runtime.strategy, model),
-    )
-
-
-def _step_settings(config: Config, model: keras.Model) -> StepSettings:
-    return StepSettings(
-        features=None,
-        augment=config.augment_settings(),
-        image_size=_IMAGE_SIZE,
-        normalization=get_backbone(_NET).normalization,
-        num_classes=_NUM_CLASSES,
-        global_batch_size=config.global_batch_size,
-        label_smoothing=config.label_smoothing,
-        weight_decay=config.weight_decay,
-        rate_multipliers=tuple(rate_multipliers(model, config.layer_decay)),
-        clip_norm=config.clip_norm,
-        ema_decay=config.ema_decay,
-        all_reduce_dtype=config.all_reduce_dtype,
-        seed=config.seed,
     )
 
 

@@ -12,7 +12,6 @@ from tl_distributed.commandline import UserError, full_disk_to_mend
 from tl_distributed.config import Config
 from tl_distributed.data.dataset import Split, choose_input_mode, load_splits, load_subset
 from tl_distributed.data.device_split import DeviceSplit
-from tl_distributed.data.feature_bank import FeatureLayout
 from tl_distributed.data.records import SPLITS, DatasetInfo, read_manifest
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.batch_norm import initial_share_after
@@ -35,7 +34,8 @@ from tl_distributed.training.phases import Phase, plan_phases
 from tl_distributed.training.preemption import StopRequest
 from tl_distributed.training.scaling import one_replica_speeds
 from tl_distributed.training.speed import Speedometer, all_reduce_seconds, summary
-from tl_distributed.training.step import StepSettings, TrainStep
+from tl_distributed.training.step import TrainStep
+from tl_distributed.training.step_settings import step_settings
 from tl_distributed.training.workdir import dataset_digest, finished_results, layout_change, open_workdir, write_config
 from tl_distributed.workers import Workers, join_workers
 
@@ -201,7 +201,7 @@ class _Run:
             trained.model,
             lambda: make_optimizer(config),
             lambda step: phase.schedule(step - first_step),
-            self._step_settings(trained.layout),
+            step_settings(config, self._model, num_classes=self._info.num_classes, features=trained.layout),
             self._runtime,
         )
         self._evaluated_splits = trained.splits
@@ -233,24 +233,6 @@ class _Run:
             log_row=log.row, stop=stop, workers=self._workers,
         )  # fmt: skip
         return PhaseRun(parts, position), loop, step, speed
-
-    def _step_settings(self, features: FeatureLayout | None) -> StepSettings:
-        config = self._config
-        return StepSettings(
-            features=features,
-            augment=config.augment_settings(),
-            image_size=config.image_size,
-            normalization=self._backbone.normalization,
-            num_classes=self._info.num_classes,
-            global_batch_size=config.global_batch_size,
-            label_smoothing=config.label_smoothing,
-            weight_decay=config.weight_decay,
-            rate_multipliers=tuple(rate_multipliers(self._model, config.layer_decay)),
-            clip_norm=config.clip_norm,
-            ema_decay=config.ema_decay,
-            all_reduce_dtype=config.all_reduce_dtype,
-            seed=config.seed,
-        )
 
     def _evaluate(self, split: str, averages: Sequence[tf.Variable] = ()) -> Evaluation | None:
         if split not in self._evaluated_splits:

@@ -1,28 +1,31 @@
-"""Trains MobileNetV2 by stock `keras.Model.fit`, the way a tutorial does: the figure to compare this package with.
+"""Trains a backbone by stock `keras.Model.fit`, the way a tutorial does: the figure to compare this package with.
 
-  python tests/stock_keras_fit.py --data_dir=data/cifar10_small --transfer=full --epochs=3 --image_size=96 \\
-      --learning_rate=1e-4 --weights=mobilenet_v2_imagenet_notop.weights.h5
+  python -m tl_distributed.benchmarks.stock_fit --data_dir=data/cifar10_small --transfer=full --epochs=3 \\
+      --image_size=96 --learning_rate=1e-4 --weights=mobilenet_v2_imagenet_notop.weights.h5
 
-Of this package it uses the reader of the records and nothing else: input by tf.data, resizing by
-tf.image.resize, stock AdamW with a cosine schedule, the best epoch by validation accuracy, test scored once.
+Of this package it uses the table of backbones, the reader of the records and nothing else: input by tf.data, resizing
+by tf.image.resize, stock AdamW with a cosine schedule, the best epoch by validation accuracy, test scored once.
 Prints one JSON line.
 """
 
 import dataclasses
 import json
-import pathlib
-import sys
+import os
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 from tl_distributed.commandline import import_tensorflow, refuse_positional, run_command, setting
+from tl_distributed.models.backbones import get_backbone
+
+FIRST_STEP = "first step done"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitConfig:
+    """Flags of the comparison."""
+
     data_dir: str = setting("", "Data set.", topic="Flags")
+    backbone: str = setting("mobilenet_v2", "Backbone of keras.applications.", topic="Flags")
     weights: str = setting("", "Keras weights file of the backbone; empty is random.", topic="Flags")
     transfer: str = setting("full", "What trains.", topic="Flags", choices=("scratch", "frozen", "partial", "full"))
     unfreeze_last_layers: int = setting(30, "partial: how many layers of the backbone train.", topic="Flags")
@@ -33,18 +36,28 @@ class FitConfig:
     weight_decay: float = setting(1e-4, "AdamW's decay, on kernels.", topic="Flags")
     dropout: float = setting(0.2, "Before the logits.", topic="Flags")
     batch_norm_momentum: float = setting(0.0, "Of BatchNorm's moving statistics; 0: Keras's own.", topic="Flags")
+    jit_compile: str = setting("auto", "As compile takes it.", topic="Flags", choices=("auto", "on", "off"))
+    first_step_only: bool = setting(False, "Say when the first step is done, and end.", topic="Flags")
     seed: int = setting(0, "Seed.", topic="Flags")
 
 
 def main(config: FitConfig, positional: list[str]) -> None:
+    """Trains, and prints what came of it."""
     refuse_positional(positional)
     import_tensorflow()
     import keras
 
+    from tl_distributed.data.records import read_manifest
+
     keras.utils.set_random_seed(config.seed)
-    train, validation, test = (datasets(config, split) for split in ("train", "val", "test"))
-    model = make_model(config, num_classes=10)
+    info = read_manifest(config.data_dir)
+    train, validation, test = (
+        datasets(config, info, split) if split in info.splits else None for split in ("train", "val", "test")
+    )
+    model = make_model(config, num_classes=info.num_classes)
     compile_model(model, config, steps=config.epochs * int(train.cardinality()))
+    if config.first_step_only:
+        model.fit(train, epochs=1, callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=_leave)], verbose=2)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         best = keras.callbacks.ModelCheckpoint(
@@ -58,13 +71,18 @@ def main(config: FitConfig, positional: list[str]) -> None:
     print(json.dumps({"test_accuracy": accuracy, "val_accuracy": best_val, "seconds": seconds}))
 
 
-def datasets(config: FitConfig, split: str):
-    """Returns batches of (float32 images in [-1, 1], labels)."""
+def _leave(batch: int, logs: dict) -> None:
+    """Says that the first step is done, its loss known, and ends the process at once."""
+    print(FIRST_STEP, float(logs["loss"]), flush=True)
+    os._exit(0)
+
+
+def datasets(config: FitConfig, info, split: str):
+    """Returns batches of (float32 images as the backbone wants them, labels)."""
     import tensorflow as tf
 
-    from tl_distributed.data.records import parse_records, read_manifest
+    from tl_distributed.data.records import parse_records
 
-    info = read_manifest(config.data_dir)
     files = [f"{config.data_dir}/{shard.file}" for shard in info.splits[split].shards]
     images, labels = next(
         tf.data.TFRecordDataset(files)
@@ -72,21 +90,29 @@ def datasets(config: FitConfig, split: str):
         .map(lambda rows: parse_records(rows, info.image_shape))
         .as_numpy_iterator()
     )
-    size = (config.image_size, config.image_size)
+    size, scale = (config.image_size, config.image_size), _scaling(config)
     dataset = tf.data.Dataset.from_tensor_slices((images, labels))
     if split == "train":
         dataset = dataset.shuffle(len(images), seed=config.seed, reshuffle_each_iteration=True)
     return (
         dataset.batch(config.global_batch_size)
-        .map(lambda x, y: (tf.image.resize(x, size) / 127.5 - 1.0, y), num_parallel_calls=tf.data.AUTOTUNE)
+        .map(lambda x, y: (scale(tf.image.resize(x, size)), y), num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
 
 
-def make_model(config: FitConfig, *, num_classes: int):
+def _scaling(config: FitConfig):
     import keras
 
-    backbone = keras.applications.MobileNetV2(
+    return getattr(keras.applications, get_backbone(config.backbone).family).preprocess_input
+
+
+def make_model(config: FitConfig, *, num_classes: int):
+    """Returns the backbone, frozen as `config.transfer` says, with a head of logits."""
+    import keras
+
+    constructor = getattr(keras.applications, get_backbone(config.backbone).constructor)
+    backbone = constructor(
         input_shape=(config.image_size, config.image_size, 3), include_top=False, weights=None, pooling="avg"
     )
     if config.weights:
@@ -103,13 +129,15 @@ def make_model(config: FitConfig, *, num_classes: int):
 
 
 def compile_model(model, config: FitConfig, *, steps: int) -> None:
+    """Compiles with AdamW and a cosine schedule."""
     import keras
 
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
     optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) < 2])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+    jit_compile = {"auto": "auto", "on": True, "off": False}[config.jit_compile]
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The measuring instrument behind `python -m tl_distributed.benchmark`."""

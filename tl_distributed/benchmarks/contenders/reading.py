@@ -1,0 +1,166 @@
+"""Training batches from shards: ours in both modes, and the ways of reading that one finds elsewhere.
+
+Each gives batches in the order of a full shuffle a epoch (the bare readers: in the files' order), inside the graph, as
+a training loop takes them; one number of each batch is used, so that none is optimised away.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tl_distributed.benchmarks.memory import peak_bytes, reset_peak, resident_bytes
+from tl_distributed.data.dataset import load_splits
+from tl_distributed.data.records import IMAGE_FEATURE, LABEL_FEATURE, DatasetInfo, read_manifest
+
+_SEED = 0
+
+
+def start(settings: dict[str, Any]) -> Any:
+    """Opens the data set.
+
+    Args:
+      settings: `kind`, `data_dir`, `global_batch_size`, `shuffle_buffer_examples`, `image_size`; of TFDS `tfds_dir`.
+    """
+    tf.constant(1) + 1  # starts the runtime, which belongs to the base
+    read_manifest(settings["data_dir"])
+    base = resident_bytes()
+    reset_peak()
+    info = read_manifest(settings["data_dir"])
+    contender = _Ours(settings, info) if settings["kind"] in ("memory", "stream") else _Dataset(settings, info)
+    examples, pixels = info.splits["train"].num_examples, int(np.prod(info.image_shape))
+    contender.facts = {"device": "CPU", "base_bytes": base, "split_bytes": examples * pixels, "examples": examples}
+    return contender
+
+
+def _one_number(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(labels, tf.int32)) + tf.cast(images[0, 0, 0, 0], tf.int32)
+
+
+class _Reader:
+    """Reads whole epochs until a block has taken as long as it should; each block begins with a fresh iterator."""
+
+    facts: dict[str, Any]
+
+    def __init__(self, batch_size: int, examples: int):
+        self._batch_size, self._steps_per_epoch = batch_size, max(1, examples // batch_size)
+        self._read = tf.function(self._read_body, autograph=True)
+
+    def _iterator(self) -> Any:
+        """Returns what a block reads from."""
+        raise NotImplementedError
+
+    def _batch(self, iterator: Any, step: tf.Tensor) -> tf.Tensor:
+        """Reads a batch in the graph; returns one number of it."""
+        raise NotImplementedError
+
+    def _read_body(self, iterator: Any, first: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+        total = tf.constant(0)
+        for step in tf.range(first, first + steps):
+            total += self._batch(iterator, step)
+        return total
+
+    def warm_up(self) -> None:
+        self._read(self._iterator(), tf.constant(0, tf.int64), tf.constant(1, tf.int64)).numpy()
+
+    def block(self, amount: float) -> dict[str, float]:
+        """Reads for so many seconds or longer."""
+        start, epochs = time.perf_counter(), 0
+        iterator = self._iterator()
+        steps = tf.constant(self._steps_per_epoch, tf.int64)
+        while epochs == 0 or time.perf_counter() - start < amount:
+            self._read(iterator, epochs * steps, steps).numpy()
+            epochs += 1
+        return {
+            "seconds": time.perf_counter() - start,
+            "done": epochs * self._steps_per_epoch * self._batch_size,
+            "resident_bytes": resident_bytes(),
+            "peak_bytes": peak_bytes(),
+        }
+
+
+class _Ours(_Reader):
+    def __init__(self, settings: dict[str, Any], info: DatasetInfo):
+        super().__init__(settings["global_batch_size"], info.splits["train"].num_examples)
+        self._split = load_splits(
+            settings["data_dir"], info, ("train",), input_mode=settings["kind"],
+            shuffle_buffer_examples=settings["shuffle_buffer_examples"],
+        )["train"]  # fmt: skip
+        self._feed = self._new_feed()
+
+    def _new_feed(self) -> Any:
+        return self._split.train_feed(global_batch_size=self._batch_size, num_replicas=1, seed=_SEED, first_step=0)
+
+    def _iterator(self) -> Any:
+        return self._new_feed().iterator if self._split.mode == "stream" else ()
+
+    def _batch(self, iterator: Any, step: tf.Tensor) -> tf.Tensor:
+        feed = dataclasses.replace(self._feed, iterator=iterator) if self._split.mode == "stream" else self._feed
+        return _one_number(*feed.replica_batch(step, 0, *feed.host_inputs()))
+
+
+class _Dataset(_Reader):
+    def __init__(self, settings: dict[str, Any], info: DatasetInfo):
+        super().__init__(settings["global_batch_size"], info.splits["train"].num_examples)
+        self._dataset = _DATASETS[settings["kind"]](settings, info).prefetch(tf.data.AUTOTUNE)
+
+    def _iterator(self) -> Any:
+        return iter(self._dataset)
+
+    def _batch(self, iterator: Any, step: tf.Tensor) -> tf.Tensor:
+        batch = next(iterator)
+        return _one_number(*batch) if isinstance(batch, tuple) else tf.size(tf.strings.length(batch))
+
+
+def _files(settings: dict[str, Any], info: DatasetInfo) -> list[str]:
+    return [f"{settings['data_dir']}/{shard.file}" for shard in info.splits["train"].shards]
+
+
+def _bare(settings: dict[str, Any], info: DatasetInfo) -> tf.data.Dataset:
+    """Serialised records in the files' order, not shuffled and not parsed."""
+    reads = tf.data.AUTOTUNE if settings["kind"] == "bare_parallel" else None
+    records = tf.data.TFRecordDataset(_files(settings, info), num_parallel_reads=reads)
+    return records.repeat().batch(settings["global_batch_size"], drop_remainder=True)
+
+
+def _parse_one(info: DatasetInfo) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    spec = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string), LABEL_FEATURE: tf.io.FixedLenFeature([], tf.int64)}
+
+    def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        parsed = tf.io.parse_single_example(record, spec)
+        return tf.reshape(tf.io.decode_raw(parsed[IMAGE_FEATURE], tf.uint8), info.image_shape), parsed[LABEL_FEATURE]
+
+    return parse
+
+
+def _idiom(settings: dict[str, Any], info: DatasetInfo) -> tf.data.Dataset:
+    """Parses each record, then shuffles with a buffer as large as the set, then batches: the usual idiom."""
+    records = tf.data.TFRecordDataset(_files(settings, info), num_parallel_reads=tf.data.AUTOTUNE)
+    examples = records.map(_parse_one(info), num_parallel_calls=tf.data.AUTOTUNE)
+    examples = examples.shuffle(info.splits["train"].num_examples).repeat()
+    if settings["kind"] == "resize_on_cpu":
+        size = (settings["image_size"],) * 2
+        examples = examples.map(lambda x, y: (tf.image.resize(x, size), y), num_parallel_calls=tf.data.AUTOTUNE)
+    return examples.batch(settings["global_batch_size"], drop_remainder=True)
+
+
+def _tfds(settings: dict[str, Any], info: DatasetInfo) -> tf.data.Dataset:
+    """What TFDS reads of its own records of as many images of the same size (PNG, as its CIFAR-10)."""
+    import tensorflow_datasets as tfds
+
+    count = info.splits["train"].num_examples
+    builder = tfds.builder_from_directory(f"{settings['tfds_dir']}/noise/1.0.0")
+    examples = builder.as_dataset(split="train", as_supervised=True, shuffle_files=True)
+    return examples.shuffle(count).repeat().batch(settings["global_batch_size"], drop_remainder=True)
+
+
+_DATASETS = {
+    "bare": _bare,
+    "bare_parallel": _bare,
+    "idiom": _idiom,
+    "resize_on_cpu": _idiom,
+    "tfds": _tfds,
+}
