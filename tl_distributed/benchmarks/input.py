@@ -6,17 +6,18 @@ import tempfile
 from typing import Any
 
 from tl_distributed.benchmarks.growth_plot import plot_growth
-from tl_distributed.benchmarks.processes import Contender, Outcome, take_turns
+from tl_distributed.benchmarks.processes import CONTENDERS, Contender, Outcome, take_turns
 from tl_distributed.benchmarks.report import Layout, chosen, number, publish
 from tl_distributed.benchmarks.settings import InputConfig
 from tl_distributed.benchmarks.statistics import Spread
 from tl_distributed.benchmarks.whole_processes import run_module
 from tl_distributed.commandline import UserError
 
-_STREAM, _MEMORY, _TFDS = "ours_stream", "ours_memory", "tfds"
+_STREAM, _MEMORY = "ours_stream", "ours_memory"
+_TFDS = ("tfds", "tfds_from_disk")
 _READERS = {
     _STREAM: "stream", _MEMORY: "memory", "bare_tfrecords": "bare", "bare_tfrecords_parallel": "bare_parallel",
-    "parse_then_shuffle": "idiom", "resize_on_cpu": "resize_on_cpu", _TFDS: "tfds",
+    "parse_then_shuffle": "idiom", "resize_on_cpu": "resize_on_cpu", "tfds": "tfds", "tfds_from_disk": "tfds_from_disk",
 }  # fmt: skip
 _BUILDERS = {"ours_1_writer": ("ours", 1), "ours_2_writers": ("ours", 2), "tfds_png": ("tfds_png", 1),
              "tfds_raw": ("tfds_raw", 1)}  # fmt: skip
@@ -32,7 +33,7 @@ def _read(config: InputConfig, facts: dict[str, Any]) -> None:
     names = chosen(tuple(_READERS), config.contenders)
     with _folder(config) as folder:
         data_dir = _synthetic(folder, config.records, config)
-        tfds_dir = _tfds(folder, config) if _TFDS in names else ""
+        tfds_dir = _tfds(folder, config) if set(_TFDS) & set(names) else ""
         contenders = [_reader(name, _READERS[name], data_dir, tfds_dir, config) for name in names]
         outcomes = take_turns(contenders, repeats=config.repeats, amount=config.seconds)
     layout = Layout(
@@ -54,7 +55,7 @@ def _build(config: InputConfig, facts: dict[str, Any]) -> None:
                 "kind": kind, "writers": writers, "records": config.records, "native_size": config.native_size,
                 "num_shards": config.num_shards, "folder": folder,
             }  # fmt: skip
-            contenders.append(Contender(name=name, module="building", settings=(settings,)))
+            contenders.append(Contender(name=name, module=f"{CONTENDERS}.building", settings=(settings,)))
         outcomes = take_turns(contenders, repeats=config.repeats, amount=1)
     layout = Layout(
         title=f"build: {config.records:,} images of {config.native_size} px in memory to finished shards",
@@ -94,7 +95,7 @@ def _reader(name: str, kind: str, data_dir: str, tfds_dir: str, config: InputCon
         "kind": kind, "data_dir": data_dir, "tfds_dir": tfds_dir, "global_batch_size": config.global_batch_size,
         "shuffle_buffer_examples": config.shuffle_buffer_examples, "image_size": config.image_size,
     }  # fmt: skip
-    return Contender(name=name, module="reading", settings=(settings,))
+    return Contender(name=name, module=f"{CONTENDERS}.reading", settings=(settings,))
 
 
 def _folder(config: InputConfig) -> Any:

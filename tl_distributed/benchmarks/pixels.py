@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tl_distributed.benchmarks.processes import Contender, take_turns
+from tl_distributed.benchmarks.processes import CONTENDERS, Contender, take_turns
 from tl_distributed.benchmarks.report import Layout, chosen, publish
 from tl_distributed.benchmarks.settings import PixelsConfig
 
@@ -17,7 +17,7 @@ def run_pixels(config: PixelsConfig, facts: dict[str, Any]) -> None:
     """Measures every way of resizing, flipping, cropping and zooming a batch."""
     common = {"native_size": config.native_size, "image_size": config.image_size, "batch_size": config.batch_size}
     contenders = [
-        Contender(name=name, module="pixels", settings=({**common, "kind": name},))
+        Contender(name=name, module=f"{CONTENDERS}.pixels", settings=({**common, "kind": name},))
         for name in chosen(_KINDS, config.contenders)
     ]
     outcomes = take_turns(contenders, repeats=config.repeats, amount=config.batches)

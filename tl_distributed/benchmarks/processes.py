@@ -20,6 +20,7 @@ from tl_distributed.commandline import UserError
 _IDLE_LOOK_SECONDS, _IDLE_SHARE, _IDLE_WAIT_SECONDS = 0.1, 0.15, 5.0  # the kernel counts by 0.01 s
 _FAREWELL_SECONDS = 10.0
 _LOG = logging.getLogger(__name__)
+CONTENDERS = "tl_distributed.benchmarks.contenders"
 EXTRA = "pip install -e .[bench]"
 
 
@@ -29,7 +30,7 @@ class Contender:
 
     Attributes:
       name: In the table.
-      module: In `tl_distributed.benchmarks.contenders`.
+      module: That makes it, see `benchmarks.child`.
       settings: Of its `start`, JSON values; one process is started for each.
       python: Interpreter.
       environment: Variables put over this process's own.
@@ -123,11 +124,10 @@ def child_environment(changes: dict[str, str]) -> dict[str, str]:
 class _Member:
     def __init__(self, contender: Contender, settings: dict[str, Any]):
         environment = child_environment(contender.environment)
-        module = f"tl_distributed.benchmarks.contenders.{contender.module}"
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by `end`
         try:
             self._process = subprocess.Popen(
-                [contender.python, "-m", "tl_distributed.benchmarks.child", module, json.dumps(settings)],
+                [contender.python, "-m", "tl_distributed.benchmarks.child", contender.module, json.dumps(settings)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment,
             )  # fmt: skip
         except OSError as error:

@@ -171,7 +171,8 @@ def show(outcomes: Sequence[Outcome], layout: Layout, facts: dict[str, Any]) -> 
         row = [name, spread_text(values_of(outcome, seconds=layout.seconds))]
         row += [spread_text(of_base[name]) if name in of_base else "" for of_base in compared.values()]
         row += [text(outcome) for _, text in layout.columns]
-        row += [f"{outcome.start_seconds:.1f}", f"{outcome.warm_up_seconds:.1f}"] * layout.show_warm_up
+        if layout.show_warm_up:
+            row += [f"{outcome.start_seconds:.1f}", f"{outcome.warm_up_seconds:.1f}"]
         rows.append(row)
     turns = max((len(outcome.blocks) for outcome in outcomes), default=0)
     lines = [text_table(layout.title, headers, rows), ""]

@@ -116,7 +116,7 @@ class InputConfig(Measuring):
 class PixelsConfig(Measuring):
     """Flags of `pixels`."""
 
-    batches: int = setting(10, "Batches of a turn.", topic=MEASURING, minimum=1)
+    batches: int = setting(20, "Batches of a turn.", topic=MEASURING, minimum=1)
     native_size: int = setting(32, "Side in pixels of the stored images.", topic=DATA, minimum=8, maximum=2048)
     image_size: int = setting(224, "Side in pixels of the result.", topic=DATA, minimum=8, maximum=2048)
     batch_size: int = setting(64, "Images in a batch.", topic=DATA, minimum=1)

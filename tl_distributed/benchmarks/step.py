@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tl_distributed.benchmarks.processes import Contender, Outcome, take_turns
+from tl_distributed.benchmarks.processes import CONTENDERS, Contender, Outcome, take_turns
 from tl_distributed.benchmarks.random_images import random_images
 from tl_distributed.benchmarks.report import OURS, Column, Layout, chosen, number, publish, values_of
 from tl_distributed.benchmarks.settings import StepConfig
@@ -44,7 +44,9 @@ def _run(config: StepConfig, facts: dict[str, Any], names: Sequence[str], benchm
         if folder:
             write_image_folder(folder, config)
         contenders = [_contender(name, config, folder) for name in names]
-        contenders.append(Contender(name=PEAK, module="matmul", settings=({"precision": config.precision},)))
+        contenders.append(
+            Contender(name=PEAK, module=f"{CONTENDERS}.matmul", settings=({"precision": config.precision},))
+        )
         *outcomes, peak = take_turns(contenders, repeats=config.repeats, amount=config.steps)
     show_steps(outcomes, peak, config, facts, benchmark)
 
@@ -131,14 +133,18 @@ def _contender(name: str, config: StepConfig, folder: str) -> Contender:
     if name in (TORCH, TORCH_COMPILE):
         settings = {**common, "compile": name == TORCH_COMPILE, "threads": usable_cores()}
         return Contender(
-            name=name, module="torch_step", settings=(settings,), python=config.torch_python, environment=environment
+            name=name,
+            module=f"{CONTENDERS}.torch_step",
+            settings=(settings,),
+            python=config.torch_python,
+            environment=environment,
         )
     settings = {
         **common,
         "folder": folder if name == KERAS_TUTORIAL else "",
         "jit_compile": {KERAS_TUTORIAL: "auto", KERAS_BEST: False, KERAS_XLA: True}[name],
     }
-    return Contender(name=name, module="keras_step", settings=(settings,), environment=environment)
+    return Contender(name=name, module=f"{CONTENDERS}.keras_step", settings=(settings,), environment=environment)
 
 
 def ours(
@@ -157,7 +163,7 @@ def ours(
         }
         for of_worker in of_workers or [{}]
     )  # fmt: skip
-    return Contender(name=name, module="ours_step", settings=settings, environment=gpus_for(replicas))
+    return Contender(name=name, module=f"{CONTENDERS}.ours_step", settings=settings, environment=gpus_for(replicas))
 
 
 def gpus_for(replicas: int) -> dict[str, str]:

@@ -45,7 +45,7 @@ def start(settings: dict[str, Any]) -> Any:
     dataset = _tutorial_dataset(settings) if settings["folder"] else _best_dataset(settings)
     contender = (_Predict if settings["mode"] == "forward" else _Fit)(model, dataset, settings["global_batch_size"])
     contender.facts = {
-        "device": ", ".join(device.name for device in _devices()),
+        "device": ", ".join(_devices(settings["replicas"])),
         "replicas": strategy.num_replicas_in_sync if strategy else 1,
         "xla": model.jit_compile,
         "precision": keras.config.dtype_policy().name,
@@ -58,10 +58,6 @@ def start(settings: dict[str, Any]) -> Any:
     return contender
 
 
-def _devices() -> list[Any]:
-    return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-
-
 def _strategy(replicas: int) -> Any:
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:  # leave memory to the contenders that wait
@@ -69,8 +65,15 @@ def _strategy(replicas: int) -> Any:
     if replicas > 1 and not gpus:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-    devices = _devices()
-    return tf.distribute.MirroredStrategy([device.name for device in devices]) if len(devices) > 1 else None
+    devices = _devices(replicas)
+    return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else None
+
+
+def _devices(replicas: int) -> list[str]:
+    """Returns all GPUs that are visible, or as many devices of the CPU as there are replicas."""
+    gpus = tf.config.list_logical_devices("GPU")
+    devices = gpus or tf.config.list_logical_devices("CPU")[: max(replicas, 1)]
+    return [device.name for device in devices]
 
 
 def _best_model(settings: dict[str, Any]) -> keras.Model:
