@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 
-from tl_distributed.commandline import import_tensorflow, refuse_positional, run_command, setting
+from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, setting
 from tl_distributed.models.backbones import get_backbone
 
 FIRST_STEP = "first step done"
@@ -51,6 +51,9 @@ def main(config: FitConfig, positional: list[str]) -> None:
 
     keras.utils.set_random_seed(config.seed)
     info = read_manifest(config.data_dir)
+    missing = [split for split in ("train", "val", "test") if split not in info.splits]
+    if missing and not config.first_step_only:
+        raise UserError(f"--data_dir={config.data_dir}: no {missing[0]} split")
     train, validation, test = (
         datasets(config, info, split) if split in info.splits else None for split in ("train", "val", "test")
     )

@@ -197,7 +197,9 @@ class StreamSplit:
         Any position can be reached again: whole epochs are jumped over, the rest of one is read and dropped.
         """
         first_epoch, skipped = divmod(first_position, self.num_examples)
-        rest = self._epoch(seed, tf.constant(first_epoch, tf.int64)).unbatch().skip(skipped).batch(READ_BATCH)
+        rest = self._epoch(seed, tf.constant(first_epoch, tf.int64))
+        if skipped:  # record by record, which is several times slower
+            rest = rest.unbatch().skip(skipped).batch(READ_BATCH)
         following = tf.data.Dataset.counter(start=first_epoch + 1, dtype=tf.int64)
         following = following.flat_map(lambda epoch: self._epoch(seed, epoch))
         return rest.concatenate(following).with_options(ordered())
