@@ -47,7 +47,7 @@ def test_whole_processes_have_no_warm_up():
     layout = report.Layout(title="t", unit="seconds", seconds=True, show_warm_up=False)
     plain = outcome("ours", 0.5, start_seconds=None, warm_up_seconds=None)
     text = report.show([plain, outcome("peer", 0.25)], layout, report.machine())
-    assert "warm-up" not in text and "2 (2-2)" not in text.splitlines()[4] and "seconds" in text
+    assert "warm-up" not in text and "1 (1-1)" in text  # as many seconds each, so as fast
 
 
 def outcome(name: str, *rates: float, **fields) -> Outcome:
@@ -226,8 +226,7 @@ def test_forward_mode():
 
 def test_an_error_inside_fit_is_not_waited_for():
     contender = keras_step.start(STEP)
-    contender._gate.model  # noqa: B018
-    contender._gate.on_train_batch_begin = lambda *_: 1 / 0
+    contender._gate.on_train_batch_begin = lambda batch, logs=None: 1 / 0
     with pytest.raises(ZeroDivisionError):
         contender.warm_up()
 

@@ -125,13 +125,17 @@ def _over_base(outcome: Outcome) -> float:
     return Spread.of([block["peak_bytes"] for block in outcome.blocks]).high - outcome.facts["base_bytes"]
 
 
+def _held(outcome: Outcome) -> float:
+    return Spread.of([block["resident_bytes"] for block in outcome.blocks]).median - outcome.facts["base_bytes"]
+
+
 def _memory_text(outcome: Outcome) -> str:
-    now = Spread.of([block["resident_bytes"] for block in outcome.blocks]).median - outcome.facts["base_bytes"]
-    return f"{now / 1e6:,.0f}, at most {_over_base(outcome) / 1e6:,.0f}"
+    return f"{_held(outcome) / 1e6:,.0f}, at most {_over_base(outcome) / 1e6:,.0f}"
 
 
 def _memory_share(outcome: Outcome) -> str:
-    return f"{_over_base(outcome) / outcome.facts['split_bytes']:.2f}"
+    split = outcome.facts["split_bytes"]
+    return f"{_held(outcome) / split:.2f}, at most {_over_base(outcome) / split:.2f}"
 
 
 def _microseconds(outcome: Outcome) -> str:
