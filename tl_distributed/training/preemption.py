@@ -3,9 +3,9 @@
 SIGUSR1 is the warning that a scheduler gives before its time limit (SLURM's `--signal`): the SIGTERM that may follow
 while the checkpoint is written does not count as a second one.
 
-`tf.distribute.experimental.PreemptionCheckpointHandler` does not fit: it wants one call from Python for each step, where
-this loop runs many in the graph; it knows SIGTERM alone; it stops a step or more after the signal, when its key-value
-store has told all workers; and it writes the checkpoint itself, without what `Checkpoints` adds.
+`tf.distribute.experimental.PreemptionCheckpointHandler` does not fit: it wants one call from Python for each step,
+where this loop runs many in the graph; it knows SIGTERM alone; it stops a step or more after the signal, when its
+key-value store has told all workers; and it writes the checkpoint itself, without what `Checkpoints` adds.
 """
 
 import signal
