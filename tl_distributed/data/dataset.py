@@ -17,7 +17,6 @@ import tensorflow as tf
 
 from tl_distributed.commandline import UserError
 from tl_distributed.data.free_memory import free_memory_bytes
-from tl_distributed.data.host_arrays import aligned_array, tensor_of
 from tl_distributed.data.order import example_indices
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.shards import (
@@ -91,13 +90,10 @@ class MemorySplit:
     mode = "memory"
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
-        """Takes `images [versions * n, h, w, 3] uint8`, one version of all after the other, and `labels [n] int32`.
-
-        It may keep the memory of `images`, which must not be changed any more.
-        """
+        """Takes `images [versions * n, h, w, 3] uint8`, one version of all after the other, and `labels [n] int32`."""
         self.num_examples = len(labels)
         with tf.device("/cpu:0"):  # on the host also where there are GPUs: only batches travel
-            self._images, self._labels = tensor_of(images), tf.constant(labels, tf.int32)
+            self._images, self._labels = tf.constant(images), tf.constant(labels, tf.int32)
 
     def train_feed(self, *, global_batch_size: int, num_replicas: int, seed: int, first_step: int) -> TrainFeed:
         del first_step  # the position of a batch is its step number
@@ -371,7 +367,7 @@ def open_split(
     if mode == "stream":
         return StreamSplit(versions, num_examples, record_format, shuffle_buffer_examples)
     shape = (len(versions) * num_examples, *record_format.shape)
-    images, labels = aligned_array(shape, record_format.dtype.as_numpy_dtype), np.empty(num_examples, np.int32)
+    images, labels = np.empty(shape, record_format.dtype.as_numpy_dtype), np.empty(num_examples, np.int32)
     for index, files in enumerate(versions):
         read_all(files, images[index * num_examples :][:num_examples], labels, record_format)
     return MemorySplit(images, labels)
