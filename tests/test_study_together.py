@@ -30,6 +30,7 @@ def data_dir(tmp_path_factory):
     return write_toy_dataset(tmp_path_factory.mktemp("data") / "toy", counts=counts, size=8)
 
 
+@pytest.mark.slow  # two workers, three starts
 def test_a_study_on_two_workers_stops_together_and_goes_on(data_dir, tmp_path):
     workdir, port = tmp_path / "study", free_port_range(1)
     common = ",".join(f"{name}={value}" for name, value in {**SETTINGS, "virtual_devices": 2}.items())
