@@ -158,11 +158,15 @@ class SlurmCluster:
         return self.job(job)["JobState"]
 
     def begin_soon(self, job: str) -> None:
-        """Starts a requeued job, for which SLURM would wait two minutes.
+        """Starts a waiting job, a requeued one say, for which SLURM would wait two minutes; one that began is left.
 
         Not at once: a node refuses to start a job within the second in which it was told to end it.
         """
-        self.run("scontrol", "update", f"JobId={job}", "StartTime=now+3")
+        try:
+            self.run("scontrol", "update", f"JobId={job}", "StartTime=now+3")
+        except RuntimeError:
+            if self.state(job) == "PENDING":
+                raise
 
     def wait_for(self, condition: Callable[[], bool], *, seconds: float) -> None:
         """Waits until `condition()` holds.
