@@ -9,7 +9,7 @@ import tensorflow as tf
 from tl_distributed.commandline import UserError, tensorflow_cause
 from tl_distributed.data.records import DatasetInfo, Shard, parse_records
 
-READ_BATCH = 1024
+READ_BATCH = 256  # several are under way at once, and features can be large
 PARALLEL_READS = 16  # not AUTOTUNE: the order of the records follows from it, and would follow the machine's cores
 READ_ERRORS = (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
 
