@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.data.dataset import MemorySplit
+from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.models.backbones import build_backbone, get_backbone
 from tl_distributed.models.freezing import freeze_for
 from tl_distributed.models.heads import build_classifier

@@ -193,6 +193,12 @@ def test_log_lines_go_to_standard_error_once(capsys):
             "OOM when allocating tensor",
         ),
         ("corrupted record at 0 [Op:IteratorGetNext]", "corrupted record at 0 [Op:IteratorGetNext]"),
+        (
+            "{{function_node __inference_read_4}} Error in user-defined function passed to MapDataset:3 transformation "
+            "with iterator: Iterator::Root::Prefetch::ParallelInterleaveV4[2]::Map: no label\n\t [[{{node parse}}]]",
+            "no label",
+        ),
+        ("Graph execution error:\nDetected at node a\n<stack traces unavailable>\nno label", "no label"),
         ("Graph execution error:\n", "Graph execution error:"),
         ("", ""),
     ],

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tl_distributed.commandline import UserError
-from tl_distributed.data.dataset import MemorySplit
 from tl_distributed.data.device_split import DeviceSplit
+from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.runtime import mirrored_strategy
 
 BATCH, STEPS = 8, 7

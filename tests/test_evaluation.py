@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl_distributed.data.dataset import MemorySplit
+from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.training.evaluation import Evaluator
 
 EXAMPLES = 10

@@ -88,7 +88,8 @@ def test_waiting_for_input_is_told_from_the_step(data_dir, monkeypatch, slow):
         monkeypatch.setattr(made.step, "replica_step", lambda step, *batch: inner(sleeps(step), *batch))
     feed = split.train_feed(global_batch_size=engine.BATCH, num_replicas=1, seed=0, first_step=0)
     if slow == "input":
-        batches = split._endless(0, 0).rebatch(engine.BATCH, drop_remainder=True).map(sleeps)
+        batches = split.endless(0, 0).rebatch(engine.BATCH, drop_remainder=True)
+        batches = batches.map(lambda images, labels: (images, sleeps(labels)))
         feed = dataclasses.replace(feed, iterator=iter(batches))
     loop = TrainLoop(made.step, feed, where, steps_per_loop=10)
     for first in (0, 10, 20):

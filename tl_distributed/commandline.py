@@ -11,6 +11,7 @@ import errno
 import logging
 import math
 import os
+import re
 import select
 import signal
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 from absl import flags
 
 _QUIET = "3"  # TF_CPP_MIN_LOG_LEVEL, unless the user set one: TensorFlow's chatter hides our own lines
+_WHERE_IN_INPUT = re.compile(r"^(\{\{function_node \S+\}\} )?(Error in user-defined function .*? Iterator::\S+: )?")
 
 
 class UserError(Exception):
@@ -281,8 +283,9 @@ def _tensorflow_errors() -> tuple[type[Exception], ...]:
 def tensorflow_cause(message: str) -> str:
     """Returns the line of a TensorFlow error's message that says what is wrong, without the Python stack before it."""
     lines = [line for line in message.splitlines() if line.strip()]
-    stack = ("Graph execution error", "Detected at node", "  File ", "\t")
-    return next((line.strip() for line in lines if not line.startswith(stack)), " ".join(message.split()))
+    stack = ("Graph execution error", "Detected at node", "<stack traces unavailable>", "  File ", "\t")
+    cause = next((line.strip() for line in lines if not line.startswith(stack)), " ".join(message.split()))
+    return _WHERE_IN_INPUT.sub("", cause)
 
 
 def _one_line(error: BaseException) -> str:

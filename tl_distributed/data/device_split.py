@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.commandline import UserError
-from tl_distributed.data.dataset import MemorySplit, batch_rows
+from tl_distributed.data.memory_split import MemorySplit, batch_rows
 
 _WORD_BYTES = 4
 

@@ -22,9 +22,10 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from tl_distributed.data.dataset import Split, open_split
+from tl_distributed.data.dataset import open_split
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.shards import PARALLEL_READS, RecordFormat, shard_paths
+from tl_distributed.data.splits import Split
 
 FORMAT_VERSION = 2
 _LABEL_BYTES = 4

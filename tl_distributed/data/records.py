@@ -141,4 +141,4 @@ def parse_records(serialized: Any, image_shape: tuple[int, int, int]) -> tuple[A
     spec = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string), LABEL_FEATURE: tf.io.FixedLenFeature([], tf.int64)}
     parsed = tf.io.parse_example(serialized, spec)
     pixels = tf.io.decode_raw(parsed[IMAGE_FEATURE], tf.uint8, fixed_length=None)
-    return tf.reshape(pixels, [-1, *image_shape]), tf.cast(parsed[LABEL_FEATURE], tf.int32)
+    return tf.reshape(pixels, [tf.size(serialized), *image_shape]), tf.cast(parsed[LABEL_FEATURE], tf.int32)

@@ -30,6 +30,11 @@ class RecordFormat:
     parse: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
     remedy: str
 
+    @property
+    def num_bytes(self) -> int:
+        """Of one example."""
+        return int(np.prod(self.shape)) * self.dtype.size
+
 
 def image_format(image_shape: tuple[int, int, int]) -> RecordFormat:
     """Returns the format of the data set's own records."""

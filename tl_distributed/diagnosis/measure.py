@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.config import Config
-from tl_distributed.data.dataset import MemorySplit
+from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.models.build import build_model
 from tl_distributed.runtime import Runtime
 from tl_distributed.training.all_reduce import Timing, seconds_of, time_steps

@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.commandline import UserError, tensorflow_cause
-from tl_distributed.data.dataset import MemorySplit
 from tl_distributed.data.feature_bank import BankShard, BankShardWriter, FeatureLayout, note_build_seconds
+from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.data.shards import READ_ERRORS, RecordFormat, bad_record, wrong_count
 from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.pixels.augment import augment_batch, resize_batch

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
-from tl_distributed.data.dataset import MEMORY_SHARE, Split
+from tl_distributed.data.dataset import MEMORY_SHARE
 from tl_distributed.data.feature_bank import (
     FORMAT_VERSION,
     BankShard,
@@ -29,6 +29,7 @@ from tl_distributed.data.feature_bank import (
 from tl_distributed.data.free_memory import free_memory_bytes
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.shards import image_format
+from tl_distributed.data.splits import Split
 from tl_distributed.models.cutting import Cut
 from tl_distributed.reporting.report import write_json
 from tl_distributed.runtime import Runtime

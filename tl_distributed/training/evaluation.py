@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.data.dataset import EvalBatch, Split
 from tl_distributed.data.feature_bank import FeatureLayout
+from tl_distributed.data.splits import EvalBatch, Split
 from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.pixels.augment import resize_batch
 from tl_distributed.pixels.normalize import normalize

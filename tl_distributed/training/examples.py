@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tl_distributed.data.dataset import Split
+from tl_distributed.data.splits import Split
 from tl_distributed.training.evaluation import Evaluation
 from tl_distributed.training.step import TrainStep
 

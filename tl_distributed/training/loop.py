@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.commandline import UserError, tensorflow_cause
-from tl_distributed.data.dataset import TrainFeed
+from tl_distributed.data.splits import TrainFeed
 from tl_distributed.runtime import Runtime
 from tl_distributed.training.step import TrainStep
 

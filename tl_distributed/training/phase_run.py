@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from tl_distributed.commandline import UserError
 from tl_distributed.config import Config
-from tl_distributed.data.dataset import Split
 from tl_distributed.data.order import steps_for_epochs
+from tl_distributed.data.splits import Split
 from tl_distributed.reporting.progress import Progress
 from tl_distributed.training.checkpoints import Checkpoints, Position
 from tl_distributed.training.evaluation import Evaluation

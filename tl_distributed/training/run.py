@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from tl_distributed.commandline import UserError, full_disk_to_mend
 from tl_distributed.config import Config
-from tl_distributed.data.dataset import Split, choose_input_mode, load_splits, load_subset
+from tl_distributed.data.dataset import choose_input_mode, load_splits, load_subset
 from tl_distributed.data.device_split import DeviceSplit
 from tl_distributed.data.records import SPLITS, DatasetInfo, read_manifest
+from tl_distributed.data.splits import Split
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.batch_norm import initial_share_after
 from tl_distributed.models.build import build_model

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tl_distributed.benchmarks.random_images import NUM_CLASSES, random_images
 from tl_distributed.config import Config
-from tl_distributed.data.dataset import MemorySplit
+from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.build import build_model
 from tl_distributed.models.flops import count_macs

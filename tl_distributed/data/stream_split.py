@@ -1,0 +1,137 @@
+"""A split read from its shards again in every epoch."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+from tl_distributed.commandline import UserError
+from tl_distributed.data.shards import (
+    PARALLEL_READS,
+    READ_ERRORS,
+    RecordFormat,
+    bad_record,
+    ordered,
+    wrong_count,
+)  # fmt: skip
+from tl_distributed.data.splits import EvalBatch, TrainFeed, padded_batch
+
+_OPEN_FILES = 16
+_BLOCK_RECORDS, _BLOCK_BYTES = 256, 2**20  # read from a file before the next has its turn: the smaller of the two
+_PARSING, _COUNT = "parse_records_of_shard", "wrong number of records"  # by which errors of the graph are told apart
+
+
+class StreamSplit:
+    """A split read from its shards again in every epoch; a window of examples is held for shuffling."""
+
+    mode = "stream"
+
+    def __init__(
+        self, versions: Sequence[list[str]], num_examples: int, record_format: RecordFormat, buffer_examples: int
+    ):
+        """`versions` are the files of each version, whose records are in the same order."""
+        self.num_examples = num_examples
+        self._versions, self._format, self._buffer_examples = versions, record_format, buffer_examples
+        self._block_records = max(1, min(_BLOCK_RECORDS, _BLOCK_BYTES // record_format.num_bytes))
+
+    def train_feed(self, *, global_batch_size: int, num_replicas: int, seed: int, first_step: int) -> TrainFeed:
+        dataset = self.endless(seed, first_step * global_batch_size)
+        dataset = dataset.rebatch(global_batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        return _StreamFeed(iter(dataset), self._versions[0], self._format, global_batch_size // num_replicas)
+
+    def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]:
+        files = self._versions[0]
+        dataset = tf.data.TFRecordDataset(files, num_parallel_reads=PARALLEL_READS).with_options(ordered())
+        dataset = dataset.batch(batch_size).map(self._format.parse)
+        done = 0
+        try:
+            for images, labels in dataset.prefetch(2).as_numpy_iterator():
+                done += len(images)
+                if done > self.num_examples:
+                    break
+                yield padded_batch(images, labels, batch_size)
+        except READ_ERRORS as error:
+            raise bad_record(files, error, self._format) from None
+        if done != self.num_examples:
+            raise wrong_count(files, self._format)
+
+    def endless(self, seed: int, first_position: int) -> tf.data.Dataset:
+        """Returns batches, of any size, of examples and labels from `first_position` of the endless sequence on.
+
+        Any position can be reached again: whole epochs are jumped over, the rest of one is read and dropped.
+        """
+        first_epoch, skipped = divmod(first_position, self.num_examples)
+        rest = self._epoch(seed, tf.constant(first_epoch, tf.int64), skipped)
+        following = tf.data.Dataset.counter(start=first_epoch + 1, dtype=tf.int64)
+        following = following.flat_map(lambda epoch: self._epoch(seed, epoch, 0))
+        return rest.concatenate(following).with_options(ordered())
+
+    def _epoch(self, seed: int, epoch: tf.Tensor, skipped: int) -> tf.data.Dataset:
+        """Returns one epoch in batches: files in a new order, interleaved, then each window of examples shuffled.
+
+        Stateless and on whole batches: `Dataset.shuffle` takes no seed that depends on the epoch, and handles
+        records one by one. The shards are shuffled already, so a window need not reach into the next.
+        The records are parsed block by block as they are read: moving rows of one array costs a third less than moving
+        as many strings.
+        """
+        epoch_seed = tf.random.experimental.stateless_fold_in([seed, 0], tf.cast(epoch, tf.int32))
+        files = tf.constant(self._versions)[epoch % len(self._versions)]
+        files = tf.random.experimental.stateless_shuffle(files, epoch_seed)
+        windows = (
+            tf.data.Dataset.from_tensor_slices(files)
+            .interleave(
+                lambda file: tf.data.TFRecordDataset(file).batch(self._block_records).map(self._parse),
+                cycle_length=min(_OPEN_FILES, len(self._versions[0])),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            .rebatch(self._buffer_examples)
+        )
+        first_window, skipped_of_it = divmod(skipped, self._buffer_examples)
+
+        def shuffled(number: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            expected = tf.minimum(self.num_examples - number * self._buffer_examples, self._buffer_examples)
+            window_seed = tf.random.experimental.stateless_fold_in(epoch_seed, tf.cast(number, tf.int32) + 1)
+            with tf.control_dependencies([tf.debugging.assert_equal(tf.size(labels, tf.int64), expected, _COUNT)]):
+                rows = tf.random.experimental.stateless_shuffle(tf.range(tf.size(labels)), window_seed)
+            rows = rows[tf.where(number == first_window, skipped_of_it, 0) :]
+            return tf.gather(images, rows), tf.gather(labels, rows)
+
+        num_windows = -(-self.num_examples // self._buffer_examples)
+        windows = windows.apply(tf.data.experimental.assert_cardinality(num_windows)).enumerate().skip(first_window)
+        return windows.map(
+            lambda number, examples: shuffled(number, *examples), num_parallel_calls=2, deterministic=True
+        )
+
+    def _parse(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.name_scope(_PARSING):
+            return self._format.parse(records)
+
+
+@dataclasses.dataclass(frozen=True)
+class _StreamFeed:
+    waits_for_input: ClassVar[bool] = True
+    iterator: Any
+    files: list[str]
+    format: RecordFormat
+    replica_batch_size: int
+
+    def input_error(self, error: tf.errors.OpError) -> UserError | None:
+        if isinstance(error, tf.errors.FailedPreconditionError) or _COUNT in error.message:
+            return wrong_count(self.files, self.format)
+        read = isinstance(error, tf.errors.DataLossError) or _PARSING in error.message
+        return bad_record(self.files, error, self.format) if read else None
+
+    def host_inputs(self) -> tuple[tf.Tensor, tf.Tensor]:
+        return next(self.iterator)
+
+    def replica_batch(
+        self, step: tf.Tensor, replica: Any, images: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        del step
+        with tf.device("/cpu:0"):
+            first = tf.cast(replica, tf.int32) * self.replica_batch_size
+            images, labels = (part[first : first + self.replica_batch_size] for part in (images, labels))
+            images = tf.ensure_shape(images, [self.replica_batch_size, *self.format.shape])
+            return images, tf.ensure_shape(labels, [self.replica_batch_size])
