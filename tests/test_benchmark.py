@@ -177,34 +177,37 @@ def test_peak_is_of_what_was_held(tmp_path):
 
 STEP = {
     "backbone": "tiny_norm", "image_size": 16, "native_size": 8, "images": 12, "global_batch_size": 4,
-    "augment": "basic", "precision": "float32", "replicas": 0, "mode": "train", "folder": "", "jit_compile": False,
+    "augment": "basic", "precision": "float32", "replicas": 0, "mode": "train", "folder": "", "augment_in_map": False,
+    "jit_compile": False,
 }  # fmt: skip
 
 
-def ours(mode: str):
+def ours(mode: str, input_mode: str = "memory"):
     config = {
         "backbone": "tiny_norm", "weights": "none", "transfer": "scratch", "image_size": 16, "global_batch_size": 4,
         "augment": "basic", "precision": "float32", "strategy": "one_device",
+        "input_mode": input_mode,
     }  # fmt: skip
     return ours_step.start({"config": config, "replicas": 1, "images": 12, "native_size": 8, "mode": mode})
 
 
-def test_our_contender_does_the_steps_that_it_says():
-    contender = ours("train")
+@pytest.mark.parametrize(("input_mode", "num_bytes"), [("memory", 8 * 8 * 3 + 4), ("device", 8)])
+def test_our_contender_does_the_steps_that_it_says(input_mode, num_bytes):
+    contender = ours("train", input_mode)
     contender.warm_up()
     found = contender.block(5)
     assert found["done"] == 5 * 4 and found["seconds"] > 0
     assert int(contender._loop._step.optimizer.iterations.numpy()) == 2 + 5
-    assert contender.facts["bytes_to_device_per_image"] == 8 * 8 * 3 + 4
+    assert contender.facts["bytes_to_device_per_image"] == num_bytes
 
 
-@pytest.mark.parametrize("tutorial", [False, True])
-def test_keras_contender_does_the_steps_that_it_says(tmp_path, tutorial):
+@pytest.mark.parametrize("kind", ["best", "tutorial", "tutorial_map"])
+def test_keras_contender_does_the_steps_that_it_says(tmp_path, kind):
     settings = dict(STEP)
-    if tutorial:
+    if kind != "best":
         config = StepConfig(backbone="resnet20", image_size=16, native_size=8, images=12, global_batch_size=4)
         step.write_image_folder(str(tmp_path), config)
-        settings |= {"folder": str(tmp_path), "jit_compile": "auto"}
+        settings |= {"folder": str(tmp_path), "jit_compile": "auto", "augment_in_map": kind == "tutorial_map"}
     contender = keras_step.start(settings)
     contender.warm_up()
     found = contender.block(5)  # beyond the end of an epoch of three

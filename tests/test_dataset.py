@@ -83,9 +83,9 @@ def test_replicas_share_out_the_global_batch(data_dir, mode):
         assert batches(split, 6, replicas=replicas) == whole
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_resuming_at_any_step_gives_the_same_continuation(data_dir, mode):
-    split = load(data_dir, mode)["train"]
+@pytest.mark.parametrize(("mode", "buffer"), [("memory", BUFFER), ("stream", BUFFER), ("stream", 37)])
+def test_resuming_at_any_step_gives_the_same_continuation(data_dir, mode, buffer):
+    split = load(data_dir, mode, buffer=buffer)["train"]
     whole = batches(split, 15)
     for first in (1, 4, 5, 9, 14):  # within an epoch, at its end, and epochs later
         assert batches(split, 15 - first, first_step=first) == whole[first:]
@@ -105,6 +105,24 @@ def test_stream_with_any_window(data_dir, buffer):
     found = flat(batches(load(data_dir, "stream", buffer=buffer)["train"], 10))
     for start in (0, 37):
         assert sorted(found[start : start + 37]) == sorted(images)
+
+
+@pytest.mark.parametrize(("buffer", "reads_on"), [(37, True), (36, False)])
+def test_a_split_that_the_window_holds_is_read_once(tmp_path, buffer, reads_on):
+    folder = pathlib.Path(write_toy_dataset(tmp_path / "toy", counts=COUNTS, size=4, num_shards=3))
+    split = load(str(folder), "stream", buffer=buffer)["train"]
+    feed = split.train_feed(global_batch_size=8, num_replicas=1, seed=0, first_step=0)
+    feed.host_inputs()
+    for shard in folder.glob("train-*"):
+        shard.unlink()
+    try:
+        for _ in range(50):  # ten epochs, more than were read ahead
+            feed.host_inputs()
+    except tf.errors.NotFoundError as error:
+        assert not reads_on
+        assert "No such file" in str(feed.input_error(error))
+    else:
+        assert reads_on
 
 
 @pytest.mark.parametrize("mode", MODES)

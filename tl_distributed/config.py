@@ -234,7 +234,9 @@ class Config:
         0, "Train on this many images of each class, chosen by --seed (more images include the fewer) and held in "
         "memory; 0 is all.", topic=INPUT, minimum=0,
     )  # fmt: skip
-    shuffle_buffer_examples: int = setting(16384, "stream: examples held for shuffling.", topic=INPUT, minimum=1)
+    shuffle_buffer_examples: int = setting(
+        16384, "stream: examples held for shuffling; takes four times their bytes, and 0.2 GB.", topic=INPUT, minimum=1
+    )
 
     recipe: str = setting(
         "", "Flags of a published walk-through or of good practice; a later flag wins. --recipe=list prints them all.",

@@ -39,6 +39,7 @@ class StepConfig(Measuring):
     precision: str = setting(
         "auto", "As train takes it.", topic=DEVICES, choices=("auto", "float32", "mixed_bfloat16", "mixed_float16")
     )
+    input_mode: str = setting("memory", "Of our step, as train takes it.", topic=DEVICES, choices=("memory", "device"))
     xla: str = setting("auto", "Of our step, as train takes it.", topic=DEVICES, choices=("auto", "on", "off"))
     replicas: int = setting(
         0, "Replicas: GPUs, or virtual devices of the CPU; 0 is all GPUs, or the CPU as one.", topic=DEVICES, minimum=0
@@ -60,6 +61,8 @@ class StepConfig(Measuring):
             raise UserError(
                 f"--global_batch_size={self.global_batch_size} does not divide by --replicas={self.replicas}"
             )
+        if self.input_mode == "device" and self.mode == "forward":
+            raise UserError("--input_mode=device: of --mode=train alone")
         if self.images < self.global_batch_size:
             raise UserError(
                 f"--images={self.images} do not fill a batch of --global_batch_size={self.global_batch_size}"

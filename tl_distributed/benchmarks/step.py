@@ -1,6 +1,7 @@
 """`benchmark step`, `peers` and `scaling`: images a second of the training step, ours and others'."""
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
@@ -18,10 +19,12 @@ from tl_distributed.models.backbones import get_backbone
 
 PEAK = "matmul"
 _OPERATIONS_OF_MAC = {"train": 6, "forward": 2}  # the backward pass is two products for each of the forward one
-KERAS_TUTORIAL, KERAS_BEST, KERAS_XLA = "keras_tutorial", "keras_best", "keras_best_xla"
+KERAS_TUTORIAL, KERAS_TUTORIAL_MAP = "keras_tutorial", "keras_tutorial_map"
+KERAS_BEST, KERAS_XLA = "keras_best", "keras_best_xla"
 TORCH, TORCH_COMPILE = "torch", "torch_compile"
-_OF_STEP = (OURS, KERAS_TUTORIAL, KERAS_BEST, KERAS_XLA, TORCH, TORCH_COMPILE)
-_OURS_XLA, _OURS_NO_XLA = "ours_xla", "ours_no_xla"
+_KERAS = (KERAS_TUTORIAL, KERAS_TUTORIAL_MAP, KERAS_BEST, KERAS_XLA)
+_OF_STEP = (OURS, *_KERAS, TORCH, TORCH_COMPILE)
+_OURS_XLA, _OURS_NO_XLA, _OURS_DEVICE = "ours_xla", "ours_no_xla", "ours_device_input"
 
 
 def run_step(config: StepConfig, facts: dict[str, Any]) -> None:
@@ -30,17 +33,20 @@ def run_step(config: StepConfig, facts: dict[str, Any]) -> None:
 
 
 def run_peers(config: StepConfig, facts: dict[str, Any]) -> None:
-    """Measures every way of taking a step that there is for one backbone: ours with XLA on and off too."""
-    _run(config, facts, (OURS, _OURS_XLA, _OURS_NO_XLA, *_OF_STEP[1:]), "peers")
+    """Measures every way of taking a step: ours with XLA on, with XLA off and with the images on the device too."""
+    _run(config, facts, (OURS, _OURS_XLA, _OURS_NO_XLA, _OURS_DEVICE, *_OF_STEP[1:]), "peers")
 
 
 def _run(config: StepConfig, facts: dict[str, Any], names: Sequence[str], benchmark: str) -> None:
     config.validate()
     if config.replicas > 1:  # PyTorch would take other processes, and Keras has no XLA there
         names = [name for name in names if name not in (TORCH, TORCH_COMPILE, KERAS_XLA)]
+    if config.mode == "forward":  # evaluation reads batches from the host
+        names = [name for name in names if name != _OURS_DEVICE]
     names = chosen(names, config.contenders)
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory()) if KERAS_TUTORIAL in names else ""
+        needs_files = {KERAS_TUTORIAL, KERAS_TUTORIAL_MAP} & set(names)
+        folder = stack.enter_context(tempfile.TemporaryDirectory()) if needs_files else ""
         if folder:
             write_image_folder(folder, config)
         contenders = [_contender(name, config, folder) for name in names]
@@ -79,7 +85,7 @@ def show_steps(
 def best_stock_keras(outcomes: Sequence[Outcome]) -> tuple[str | None, list[float]]:
     """Returns the stock Keras contender of the highest median, and how many times as fast ours is, turn by turn."""
     measured = {outcome.contender.name: outcome.rates() for outcome in outcomes if outcome.blocks}
-    stock = [name for name in (KERAS_TUTORIAL, KERAS_BEST, KERAS_XLA) if name in measured]
+    stock = [name for name in _KERAS if name in measured]
     if OURS not in measured or not stock:
         return None, []
     best = max(stock, key=lambda name: Spread.of(measured[name]).median)
@@ -121,8 +127,10 @@ def _all_teraflops(config: StepConfig, outcomes: Sequence[Outcome]) -> dict[str,
 
 
 def _contender(name: str, config: StepConfig, folder: str) -> Contender:
-    if name in (OURS, _OURS_XLA, _OURS_NO_XLA):
+    if name in (OURS, _OURS_XLA, _OURS_NO_XLA, _OURS_DEVICE):
         xla = {_OURS_XLA: "on", _OURS_NO_XLA: "off"}.get(name, config.xla)
+        if name == _OURS_DEVICE:
+            config = dataclasses.replace(config, input_mode="device")
         return ours(name, config, replicas=config.replicas, global_batch_size=config.global_batch_size, xla=xla)
     common = {
         "backbone": config.backbone, "image_size": config.image_size, "native_size": config.native_size,
@@ -141,8 +149,9 @@ def _contender(name: str, config: StepConfig, folder: str) -> Contender:
         )
     settings = {
         **common,
-        "folder": folder if name == KERAS_TUTORIAL else "",
-        "jit_compile": {KERAS_TUTORIAL: "auto", KERAS_BEST: False, KERAS_XLA: True}[name],
+        "folder": "" if name in (KERAS_BEST, KERAS_XLA) else folder,
+        "augment_in_map": name == KERAS_TUTORIAL_MAP,
+        "jit_compile": {KERAS_BEST: False, KERAS_XLA: True}.get(name, "auto"),
     }
     return Contender(name=name, module=f"{CONTENDERS}.keras_step", settings=(settings,), environment=environment)
 
@@ -154,6 +163,7 @@ def ours(
     fields = {
         "backbone": config.backbone, "weights": "none", "transfer": "scratch", "image_size": config.image_size,
         "global_batch_size": global_batch_size, "augment": config.augment, "precision": config.precision, "xla": xla,
+        "input_mode": config.input_mode,
     }  # fmt: skip
     of_workers = [{"strategy": "multi_worker", "workers": workers, "worker_index": i} for i in range(len(workers))]
     settings = tuple(

@@ -26,7 +26,8 @@ def start(settings: dict[str, Any]) -> Any:
     Args:
       settings: `backbone`, `image_size`, `native_size`, `images`, `global_batch_size`, `augment`, `precision`,
         `replicas`, `mode`; `jit_compile` as `compile` takes it; `folder` of image files by class, from which a
-        tutorial reads, or nothing for arrays in memory.
+        tutorial reads, or nothing for arrays in memory; `augment_in_map`: the tutorial's layers are in the dataset,
+        not in the model.
     """
     strategy = _strategy(settings["replicas"])
     keras.utils.set_random_seed(0)
@@ -87,13 +88,16 @@ def _best_model(settings: dict[str, Any]) -> keras.Model:
 
 
 def _tutorial_model(settings: dict[str, Any]) -> keras.Model:
-    """Returns augmentation layers, scaling and the network in one model."""
-    layers = []
-    if settings["augment"] == "basic":
-        shift = _PADDING / settings["native_size"]
-        layers = [keras.layers.RandomFlip("horizontal"), keras.layers.RandomTranslation(shift, shift)]
-    augmentation = keras.Sequential(layers) if layers else (lambda x: x)
+    """Returns augmentation layers (where they are not in the dataset), scaling and the network in one model."""
+    augmentation = (lambda x: x) if settings["augment_in_map"] else _tutorial_augmentation(settings)
     return _classifier(settings, keras.Input((settings["image_size"],) * 2 + (3,)), augmentation)
+
+
+def _tutorial_augmentation(settings: dict[str, Any]) -> Any:
+    if settings["augment"] == "none":
+        return lambda x: x
+    shift = _PADDING / settings["native_size"]
+    return keras.Sequential([keras.layers.RandomFlip("horizontal"), keras.layers.RandomTranslation(shift, shift)])
 
 
 def _classifier(settings: dict[str, Any], inputs: Any, before: Any) -> keras.Model:
@@ -119,6 +123,9 @@ def _tutorial_dataset(settings: dict[str, Any]) -> tf.data.Dataset:
         settings["folder"], image_size=(settings["image_size"],) * 2, batch_size=settings["global_batch_size"],
         verbose=False,
     )  # fmt: skip
+    if settings["augment_in_map"] and settings["augment"] != "none":
+        augmentation = _tutorial_augmentation(settings)
+        dataset = dataset.map(lambda x, y: (augmentation(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tl_distributed.benchmarks.random_images import NUM_CLASSES, random_images
 from tl_distributed.config import Config
+from tl_distributed.data.device_split import DeviceSplit
 from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.build import build_model
@@ -21,6 +22,7 @@ from tl_distributed.training.step_settings import step_settings
 from tl_distributed.workers import join_workers
 
 _RATE = 1e-4
+_INDEX_BYTES = 8  # device mode: the images are there, of which the host names some
 
 
 def start(settings: dict[str, Any]) -> Any:
@@ -51,8 +53,11 @@ def start(settings: dict[str, Any]) -> Any:
         "precision": runtime.precision,
         "macs_per_image": count_macs(model),
         "parameters": model.count_params(),
+        "input_mode": config.input_mode,
         "bytes_to_device_per_image": images[0].nbytes + labels[0].nbytes,
     }
+    if config.input_mode == "device":
+        contender.facts["bytes_to_device_per_image"] = _INDEX_BYTES
     return contender
 
 
@@ -61,7 +66,10 @@ class _Training:
         rate = tf.constant(_RATE)
         settings = step_settings(config, model, num_classes=NUM_CLASSES, features=None)
         step = TrainStep(model, lambda: make_optimizer(config), lambda _: rate, settings, runtime)
-        feed = MemorySplit(images, labels).train_feed(
+        split = MemorySplit(images, labels)
+        if config.input_mode == "device":
+            split = DeviceSplit(split, runtime.strategy)
+        feed = split.train_feed(
             global_batch_size=config.global_batch_size,
             num_replicas=runtime.num_replicas,
             seed=config.seed,
