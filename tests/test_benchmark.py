@@ -291,7 +291,7 @@ def test_random_images_are_the_same_everywhere():
 
 def test_growth_plot(tmp_path):
     path = tmp_path / "growth.png"
-    plot_growth(str(path), [1000, 10_000], [[3.0, 4.0], [3.5, 3.6]], [40.0, 41.0])
+    plot_growth(str(path), [1000, 10_000], [[3.0, 4.0], [3.5, 3.6]], [40.0, 41.0], window_examples=5000)
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

@@ -215,6 +215,10 @@ FAULTS = {
     "bit flipped": (_flip_a_bit, "bad record .*verify_tfrecords names the shard"),
     "cut short": (_cut, "bad record .*verify_tfrecords names the shard"),
     "no label": (_without_label, "bad record .*label.*verify_tfrecords names the shard"),
+    "no Example": (
+        lambda path: _rewrite(path, [*_records(path)[:-1], b"\xff\xfe" * 40]),
+        "bad record .*no tf.train.Example.*verify_tfrecords names the shard",
+    ),
     "small image": (
         lambda path: _rewrite(path, [*_records(path)[:-1], encode_record(bytes(27), 0)]),
         "bad record .*verify_tfrecords names the shard",
@@ -261,7 +265,7 @@ def test_faults_are_found_when_a_stream_is_evaluated(broken):
     assert_one_line(raised, data_dir)
 
 
-@pytest.mark.parametrize("buffer", [BUFFER, 12])  # 12: a lost record leaves whole windows
+@pytest.mark.parametrize("buffer", [BUFFER, 12, 37])  # 12: a lost record leaves whole windows; 37: holds the split
 @pytest.mark.parametrize("broken", FAULTS, indirect=True)
 def test_faults_are_found_when_a_stream_trains(broken, buffer):
     data_dir, message = broken
@@ -272,7 +276,7 @@ def test_faults_are_found_when_a_stream_trains(broken, buffer):
     def read(step):
         return feed.replica_batch(step, 0, *feed.host_inputs())
 
-    with pytest.raises(tf.errors.OpError) as caught:
+    with pytest.raises((tf.errors.OpError, UnicodeDecodeError)) as caught:
         for step in range(25):  # to the end of the second epoch and a little beyond
             read(tf.constant(step, tf.int64))
     error = feed.input_error(caught.value)

@@ -86,6 +86,7 @@ def _grow(config: InputConfig, facts: dict[str, Any]) -> None:
             [outcome.facts["examples"] for outcome in measured],
             [[1e6 / rate for rate in outcome.rates()] for outcome in measured],
             [_over_base(outcome) / 1e6 for outcome in measured],
+            window_examples=config.shuffle_buffer_examples,
         )
         print(f"Plot: {config.plot}")
 

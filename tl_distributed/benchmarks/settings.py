@@ -91,7 +91,7 @@ class InputConfig(Measuring):
         "read", "read: training batches from shards; build: shards from images; growth: reading by size of the set.",
         topic=MEASURING, choices=("read", "build", "growth"),
     )  # fmt: skip
-    seconds: float = setting(3.0, "A turn reads whole epochs until it has taken this long.", topic=MEASURING, minimum=0)
+    seconds: float = setting(6.0, "A turn reads whole epochs until it has taken this long.", topic=MEASURING, minimum=0)
     records: int = setting(50_000, "Images.", topic=DATA, minimum=64)
     growth_records: tuple[int, ...] = setting(
         (1_000, 10_000, 100_000, 1_000_000), "growth: sizes of the set.", topic=DATA, minimum=64

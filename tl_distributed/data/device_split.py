@@ -63,7 +63,7 @@ class _DeviceFeed:
     replica_batch_size: int
     seed: int
 
-    def input_error(self, error: tf.errors.OpError) -> None:
+    def input_error(self, error: tf.errors.OpError | UnicodeDecodeError) -> None:
         del error  # everything was read before training began
 
     def host_inputs(self) -> tuple[Any]:

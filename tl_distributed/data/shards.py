@@ -11,7 +11,8 @@ from tl_distributed.data.records import DatasetInfo, Shard, parse_records
 
 READ_BATCH = 256  # several are under way at once, and features can be large
 PARALLEL_READS = 16  # not AUTOTUNE: the order of the records follows from it, and would follow the machine's cores
-READ_ERRORS = (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
+# The last where the text of a parser's error quotes bytes that are no text.
+READ_ERRORS = (tf.errors.DataLossError, tf.errors.InvalidArgumentError, UnicodeDecodeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +86,12 @@ def read_batches(files: list[str], record_format: RecordFormat) -> Iterator[tupl
         raise bad_record(files, error, record_format) from None
 
 
-def bad_record(files: list[str], error: tf.errors.OpError, record_format: RecordFormat) -> UserError:
+def bad_record(
+    files: list[str], error: tf.errors.OpError | UnicodeDecodeError, record_format: RecordFormat
+) -> UserError:
+    cause = "no tf.train.Example" if isinstance(error, UnicodeDecodeError) else tensorflow_cause(error.message)
     return UserError(
-        f"{files[0]} or one of the {len(files) - 1} shards beside it has a bad record "
-        f"({tensorflow_cause(error.message)}); {record_format.remedy}"
+        f"{files[0]} or one of the {len(files) - 1} shards beside it has a bad record ({cause}); {record_format.remedy}"
     )
 
 

@@ -37,7 +37,7 @@ class TrainFeed(Protocol):
 
     waits_for_input: bool
 
-    def input_error(self, error: tf.errors.OpError) -> UserError | None:
+    def input_error(self, error: tf.errors.OpError | UnicodeDecodeError) -> UserError | None:
         """Returns what to tell the user where an error of the loop came from reading, else `None`."""
 
     def host_inputs(self) -> tuple[Any, ...]:

@@ -17,6 +17,8 @@ from tl_distributed.data.shards import (
 )  # fmt: skip
 from tl_distributed.data.splits import EvalBatch, TrainFeed, padded_batch
 
+_assert_cardinality = tf.data.experimental.assert_cardinality
+
 _OPEN_FILES = 16
 _READY_BATCHES = 4  # AUTOTUNE keeps up to hundreds
 _BLOCK_RECORDS, _BLOCK_BYTES = 256, 2**20  # read from a file before the next has its turn: the smaller of the two
@@ -79,7 +81,7 @@ class StreamSplit:
 
         Opening them takes 20 to 40 ms an epoch, 5 times as long as reading 1,000 images of 32 px.
         """
-        window = self._windows(tf.constant(self._versions[0])).cache().repeat()
+        window = self._windows(tf.constant(self._versions[0])).apply(_assert_cardinality(1)).cache().repeat()
         epochs = tf.data.Dataset.counter(start=first_epoch, dtype=tf.int64)
 
         def shuffled(epoch: tf.Tensor, examples: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -104,7 +106,9 @@ class StreamSplit:
             return self._shuffled(*examples, epoch_seed, number, first_row)
 
         windows = self._windows(files).enumerate().skip(first_window)
-        return windows.map(shuffled, num_parallel_calls=2, deterministic=True)
+        windows = windows.map(shuffled, num_parallel_calls=2, deterministic=True)  # before the assertion: 10 % faster
+        num_windows = -(-self.num_examples // self._buffer_examples)
+        return windows.apply(_assert_cardinality(num_windows - first_window))
 
     def _windows(self, files: tf.Tensor) -> tf.data.Dataset:
         """Returns the examples and labels of the files in windows, the last one shorter.
@@ -112,7 +116,7 @@ class StreamSplit:
         The records are parsed block by block as they are read: moving rows of one array costs a third less than moving
         as many strings.
         """
-        windows = (
+        return (
             tf.data.Dataset.from_tensor_slices(files)
             .interleave(
                 lambda file: tf.data.TFRecordDataset(file).batch(self._block_records).map(self._parse),
@@ -122,8 +126,6 @@ class StreamSplit:
             )
             .rebatch(self._buffer_examples)
         )
-        num_windows = -(-self.num_examples // self._buffer_examples)
-        return windows.apply(tf.data.experimental.assert_cardinality(num_windows))
 
     def _shuffled(
         self, images: tf.Tensor, labels: tf.Tensor, epoch_seed: tf.Tensor, number: tf.Tensor, first_row: tf.Tensor
@@ -152,7 +154,9 @@ class _StreamFeed:
     format: RecordFormat
     replica_batch_size: int
 
-    def input_error(self, error: tf.errors.OpError) -> UserError | None:
+    def input_error(self, error: tf.errors.OpError | UnicodeDecodeError) -> UserError | None:
+        if isinstance(error, UnicodeDecodeError):
+            return bad_record(self.files, error, self.format)
         if isinstance(error, tf.errors.FailedPreconditionError) or _COUNT in error.message:
             return wrong_count(self.files, self.format)
         read = isinstance(error, (tf.errors.DataLossError, tf.errors.NotFoundError)) or _PARSING in error.message

@@ -68,7 +68,7 @@ class TrainLoop:
                 f"--global_batch_size={self._step.global_batch_size} over {self._strategy.num_replicas_in_sync} "
                 "devices is too much: try a smaller one, a smaller --image_size, or --precision=mixed_bfloat16"
             ) from None
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, UnicodeDecodeError) as error:
             raise self._feed.input_error(error) or error from None
         seconds = time.perf_counter() - start
         if self._compiled:
