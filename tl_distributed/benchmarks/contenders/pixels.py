@@ -1,7 +1,8 @@
 """Resize, flip, crop and zoom of a batch: ours, `tf.image` under XLA, and Keras's augmentation layers.
 
 Each makes float32 `[batch, size, size, 3]` of a uint8 batch in memory, one batch after the other, in the order that
-costs it the least. `tf.image` has no zoom that compiles: it does without, and crops all images of a batch alike.
+costs it the least. `tf.image` has no zoom that compiles: it does without, and crops all images of a batch alike; under XLA
+it does without the crop too, since XLA compiles that anew for every offset.
 """
 
 import time
@@ -45,13 +46,14 @@ def _ours(settings: dict[str, Any]) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor
 
 
 def _tf_image(settings: dict[str, Any]) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-    batch, size = settings["batch_size"], settings["native_size"]
+    batch, size, crops = settings["batch_size"], settings["native_size"], settings["kind"] != "tf_image_xla"
 
     def prepare(images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         del labels
         seed = tf.stack([tf.cast(step, tf.int32), 0])
-        images = tf.pad(images, [[0, 0], [_PADDING, _PADDING], [_PADDING, _PADDING], [0, 0]], "SYMMETRIC")
-        images = tf.image.stateless_random_crop(images, [batch, size, size, 3], seed)
+        if crops:
+            images = tf.pad(images, [[0, 0], [_PADDING, _PADDING], [_PADDING, _PADDING], [0, 0]], "SYMMETRIC")
+            images = tf.image.stateless_random_crop(images, [batch, size, size, 3], seed)
         images = tf.image.stateless_random_flip_left_right(images, seed)
         return tf.image.resize(images, (settings["image_size"],) * 2)
 
