@@ -3,7 +3,8 @@
 Training: the uint8 images of one replica's slice of global batch number `step`. Evaluation: every example exactly
 once, in fixed-size batches with the count of real rows. A split may hold rows of features in place of images
 (`feature_bank`), and several versions of each example, of which epoch e shows version e modulo their number.
-No `tf.distribute` dataset is used: with one alive in the process the training step ran at half speed on CPUs.
+No `tf.distribute` dataset is used: its order would depend on the number of replicas, and its position is not a step's
+number. (On CPUs a live one has also been seen to halve the speed of the step; not with TensorFlow 2.21.)
 """
 
 import dataclasses

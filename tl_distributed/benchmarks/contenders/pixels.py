@@ -1,8 +1,8 @@
 """Resize, flip, crop and zoom of a batch: ours, `tf.image` under XLA, and Keras's augmentation layers.
 
 Each makes float32 `[batch, size, size, 3]` of a uint8 batch in memory, one batch after the other, in the order that
-costs it the least. `tf.image` has no zoom that compiles: it does without, and crops all images of a batch alike; under XLA
-it does without the crop too, since XLA compiles that anew for every offset.
+costs it the least. `tf.image` has no zoom that compiles: it does without, and crops all images of a batch alike; under
+XLA it does without the crop too, since that is compiled anew for every offset.
 """
 
 import time
