@@ -4,7 +4,6 @@ The bytes of a shard depend on its records alone, so the number of threads chang
 """
 
 import concurrent.futures
-import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_prep.spill import PixelFile
-from tl_distributed.data.records import Shard, encode_record, shard_name
+from tl_distributed.data.records import Shard, bytes_around_pixels, shard_name
 from tl_distributed.reporting.progress import Progress
 
 BLOCK_BYTES = 16 * 2**20  # pixels that one thread holds at a time
@@ -27,18 +26,11 @@ class RecordEncoder:
 
     def __init__(self, image_bytes: int):
         self._image_bytes = image_bytes
-        self._around = functools.lru_cache(maxsize=None)(self._find_around)
 
     def encode(self, pixels: bytes, label: int) -> bytes:
         """Returns what `encode_record(pixels, label)` returns."""
-        before, after = self._around(label)
+        before, after = bytes_around_pixels(self._image_bytes, label)
         return b"".join((before, pixels, after))
-
-    def _find_around(self, label: int) -> tuple[bytes, bytes]:
-        marker = b"\xff" * self._image_bytes  # a run of 255s ends where the next field's tag begins: no tag is 255
-        record = encode_record(marker, label)
-        start = record.index(marker)
-        return record[:start], record[start + self._image_bytes :]
 
 
 def write_shards(

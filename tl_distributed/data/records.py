@@ -134,6 +134,15 @@ def encode_record(pixels: bytes, label: int) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
+@functools.cache
+def bytes_around_pixels(image_bytes: int, label: int) -> tuple[bytes, bytes]:
+    """Returns what `encode_record` puts before and after an image of so many bytes: the same for all of a label."""
+    marker = b"\xff" * image_bytes  # a run of 255s ends where the next field's tag begins: no tag is 255
+    record = encode_record(marker, label)
+    start = record.index(marker)
+    return record[:start], record[start + image_bytes :]
+
+
 def parse_records(serialized: Any, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
     """Parses a batch of serialised records: `[batch] string` to (`[batch, h, w, 3] uint8`, `[batch] int32`).
 
@@ -173,16 +182,14 @@ class _Layout:
 @functools.cache
 def _layout(image_bytes: int) -> _Layout | None:
     """Returns the layout of records of so many bytes of pixels, as `encode_record` shows it; `None` if it has none."""
-    marker = b"\xff" * image_bytes  # a run of 255s ends where the next field's tag begins: no tag is 255
-    records = [encode_record(marker, label) for label in (1, 1 << _VARINT_BITS)]
-    starts = [record.index(marker) for record in records]
-    ends = [len(records[0]) - 1, len(records[1]) - 2]  # the label is last
-    before = tuple(record[:start] for record, start in zip(records, starts, strict=True))
-    between = tuple(record[start + image_bytes : end] for record, start, end in zip(records, starts, ends, strict=True))
-    labels_are_last = [record[end:] for record, end in zip(records, ends, strict=True)] == [b"\x01", b"\x80\x01"]
-    if starts[0] != starts[1] or len(between[0]) != len(between[1]) or not labels_are_last:
+    (before, after), (before_long, after_long) = (
+        bytes_around_pixels(image_bytes, label) for label in (1, 1 << _VARINT_BITS)
+    )
+    labels_are_last = after.endswith(b"\x01") and after_long.endswith(b"\x80\x01")
+    if len(before) != len(before_long) or len(after) + 1 != len(after_long) or not labels_are_last:
         return None
-    return _Layout((len(records[0]), len(records[1])), before, between)
+    num_bytes = len(before) + image_bytes + len(after)
+    return _Layout((num_bytes, num_bytes + 1), (before, before_long), (after[:-1], after_long[:-2]))
 
 
 def _are_laid_out(serialized: Any, rows: Any, layout: _Layout) -> Any:
