@@ -14,6 +14,7 @@ from toy_dataset import write_toy_dataset
 from tl_distributed.commandline import UserError
 from tl_distributed.data import dataset
 from tl_distributed.data.records import encode_record, read_manifest
+from tl_distributed.data.shards import image_format
 
 COUNTS = {"train": 37, "val": 10, "test": 5}
 BUFFER = 8  # several windows an epoch
@@ -313,3 +314,9 @@ def test_split_without_examples_is_named(data_dir):
     info = dataclasses.replace(info, splits={**info.splits, "val": empty})
     with pytest.raises(UserError, match="split val has no examples"):
         dataset.load_splits(data_dir, info, ("val",), input_mode="memory", shuffle_buffer_examples=1)
+
+
+def test_split_that_does_not_fit_into_memory_is_named():
+    huge = image_format((2**20, 2**20, 3))
+    with pytest.raises(UserError, match=r"train-0 and the shards.*\(3,298,534,883 MB\) do not fit.*--input_mode"):
+        dataset.open_split([["train-0"]], 1000, huge, mode="memory", shuffle_buffer_examples=1)

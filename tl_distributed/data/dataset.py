@@ -4,9 +4,11 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from tl_distributed.commandline import UserError
 from tl_distributed.data.free_memory import free_memory_bytes
+from tl_distributed.data.host_rows import HostRows
 from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.shards import (
@@ -126,12 +128,20 @@ def open_split(
       shuffle_buffer_examples: Window of stream mode.
 
     Raises:
-      UserError: In memory mode a record that does not parse, or a wrong number of them.
+      UserError: In memory mode a record that does not parse, a wrong number of them, or too little memory.
     """
     if mode == "stream":
         return StreamSplit(versions, num_examples, record_format, shuffle_buffer_examples)
-    shape = (len(versions) * num_examples, *record_format.shape)
-    images, labels = np.empty(shape, record_format.dtype.as_numpy_dtype), np.empty(num_examples, np.int32)
-    for index, files in enumerate(versions):
-        read_all(files, images[index * num_examples :][:num_examples], labels, record_format)
-    return MemorySplit(images, labels)
+    num_rows = len(versions) * num_examples
+    try:
+        rows = HostRows(num_rows, record_format.shape, record_format.dtype)
+    except tf.errors.ResourceExhaustedError:
+        megabytes = num_rows * record_format.num_bytes / 1e6
+        raise UserError(
+            f"{versions[0][0]} and the shards beside it ({megabytes:,.0f} MB) do not fit into memory; use "
+            "--input_mode=stream, or --bank_mode=stream where these are features"
+        ) from None
+    labels = np.empty(num_examples, np.int32)
+    for version, files in enumerate(versions):
+        read_all(files, rows, version * num_examples, labels, record_format)
+    return MemorySplit(rows, labels)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.commandline import UserError, tensorflow_cause
+from tl_distributed.data.host_rows import HostRows
 from tl_distributed.data.records import DatasetInfo, Shard, parse_records
 
 READ_BATCH = 256  # several are under way at once, and features can be large
@@ -63,14 +64,15 @@ def check_size(file: str, num_bytes: int) -> None:
         )
 
 
-def read_all(files: list[str], images: np.ndarray, labels: np.ndarray, record_format: RecordFormat) -> None:
-    """Reads the files' records into two arrays of as many rows."""
+def read_all(files: list[str], rows: HostRows, first_row: int, labels: np.ndarray, record_format: RecordFormat) -> None:
+    """Reads the files' records into `rows` from `first_row` on, and into `labels`, which has one for each record."""
     done = 0
     for batch_images, batch_labels in read_batches(files, record_format):
         end = done + len(batch_images)
         if end > len(labels):
             raise wrong_count(files, record_format)
-        images[done:end], labels[done:end] = batch_images, batch_labels
+        rows.write(first_row + done, batch_images)
+        labels[done:end] = batch_labels
         done = end
     if done != len(labels):
         raise wrong_count(files, record_format)
