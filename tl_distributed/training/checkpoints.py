@@ -20,19 +20,24 @@ from types import TracebackType
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tl_distributed.commandline import UserError, tensorflow_cause
 from tl_distributed.training.background_writer import BackgroundWriter
+from tl_distributed.training.checkpoint_files import (
+    DAMAGED,
+    checkpoint_paths,
+    put_aside,
+    remove_unfinished,
+    verified_scalars,
+    wait_until_visible,
+)
 from tl_distributed.training.step import TrainStep
 from tl_distributed.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 
 _POSITION_KEY = "position/.ATTRIBUTES/VARIABLE_VALUE"
-_DAMAGED = (tf.errors.OpError, RuntimeError, ValueError, TypeError, LookupError)  # what TensorFlow's reader raises
-_VISIBLE_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,14 +136,14 @@ class Checkpoints:
         return Position(**position)
 
     def _find(self) -> tuple[str, dict[str, Any]] | None:
-        _remove_unfinished(self._folder)
-        _remove_unfinished(f"{self._folder}/best")
-        paths = _paths(self._folder)
+        remove_unfinished(self._folder)
+        remove_unfinished(f"{self._folder}/best")
+        paths = checkpoint_paths(self._folder)
         for path in paths:
             try:
-                position = dataclasses.asdict(Position(**json.loads(_verify(path)[_POSITION_KEY])))
-            except _DAMAGED as error:
-                _put_aside(self._folder, path, error)
+                position = dataclasses.asdict(Position(**json.loads(verified_scalars(path)[_POSITION_KEY])))
+            except DAMAGED as error:
+                put_aside(self._folder, path, error)
                 continue
             return path, self._with_best(position)
         if paths:
@@ -149,11 +154,11 @@ class Checkpoints:
         return None
 
     def _with_best(self, position: dict[str, Any]) -> dict[str, Any]:
-        for path in _paths(f"{self._folder}/best"):
+        for path in checkpoint_paths(f"{self._folder}/best"):
             try:
-                _verify(path)
-            except _DAMAGED as error:
-                _put_aside(f"{self._folder}/best", path, error)
+                verified_scalars(path)
+            except DAMAGED as error:
+                put_aside(f"{self._folder}/best", path, error)
                 return {**position, "best_val_accuracy": -1.0, "best_step": 0}
         return position
 
@@ -226,57 +231,6 @@ class Checkpoints:
         tf.train.Checkpoint(weights=weights).restore(path).assert_consumed()
 
 
-def _paths(folder: str) -> list[str]:
-    """Returns the checkpoints of a folder, the newest first."""
-    state = tf.train.get_checkpoint_state(folder)
-    paths = reversed(state.all_model_checkpoint_paths) if state else ()
-    return [path for path in paths if tf.io.gfile.exists(f"{path}.index")]
-
-
-def _verify(path: str) -> dict[str, Any]:
-    """Reads every tensor of a checkpoint, which compares its checksum; returns the scalars.
-
-    Raises:
-      _DAMAGED: One of them.
-    """
-    reader = tf.train.load_checkpoint(path)
-    tensors = ((name, reader.get_tensor(name)) for name in reader.get_variable_to_shape_map())
-    return {name: value for name, value in tensors if not np.shape(value)}
-
-
-def _put_aside(folder: str, path: str, error: Exception) -> None:
-    """Renames a damaged checkpoint, and takes it off the folder's list."""
-    _LOG.warning(
-        "DAMAGED CHECKPOINT %s (%s: %s): renamed to *.damaged; the run goes on from the one before, if there is one.",
-        path, type(error).__name__, str(error).strip().splitlines()[0],
-    )  # fmt: skip
-    for file in tf.io.gfile.glob(f"{path}.*"):
-        tf.io.gfile.rename(file, f"{file}.damaged", overwrite=True)
-    # The list of a folder is TensorFlow's; `CheckpointManager` would go on with the missing one.
-    rest = list(reversed(_paths(folder)))
-    if rest:
-        tf.compat.v1.train.update_checkpoint_state(folder, rest[-1], rest)
-    else:
-        tf.io.gfile.remove(f"{folder}/checkpoint")
-
-
-def wait_until_visible(path: str, workers: Workers) -> None:
-    """Waits until this worker sees a file that the chief wrote: a network file system may be late.
-
-    Raises:
-      UserError: It does not appear.
-    """
-    deadline = time.monotonic() + _VISIBLE_SECONDS
-    while not tf.io.gfile.exists(path):
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"{workers.name(workers.index)} does not see {path}, which {workers.name(0)} wrote; put --workdir on a "
-                "file system that all workers share"
-            )
-        tf.io.gfile.glob(f"{path}*")  # listing the folder makes NFS look again
-        time.sleep(0.1)
-
-
 def _weights(model: keras.Model) -> list[Any]:
     """Returns the model's weights without generator states, in an order that freezing does not change."""
     return [variable for variable in model.weights if "seed_generator" not in variable.path]
@@ -318,7 +272,7 @@ def _write_job(content: dict[str, Any], folder: str, *, number: int, keep: int) 
             manager.save(checkpoint_number=number)
         except (tf.errors.OpError, OSError) as error:
             with contextlib.suppress(tf.errors.OpError, OSError):
-                _remove_unfinished(folder)  # it may be what fills the disk
+                remove_unfinished(folder)  # it may be what fills the disk
             cause = tensorflow_cause(getattr(error, "message", None) or str(error))
             raise UserError(
                 f"{folder}: the checkpoint of step {number} could not be written ({cause}); make room, or mend the "
@@ -326,12 +280,6 @@ def _write_job(content: dict[str, Any], folder: str, *, number: int, keep: int) 
             ) from None
 
     return write
-
-
-def _remove_unfinished(folder: str) -> None:
-    """Removes what a write that was cut short left: TensorFlow collects a checkpoint in `step-N_temp`."""
-    for path in tf.io.gfile.glob(f"{folder}/step-*_temp"):
-        tf.io.gfile.rmtree(path)
 
 
 class _Stopwatch:

@@ -15,16 +15,15 @@ from tl_distributed.data.device_split import DeviceSplit
 from tl_distributed.data.records import SPLITS, DatasetInfo, read_manifest
 from tl_distributed.data.splits import Split
 from tl_distributed.models.backbones import get_backbone
-from tl_distributed.models.batch_norm import initial_share_after
 from tl_distributed.models.build import build_model
 from tl_distributed.models.cutting import Cut, cut_at_frozen
-from tl_distributed.models.freezing import freeze_for, parameter_counts
-from tl_distributed.models.layer_depths import rate_multipliers
+from tl_distributed.models.freezing import freeze_for
 from tl_distributed.reporting.report import to_json_values, write_json
 from tl_distributed.reporting.run_log import NoRunLog, RunLog
 from tl_distributed.runtime import Runtime, start_runtime
 from tl_distributed.training.banking import Trained, open_banked_phase, resolve_bank
-from tl_distributed.training.checkpoints import Checkpoints, Position, wait_until_visible
+from tl_distributed.training.checkpoint_files import wait_until_visible
+from tl_distributed.training.checkpoints import Checkpoints, Position
 from tl_distributed.training.evaluation import Evaluation, Evaluator
 from tl_distributed.training.examples import misclassified, preview
 from tl_distributed.training.loop import TrainLoop
@@ -35,13 +34,13 @@ from tl_distributed.training.phases import Phase, plan_phases
 from tl_distributed.training.preemption import StopRequest
 from tl_distributed.training.scaling import one_replica_speeds
 from tl_distributed.training.speed import Speedometer, all_reduce_seconds, summary
+from tl_distributed.training.start_log import log_phase, log_start
 from tl_distributed.training.step import TrainStep
 from tl_distributed.training.step_settings import step_settings
-from tl_distributed.training.workdir import dataset_digest, finished_results, layout_change, open_workdir, write_config
+from tl_distributed.training.workdir import dataset_digest, finished_results, open_workdir, write_config
 from tl_distributed.workers import Workers, join_workers
 
 _LOG = logging.getLogger(__name__)
-_STALE_STATISTICS = 0.05  # share of BatchNorm's initial statistics at the end of a phase from which on to warn
 
 
 def train_and_evaluate(config: Config) -> dict[str, Any]:
@@ -125,7 +124,11 @@ class _Run:
     def execute(self, position: Position) -> dict[str, Any]:
         """Trains every phase that is left, then evaluates the best weights and writes the results."""
         config = self._config
-        self._log_start(position)
+        log_start(
+            config, self._info, self._phases, self._runtime,
+            examples={name: split.num_examples for name, split in self._splits.items()},
+            resumed_at=position.step if self._resumed else None,
+        )  # fmt: skip
         chief = self._workers.is_chief
         if chief:
             tf.io.gfile.makedirs(config.workdir)
@@ -220,7 +223,7 @@ class _Run:
             first_step=position.step,
         )
         loop = TrainLoop(step, feed, self._runtime, steps_per_loop=config.steps_per_loop)
-        self._log_phase(phase)
+        log_phase(phase, self._model, config.layer_decay)
         speed = Speedometer(
             loop,
             global_batch_size=config.global_batch_size,
@@ -274,50 +277,3 @@ class _Run:
         write_json(f"{config.workdir}/results.json", results)
         self._workers.from_chief("results", to_json_values(results))
         return results
-
-    def _log_start(self, position: Position) -> None:
-        config, runtime = self._config, self._runtime
-        examples = {name: split.num_examples for name, split in self._splits.items()}
-        steps_per_epoch = examples["train"] / config.global_batch_size
-        lines = [
-            f"Run {config.workdir}: {config.backbone} at {config.image_size} px, weights {config.weights}, "
-            f"transfer {config.transfer}.",
-            f"Data {config.shard_dir}: {self._info.num_classes} classes, "
-            + ", ".join(f"{count} {name}" for name, count in examples.items())
-            + f" images of {'x'.join(map(str, self._info.image_shape))}, {config.input_mode} mode.",
-            f"Devices: {', '.join(runtime.devices)}; {type(runtime.strategy).__name__}; "
-            f"{runtime.workers.count} workers; precision {runtime.precision}; "
-            f"XLA {'on' if runtime.use_xla else 'off'} ({runtime.xla_reason}).",
-            f"Batch: {config.global_batch_size} in all, {config.global_batch_size // runtime.num_replicas} for each of "
-            f"{runtime.num_replicas} replicas; {steps_per_epoch:g} steps an epoch"
-            + ("." if steps_per_epoch.is_integer() else "; a batch that ends an epoch is filled from the next one."),
-            "Phases: "
-            + ", then ".join(
-                f"{phase.name} ({phase.freezing}) {phase.epochs} epochs = {phase.total_steps} steps at "
-                f"{phase.schedule.peak:g}, {phase.schedule.kind}"
-                for phase in self._phases
-            )
-            + ".",
-        ]
-        if self._resumed:
-            change = layout_change(config.workdir, runtime)
-            lines.append(f"Goes on from step {position.step}. {change}".rstrip())
-        for line in lines:
-            _LOG.info("%s", line)
-
-    def _log_phase(self, phase: Phase) -> None:
-        trainable, frozen = parameter_counts(self._model)
-        _LOG.info("Phase %s: %s parameters train, %s are frozen.", phase.name, f"{trainable:,}", f"{frozen:,}")
-        multipliers = set(rate_multipliers(self._model, self._config.layer_decay))
-        if len(multipliers) > 1:
-            _LOG.info(
-                "Layer-wise decay: %d rates, from %.3g of the peak in the lowest block to all of it in the head.",
-                len(multipliers), min(multipliers),
-            )  # fmt: skip
-        stale = initial_share_after(self._model, phase.total_steps)
-        if stale > _STALE_STATISTICS:
-            _LOG.warning(
-                "BatchNorm's moving statistics will still be %.0f %% their initial value after the phase's %d steps, "
-                "and validation worse than the model is; --batch_norm_momentum=0.9 lets them follow.",
-                100 * stale, phase.total_steps,
-            )  # fmt: skip

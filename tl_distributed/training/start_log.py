@@ -1,0 +1,84 @@
+"""What a run says of itself at the start, and of each phase."""
+
+import logging
+from collections.abc import Sequence
+
+import keras
+
+from tl_distributed.config import Config
+from tl_distributed.data.records import DatasetInfo
+from tl_distributed.models.batch_norm import initial_share_after
+from tl_distributed.models.freezing import parameter_counts
+from tl_distributed.models.layer_depths import rate_multipliers
+from tl_distributed.runtime import Runtime
+from tl_distributed.training.phases import Phase
+from tl_distributed.training.workdir import layout_change
+
+_LOG = logging.getLogger(__name__)
+_STALE_STATISTICS = 0.05  # share of BatchNorm's initial statistics at the end of a phase from which on to warn
+
+
+def log_start(
+    config: Config,
+    info: DatasetInfo,
+    phases: Sequence[Phase],
+    runtime: Runtime,
+    *,
+    examples: dict[str, int],
+    resumed_at: int | None,
+) -> None:
+    """Says what is trained, on what and how.
+
+    Args:
+      config: Resolved.
+      info: The data set.
+      phases: Of the run.
+      runtime: Its devices, precision and compiler.
+      examples: How many there are of each split.
+      resumed_at: Step from which an earlier start is gone on with.
+    """
+    steps_per_epoch = examples["train"] / config.global_batch_size
+    lines = [
+        f"Run {config.workdir}: {config.backbone} at {config.image_size} px, weights {config.weights}, "
+        f"transfer {config.transfer}.",
+        f"Data {config.shard_dir}: {info.num_classes} classes, "
+        + ", ".join(f"{count} {name}" for name, count in examples.items())
+        + f" images of {'x'.join(map(str, info.image_shape))}, {config.input_mode} mode.",
+        f"Devices: {', '.join(runtime.devices)}; {type(runtime.strategy).__name__}; "
+        f"{runtime.workers.count} workers; precision {runtime.precision}; "
+        f"XLA {'on' if runtime.use_xla else 'off'} ({runtime.xla_reason}).",
+        f"Batch: {config.global_batch_size} in all, {config.global_batch_size // runtime.num_replicas} for each of "
+        f"{runtime.num_replicas} replicas; {steps_per_epoch:g} steps an epoch"
+        + ("." if steps_per_epoch.is_integer() else "; a batch that ends an epoch is filled from the next one."),
+        "Phases: "
+        + ", then ".join(
+            f"{phase.name} ({phase.freezing}) {phase.epochs} epochs = {phase.total_steps} steps at "
+            f"{phase.schedule.peak:g}, {phase.schedule.kind}"
+            for phase in phases
+        )
+        + ".",
+    ]
+    if resumed_at is not None:
+        change = layout_change(config.workdir, runtime)
+        lines.append(f"Goes on from step {resumed_at}. {change}".rstrip())
+    for line in lines:
+        _LOG.info("%s", line)
+
+
+def log_phase(phase: Phase, model: keras.Model, layer_decay: float) -> None:
+    """Says what a phase trains, at which rates, and warns of BatchNorm statistics that cannot follow."""
+    trainable, frozen = parameter_counts(model)
+    _LOG.info("Phase %s: %s parameters train, %s are frozen.", phase.name, f"{trainable:,}", f"{frozen:,}")
+    multipliers = set(rate_multipliers(model, layer_decay))
+    if len(multipliers) > 1:
+        _LOG.info(
+            "Layer-wise decay: %d rates, from %.3g of the peak in the lowest block to all of it in the head.",
+            len(multipliers), min(multipliers),
+        )  # fmt: skip
+    stale = initial_share_after(model, phase.total_steps)
+    if stale > _STALE_STATISTICS:
+        _LOG.warning(
+            "BatchNorm's moving statistics will still be %.0f %% their initial value after the phase's %d steps, "
+            "and validation worse than the model is; --batch_norm_momentum=0.9 lets them follow.",
+            100 * stale, phase.total_steps,
+        )  # fmt: skip
