@@ -40,7 +40,8 @@ def test_hosts_reach_each_other_by_name_until_the_link_is_cut():
         hosts.restore(1)
         assert subprocess.run(send, timeout=10).returncode == 0
         assert listener.communicate(timeout=10)[0] == "b'hello'\n"
-        sleeper = others.popen(0, ["sleep", "1000"])
+        sleeper = others.popen(0, ["sh", "-c", "echo inside; exec sleep 1000"], stdout=subprocess.PIPE, text=True)
+        assert sleeper.stdout.readline() == "inside\n"
     assert sleeper.wait(timeout=10) == -9
     assert state_of_machine() == before
 
