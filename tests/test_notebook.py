@@ -19,6 +19,8 @@ from nbclient import NotebookClient
 from tl_distributed.data.dataset import load_splits
 from tl_distributed.data.records import read_manifest
 
+pytestmark = pytest.mark.slow  # a minute and a half of training
+
 NOTEBOOK = REPO / "tl_distributed" / "notebooks" / "transfer_learning.ipynb"
 WAYS = ("scratch", "frozen", "partial", "full")
 UNFROZEN = 23
@@ -222,7 +224,6 @@ def few_photos(real_data_dir, tmp_path_factory) -> str:
 
 
 @pytest.mark.real_data
-@pytest.mark.slow  # building MobileNetV2's four training steps takes most of a minute
 def test_photos_and_imagenet_weights(few_photos, real_data_dir, tmp_path):
     """The other use of the parameters: a data set, a backbone and weights of one's own."""
     parameters = {

@@ -46,6 +46,7 @@ def accuracy_of_pixels(data_dir: str) -> float:
 
 
 @pytest.mark.real_data
+@pytest.mark.slow  # evaluates 10,000 images three times
 def test_frozen_mobilenet_beats_chance_by_far_and_exports(small_cifar10, real_data_dir, tmp_path):
     weights = real_data_dir / "mobilenet_v2_imagenet_notop.weights.h5"
     command(
