@@ -82,22 +82,24 @@ def load_subset(data_dir: str, info: DatasetInfo, name: str, *, images_per_class
     files = _checked_files(data_dir, info, name)
     counts = [split.counts_per_class.get(class_name, 0) for class_name in info.class_names]
     choice = StratifiedChoice(counts, images_per_class=images_per_class, seed=seed)
-    images, labels = [np.empty((0, *info.image_shape), np.uint8)], [np.empty(0, np.int32)]
-    done = 0
+    rows = _host_rows(sum(min(count, images_per_class) for count in counts), record_format, files)
+    labels = [np.empty(0, np.int32)]
+    done = kept = 0
     for batch_images, batch_labels in read_batches(files, record_format):
         done += len(batch_labels)
         try:
             chosen = choice.mask(batch_labels)
         except IndexError:  # more of a class than the manifest says
             raise wrong_count(files, record_format) from None
-        images.append(batch_images[chosen])
+        rows.write(kept, batch_images[chosen])
         labels.append(batch_labels[chosen])
+        kept += len(labels[-1])
     if done != split.num_examples:
         raise wrong_count(files, record_format)
     short = [class_name for class_name, count in zip(info.class_names, counts, strict=True) if count < images_per_class]
     if short:
         _LOG.info("--images_per_class=%d: fewer in %s, all are taken.", images_per_class, ", ".join(short[:5]))
-    return MemorySplit(np.concatenate(images), np.concatenate(labels))
+    return MemorySplit(rows.tensor(), np.concatenate(labels))
 
 
 def _checked_files(data_dir: str, info: DatasetInfo, name: str) -> list[str]:
@@ -132,16 +134,19 @@ def open_split(
     """
     if mode == "stream":
         return StreamSplit(versions, num_examples, record_format, shuffle_buffer_examples)
-    num_rows = len(versions) * num_examples
-    try:
-        rows = HostRows(num_rows, record_format.shape, record_format.dtype)
-    except tf.errors.ResourceExhaustedError:
-        megabytes = num_rows * record_format.num_bytes / 1e6
-        raise UserError(
-            f"{versions[0][0]} and the shards beside it ({megabytes:,.0f} MB) do not fit into memory; use "
-            "--input_mode=stream, or --bank_mode=stream where these are features"
-        ) from None
+    rows = _host_rows(len(versions) * num_examples, record_format, versions[0])
     labels = np.empty(num_examples, np.int32)
     for version, files in enumerate(versions):
         read_all(files, rows, version * num_examples, labels, record_format)
-    return MemorySplit(rows, labels)
+    return MemorySplit(rows.tensor(), labels)
+
+
+def _host_rows(num_rows: int, record_format: RecordFormat, files: list[str]) -> HostRows:
+    try:
+        return HostRows(num_rows, record_format.shape, record_format.dtype)
+    except tf.errors.ResourceExhaustedError:
+        megabytes = num_rows * record_format.num_bytes / 1e6
+        raise UserError(
+            f"{files[0]} and the shards beside it ({megabytes:,.0f} MB) do not fit into memory; use "
+            "--input_mode=stream, or --bank_mode=stream where these are features"
+        ) from None

@@ -34,9 +34,8 @@ class DeviceSplit(MemorySplit):
           UserError: It does not fit.
         """
         del first_step  # the position of a batch is its step number
-        images = self._images.gather(np.arange(len(self._images))).numpy()
         with tf.device("/cpu:0"):
-            words = tf.constant(_as_words(images, self._labels.numpy()))
+            words = tf.constant(_as_words(self._images.numpy(), self._labels.numpy()))
         devices = iter(self._strategy.extended.worker_devices)
 
         def copy(_: tf.distribute.experimental.ValueContext) -> tf.Tensor:
@@ -51,7 +50,7 @@ class DeviceSplit(MemorySplit):
                 "split do not fit on a device; try --input_mode=memory"
             ) from None
         batch_size = global_batch_size // num_replicas
-        return _DeviceFeed(copies, images.shape, self.num_examples, global_batch_size, batch_size, seed)
+        return _DeviceFeed(copies, tuple(self._images.shape), self.num_examples, global_batch_size, batch_size, seed)
 
 
 @dataclasses.dataclass(frozen=True)

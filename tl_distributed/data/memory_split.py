@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.data.host_rows import HostRows
 from tl_distributed.data.order import example_indices
 from tl_distributed.data.splits import EvalBatch, TrainFeed, padded_batch
 
@@ -17,12 +16,11 @@ class MemorySplit:
 
     mode = "memory"
 
-    def __init__(self, images: np.ndarray | HostRows, labels: np.ndarray):
+    def __init__(self, images: np.ndarray | tf.Tensor, labels: np.ndarray):
         """Takes `images [versions * n, h, w, 3] uint8`, one version of all after the other, and `labels [n] int32`."""
         self.num_examples = len(labels)
-        self._images = images if isinstance(images, HostRows) else HostRows.of(images)
-        with tf.device("/cpu:0"):
-            self._labels = tf.constant(labels, tf.int32)
+        with tf.device("/cpu:0"):  # on the host also where there are GPUs: only batches travel
+            self._images, self._labels = tf.convert_to_tensor(images), tf.constant(labels, tf.int32)
 
     def train_feed(self, *, global_batch_size: int, num_replicas: int, seed: int, first_step: int) -> TrainFeed:
         del first_step  # the position of a batch is its step number
@@ -31,18 +29,20 @@ class MemorySplit:
     def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]:
         for start in range(0, self.num_examples, batch_size):
             end = min(start + batch_size, self.num_examples)
-            yield padded_batch(*self.examples(np.arange(start, end)), batch_size)
+            with tf.device("/cpu:0"):
+                images, labels = self._images[start:end].numpy(), self._labels[start:end].numpy()
+            yield padded_batch(images, labels, batch_size)
 
     def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the images `[k, h, w, 3] uint8` and labels `[k] int32` at `indices [k]`."""
         with tf.device("/cpu:0"):
-            return self._images.gather(indices).numpy(), tf.gather(self._labels, indices).numpy()
+            return tf.gather(self._images, indices).numpy(), tf.gather(self._labels, indices).numpy()
 
 
 @dataclasses.dataclass(frozen=True)
 class _MemoryFeed:
     waits_for_input: ClassVar[bool] = False
-    images: HostRows
+    images: tf.Tensor
     labels: tf.Tensor
     global_batch_size: int
     replica_batch_size: int
@@ -56,11 +56,11 @@ class _MemoryFeed:
 
     def replica_batch(self, step: tf.Tensor, replica: Any) -> tuple[tf.Tensor, tf.Tensor]:
         rows, indices = batch_rows(
-            step, replica, num_examples=self.labels.shape[0], num_rows=len(self.images),
+            step, replica, num_examples=self.labels.shape[0], num_rows=self.images.shape[0],
             global_batch_size=self.global_batch_size, replica_batch_size=self.replica_batch_size, seed=self.seed,
         )  # fmt: skip
         with tf.device("/cpu:0"):
-            return self.images.gather(rows), tf.gather(self.labels, indices)
+            return tf.gather(self.images, rows), tf.gather(self.labels, indices)
 
 
 def batch_rows(
