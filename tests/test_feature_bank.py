@@ -108,8 +108,8 @@ def assert_same_runs(first: pathlib.Path, second: pathlib.Path) -> None:
         ("tiny_norm", "frozen", {"bank_mode": "stream", "input_mode": "stream"}, {"input_mode": "stream"}),
         # Replicas' BatchNorm statistics are their own, so the second count of replicas is compared without.
         ("tiny", "partial", {"strategy": "mirrored"}, {}),
-        ("resnet20", "partial", {}, {}),
-        ("resnet20", "frozen", {"strategy": "mirrored"}, {}),
+        pytest.param("resnet20", "partial", {}, {}, marks=pytest.mark.slow),
+        pytest.param("resnet20", "frozen", {"strategy": "mirrored"}, {}, marks=pytest.mark.slow),
         ("tiny_norm", "two_phase", {"xla": "on"}, {}),
         ("tiny_norm", "partial", {"images_per_class": 13}, {"images_per_class": 13}),
         ("resnet20", "partial", {"layer_decay": 0.5}, {"layer_decay": 0.5}),
