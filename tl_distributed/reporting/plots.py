@@ -174,9 +174,11 @@ def image_grid(images: np.ndarray, captions: Sequence[str], columns: int) -> Fig
     return figure
 
 
-def save_figure(figure: Figure, path: str) -> None:
-    """Writes a PNG to any file system; it appears whole or not at all."""
-    write_file(path, figure_png(figure))
+def save_figure(figure: Figure, path: str) -> bytes:
+    """Writes a PNG to any file system, where it appears whole or not at all; returns its bytes."""
+    png = figure_png(figure)
+    write_file(path, png)
+    return png
 
 
 def figure_png(figure: Figure) -> bytes:

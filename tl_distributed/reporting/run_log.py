@@ -71,8 +71,7 @@ class RunLog:
             figures[tensorboard.MISCLASSIFIED] = plots.image_grid(images, captions, columns=5)
         tf.io.gfile.makedirs(f"{self._workdir}/plots")
         for name, figure in figures.items():
-            plots.save_figure(figure, f"{self._workdir}/plots/{name}.png")
-            self._board.figure(name, figure, step)
+            self._board.png(name, plots.save_figure(figure, f"{self._workdir}/plots/{name}.png"), step)
         metrics = {
             name: results[name] for name in ("val_accuracy", "test_accuracy", "test_loss") if results[name] is not None
         }

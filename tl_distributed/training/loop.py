@@ -47,6 +47,7 @@ class TrainLoop:
         self._steps_per_loop = steps_per_loop
         self._next_length = steps_per_loop or 1
         self._compiled = False
+        self._sums = np.zeros(4, np.float32)
         self._run_steps = tf.function(self._run_steps_body)
         self.times = LoopTimes(input_wait_seconds=0.0 if feed.waits_for_input else None)
 
@@ -60,8 +61,8 @@ class TrainLoop:
         start = time.perf_counter()
         try:
             # Tensors, not Python numbers: those would trace the loop again for every value.
-            _, waited = self._run_steps(tf.constant(first_step, tf.int64), tf.constant(length, tf.int64))
-            waited = float(waited)
+            sums, waited = self._run_steps(tf.constant(first_step, tf.int64), tf.constant(length, tf.int64))
+            self._sums, waited = sums.numpy(), float(waited)
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 f"out of memory in steps {first_step} to {first_step + length} ({tensorflow_cause(error.message)}); "
@@ -82,7 +83,7 @@ class TrainLoop:
 
     def read_sums(self) -> np.ndarray:
         """Returns and clears the sums of loss, hits, gradient norm and skipped updates: `[4] float32`."""
-        sums = self._step.read_sums().numpy()
+        sums, self._sums = self._sums, np.zeros(4, np.float32)
         self._step.reset_sums()
         return sums
 

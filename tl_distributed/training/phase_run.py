@@ -55,6 +55,7 @@ class PhaseRun:
         if config.max_steps:
             self._last = max(min(self._last, config.max_steps), position.step)
         self._steps_per_epoch = parts.train.num_examples / config.global_batch_size
+        self._rate = tf.function(parts.phase.schedule)
         self._log_every = config.log_every_steps or max(1, math.ceil(self._steps_per_epoch / _LOGS_AN_EPOCH))
         self._interval_start = position.step
         self._checkpoint_times = self._times_of_checkpoints()  # at the last log
@@ -149,7 +150,7 @@ class PhaseRun:
                 f"{self.position.step}; try a lower --learning_rate or --finetune_learning_rate, --clip_norm=1, "
                 "more --warmup_epochs, or --precision=float32"
             )
-        rate = self._parts.phase.schedule(self.position.step - 1 - self._first)
+        rate = self._rate(tf.constant(self.position.step - 1 - self._first, tf.int64))
         row = {
             "loss": loss_sum / images,
             "accuracy": hits / images,
