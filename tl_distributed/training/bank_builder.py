@@ -67,10 +67,12 @@ class ShardImages:
 
     def batches(self, shards: Sequence[BankShard], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         files, expected = [shard.source for shard in shards], sum(len(shard.examples) for shard in shards)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # there is nothing to tune, and ending it has been seen to take seconds
         dataset = tf.data.TFRecordDataset(files).batch(batch_size).map(self.format.parse).prefetch(2)
         done = 0
         try:
-            for images, labels in dataset.as_numpy_iterator():
+            for images, labels in dataset.with_options(options).as_numpy_iterator():
                 done += len(images)
                 if done > expected:
                     break
