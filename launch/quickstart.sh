@@ -51,7 +51,8 @@ if [ "$dataset" = cifar10 ]; then
 else
   step "Data: 24 drawn classes to learn from, 10 others with few images"
   build "$data/drawings_source" --source=synthetic --synthetic_task=source --num_shards=4
-  build "$data/drawings_target" --source=synthetic --synthetic_task=target --num_shards=4
+  build "$data/drawings_target" --source=synthetic --synthetic_task=target --num_shards=4 \
+    --images_per_class=40 --val_fraction=0.5 # as many to choose the best epoch by as to train on
   step "Pre-training a small residual net on the 24 classes"
   small=(--backbone=resnet20 --dropout=0 --global_batch_size=32 --weight_decay=1e-3)
   train pretrained "${small[@]}" --data_dir="$data/drawings_source" --transfer=scratch \
