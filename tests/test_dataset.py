@@ -316,11 +316,7 @@ def test_split_without_examples_is_named(data_dir):
         dataset.load_splits(data_dir, info, ("val",), input_mode="memory", shuffle_buffer_examples=1)
 
 
-def test_split_that_does_not_fit_into_memory_is_named(monkeypatch):
-    def exhausted(*_):  # as it is after ten seconds in which TensorFlow hopes for memory
-        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
-
-    monkeypatch.setattr(tf, "zeros", exhausted)
+def test_split_that_does_not_fit_into_memory_is_named():  # ten seconds, for which TensorFlow hopes for memory
     huge = image_format((2**20, 2**20, 3))
     with pytest.raises(UserError, match=r"train-0 and the shards.*\(3,298,534,883 MB\) do not fit.*--input_mode"):
         dataset.open_split([["train-0"]], 1000, huge, mode="memory", shuffle_buffer_examples=1)

@@ -46,13 +46,6 @@ def foreign_record(pixels: bytes, label: int) -> bytes:
     return record.SerializeToString(deterministic=True)
 
 
-def unpacked_record(pixels: bytes, label: int) -> bytes:
-    """Returns a record whose label is written as a single number instead of a list of one."""
-    record = records.encode_record(pixels, label)
-    assert record.endswith(bytes([0x0A, 1, label]))
-    return record[:-3] + bytes([0x08, label]).rjust(3, b"\0")
-
-
 def test_records_of_other_writers():
     pixels = images_of(SHAPE, 3)
     own = records.encode_record(pixels[0], 7)

@@ -4,6 +4,7 @@ Each gives batches in the order of a full shuffle a epoch (the bare readers: in 
 a training loop takes them; one number of each batch is used, so that none is optimised away.
 """
 
+import abc
 import dataclasses
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def _one_number(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(labels, tf.int32)) + tf.cast(images[0, 0, 0, 0], tf.int32)
 
 
-class _Reader:
+class _Reader(abc.ABC):
     """Reads whole epochs until a block has taken as long as it should; each block begins with a fresh iterator."""
 
     facts: dict[str, Any]
@@ -51,13 +52,13 @@ class _Reader:
         self._batch_size, self._steps_per_epoch = batch_size, max(1, examples // batch_size)
         self._read = tf.function(self._read_body, autograph=True)
 
+    @abc.abstractmethod
     def _iterator(self) -> Any:
         """Returns what a block reads from."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _batch(self, iterator: Any, step: tf.Tensor) -> tf.Tensor:
         """Reads a batch in the graph; returns one number of it."""
-        raise NotImplementedError
 
     def _read_body(self, iterator: Any, first: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
         total = tf.constant(0)
