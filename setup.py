@@ -17,6 +17,21 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["tl_distributed*", "data_prep*"]),
     package_data={"tl_distributed": ["recipes/*.flags", "notebooks/*.ipynb"]},
+    entry_points={
+        "console_scripts": [
+            "tl-build = data_prep.build_tfrecords:run",
+            "tl-verify = data_prep.verify_tfrecords:run",
+            "tl-fetch-weights = data_prep.fetch_weights:run",
+            "tl-train = tl_distributed.train:run",
+            "tl-study = tl_distributed.study:run",
+            "tl-predict = tl_distributed.predict:run",
+            "tl-evaluate = tl_distributed.evaluate:run",
+            "tl-export = tl_distributed.export:run",
+            "tl-inspect = tl_distributed.inspect_features:run",
+            "tl-benchmark = tl_distributed.benchmark:run",
+            "tl-doctor = tl_distributed.doctor:run",
+        ],
+    },
     python_requires=">=3.10,<3.14",
     install_requires=[
         "tensorflow>=2.20,<2.22",

@@ -1,12 +1,11 @@
 """One build from the first image to the finished data set."""
 
-import os
-
 from data_prep import manifest, shard_writer, spill, splits, staging
 from data_prep.config import BuildConfig
-from data_prep.sources.base import Source
-from tl_distributed.commandline import UserError
+from data_prep.source import Source
+from data_prep.sources import source_module
 from tl_distributed.data.records import DatasetInfo
+from tl_distributed.errors import UserError
 
 
 def build(config: BuildConfig, source: Source | None = None) -> DatasetInfo:
@@ -31,6 +30,11 @@ def build(config: BuildConfig, source: Source | None = None) -> DatasetInfo:
         raise UserError(f"--output_dir={config.output_dir}: {_cause(error)}; nothing was changed there") from error
 
 
+def open_source(config: BuildConfig) -> Source:
+    """Makes the source of `--source`; raises `UserError` as its constructor does."""
+    return source_module(config.source).open_source(config)
+
+
 def _build_into(config: BuildConfig, source: Source, place: staging.Staging) -> DatasetInfo:
     splits.check_class_names(source.class_names)
     image_bytes = source.image_size**2 * 3
@@ -46,7 +50,7 @@ def _build_into(config: BuildConfig, source: Source, place: staging.Staging) -> 
             pixel_file,
             image_bytes=image_bytes,
             num_shards=config.num_shards,
-            num_writers=num_threads(config),
+            num_writers=config.num_threads,
         )
     info = manifest.describe(config, source, assignment, index.labels, shards)
     manifest.write(place.build_dir, info)
@@ -72,55 +76,6 @@ def _assign(config: BuildConfig, source: Source, index: spill.Index) -> splits.A
                 f"class {name!r}: every image of train is in test or val too, so none is left to learn from"
             )
     return assignment
-
-
-def num_threads(config: BuildConfig) -> int:
-    """Returns `--num_writers`, or the number of cores that this process may use."""
-    if config.num_writers:
-        return config.num_writers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def open_source(config: BuildConfig) -> Source:
-    """Makes the source of `--source`; imports only that one, as some need packages that others do not.
-
-    Raises:
-      UserError: What the source's constructor refuses.
-    """
-    match config.source:
-        case "synthetic":
-            from data_prep.sources.synthetic import SyntheticSource
-
-            return SyntheticSource(
-                task=config.synthetic_task,
-                image_size=config.image_size,
-                seed=config.seed,
-                images_per_class=config.images_per_class,
-            )
-        case "image_folder":
-            from data_prep.sources.image_folder import ImageFolderSource
-
-            return ImageFolderSource(
-                path=config.input,
-                image_size=config.image_size,
-                crop_to_aspect_ratio=config.crop_to_aspect_ratio,
-                skip_unreadable=config.skip_unreadable,
-                num_threads=num_threads(config),
-            )
-        case "cifar10_archive":
-            from data_prep.sources.cifar10_archive import Cifar10ArchiveSource
-
-            return Cifar10ArchiveSource(path=config.input, image_size=config.image_size)
-        case _:
-            from data_prep.sources.tfds_source import TfdsSource
-
-            return TfdsSource(
-                name=config.source,
-                tfds_name=config.tfds_name or config.source,
-                data_dir=config.input,
-                image_size=config.image_size,
-                crop_to_aspect_ratio=config.crop_to_aspect_ratio,
-            )
 
 
 def _cause(error: Exception) -> str:

@@ -7,10 +7,11 @@
 The folder appears when it is complete. The same images, seed and flags give the same bytes.
 """
 
+import functools
 import time
 
 from data_prep.config import BuildConfig
-from tl_distributed.commandline import import_tensorflow, refuse_positional, run_command
+from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command
 
 
 def main(config: BuildConfig, positional: list[str]) -> int:
@@ -29,5 +30,7 @@ def main(config: BuildConfig, positional: list[str]) -> int:
     return 0
 
 
+run = functools.partial(run_command, main, BuildConfig, __doc__)  # what the console script calls
+
 if __name__ == "__main__":
-    run_command(main, BuildConfig, __doc__)
+    run()

@@ -2,24 +2,18 @@
 
 import dataclasses
 
-from tl_distributed.commandline import UserError, setting
+from data_prep import sources
+from tl_distributed.errors import UserError
+from tl_distributed.settings.flags import setting
 
-SOURCES = ("cifar10", "cifar10_archive", "image_folder", "tfds", "synthetic")
-# Sources that take each of these flags; anywhere else a given value would be ignored in silence.
-_TAKEN_BY = {
-    "input": ("cifar10", "cifar10_archive", "image_folder", "tfds"),
-    "tfds_name": ("tfds",),
-    "skip_unreadable": ("image_folder",),
-    "crop_to_aspect_ratio": ("image_folder", "tfds"),
-    "images_per_class": ("synthetic",),
-}
+_EXAMPLES = {"input": "PATH", "tfds_name": "NAME, e.g. --tfds_name=oxford_flowers102"}  # in messages
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildConfig:
     """One build: where the images come from, how they are split, where the shards go."""
 
-    source: str = setting("cifar10", "Where the images come from.", topic="Source", choices=SOURCES)
+    source: str = setting("cifar10", "Where the images come from.", topic="Source", choices=sources.NAMES)
     input: str = setting(
         "",
         "The images on disk: for image_folder a folder, .tar, .tar.gz or .zip of train/<class>/* with optional val/ "
@@ -89,17 +83,30 @@ class BuildConfig:
     )
 
     def __post_init__(self) -> None:
-        for name, sources in _TAKEN_BY.items():
-            if getattr(self, name) and self.source not in sources:
-                raise UserError(f"--{name} is not used by --source={self.source}, only by {', '.join(sources)}")
-        if not self.input and self.source in ("cifar10_archive", "image_folder"):
-            raise UserError(f"--source={self.source} needs --input=PATH")
-        if not self.tfds_name and self.source == "tfds":
-            raise UserError("--source=tfds needs --tfds_name=NAME, e.g. --tfds_name=oxford_flowers102")
+        self._check_source()
         if not self.output_dir:
             raise UserError("--output_dir must name a folder")
         if self.seed >= 2**63:
             raise UserError(f"--seed={self.seed}: takes at most 2**63 - 1")
+
+    def _check_source(self) -> None:
+        """Raises `UserError` for a flag that the source would ignore in silence, or that it needs."""
+        modules = {name: sources.source_module(name) for name in sources.NAMES}
+        own = modules[self.source]
+        for flag in sorted({flag for module in modules.values() for flag in module.TAKES} - set(own.TAKES)):
+            if getattr(self, flag):
+                takers = ", ".join(name for name, module in modules.items() if flag in module.TAKES)
+                raise UserError(f"--{flag} is not used by --source={self.source}, only by {takers}")
+        for flag in own.NEEDS:
+            if not getattr(self, flag):
+                raise UserError(f"--source={self.source} needs --{flag}={_EXAMPLES[flag]}")
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that decode and write: `num_writers`, or one a core that this process may use."""
+        from tl_distributed.data.machine import usable_cores
+
+        return self.num_writers or usable_cores()
 
 
 @dataclasses.dataclass(frozen=True)

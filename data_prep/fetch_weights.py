@@ -5,14 +5,18 @@ It imports the table of backbones from tl_distributed, so that both name a backb
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import tempfile
 
-from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, setting
-from tl_distributed.models.backbones import Backbone, DownloadError, build_backbone, get_backbone
+from tl_distributed.errors import DownloadError, UserError
+from tl_distributed.models.backbones import Backbone, get_backbone
+from tl_distributed.models.build import build_backbone
 from tl_distributed.models.weights import fetched_weights_file
+from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command
+from tl_distributed.settings.flags import setting
 
 _TEMPORARY_SUFFIX = ".tmp"
 
@@ -144,5 +148,7 @@ def _cause(error: Exception) -> str:
     return " ".join(str(getattr(error, "message", None) or error).split())
 
 
+run = functools.partial(run_command, main, FetchConfig, __doc__)  # what the console script calls
+
 if __name__ == "__main__":
-    run_command(main, FetchConfig, __doc__)
+    run()

@@ -6,7 +6,7 @@ import numpy as np
 
 from data_prep import splits
 from data_prep.config import BuildConfig
-from data_prep.sources.base import Source
+from data_prep.source import Source
 from tl_distributed.data.records import MANIFEST_FILE, DatasetInfo, Shard, Split
 
 

@@ -4,7 +4,6 @@ The bytes of a shard depend on its records alone, so the number of threads chang
 """
 
 import concurrent.futures
-import hashlib
 import os
 from collections.abc import Iterator
 
@@ -12,7 +11,8 @@ import numpy as np
 
 from data_prep.spill import PixelFile
 from tl_distributed.data.records import Shard, bytes_around_pixels, shard_name
-from tl_distributed.reporting.progress import Progress
+from tl_distributed.files import hash_file
+from tl_distributed.progress import Progress
 
 BLOCK_BYTES = 16 * 2**20  # pixels that one thread holds at a time
 
@@ -109,15 +109,3 @@ def _write_shard(path: str, records: Iterator[bytes], num_records: int, is_stopp
         os.fsync(file.fileno())  # a power failure must not leave a data set that looks finished
     digest, num_bytes = hash_file(path)
     return Shard(os.path.basename(path), num_records, num_bytes, digest)
-
-
-def hash_file(path: str) -> tuple[str, int]:
-    """Returns (SHA-256 in hex, size in bytes) of the file at any path that TensorFlow reads."""
-    import tensorflow as tf
-
-    digest, num_bytes = hashlib.sha256(), 0
-    with tf.io.gfile.GFile(path, "rb") as file:
-        while block := file.read(4 * 2**20):
-            digest.update(block)
-            num_bytes += len(block)
-    return digest.hexdigest(), num_bytes

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_prep import splits
-from data_prep.sources.base import Chunk, Source
+from data_prep.source import Chunk, Source
 from tl_distributed.data.records import SPLITS
-from tl_distributed.reporting.progress import Progress
+from tl_distributed.progress import Progress
 
 
 class PixelFile:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tl_distributed.commandline import UserError
 from tl_distributed.data.records import SPLITS
+from tl_distributed.errors import UserError
 
 TRAIN, VAL, TEST = (SPLITS.index(name) for name in ("train", "val", "test"))
 CONTENT_HASH = "BLAKE2b-128 of the raw pixels, keyed by the seed"

@@ -20,8 +20,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from tl_distributed.commandline import UserError
 from tl_distributed.data.records import MANIFEST_FILE, SPLITS
+from tl_distributed.errors import UserError
 
 _SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
 

@@ -5,8 +5,10 @@
 Prints a table of what is there. Else one line names the first bad shard and record (counted from 0); exit code 2.
 """
 
+import functools
+
 from data_prep.config import VerifyConfig
-from tl_distributed.commandline import import_tensorflow, refuse_positional, run_command
+from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command
 
 
 def main(config: VerifyConfig, positional: list[str]) -> int:
@@ -15,7 +17,8 @@ def main(config: VerifyConfig, positional: list[str]) -> int:
     import_tensorflow()  # late: `--help` needs none of it
     import tensorflow as tf
 
-    from data_prep import manifest, verify
+    from data_prep import manifest
+    from tl_distributed.data import verify
 
     tf.config.set_visible_devices([], "GPU")  # reading is the host's work; a GPU may be training
     info = verify.verify(config.data_dir)
@@ -24,5 +27,7 @@ def main(config: VerifyConfig, positional: list[str]) -> int:
     return 0
 
 
+run = functools.partial(run_command, main, VerifyConfig, __doc__)  # what the console script calls
+
 if __name__ == "__main__":
-    run_command(main, VerifyConfig, __doc__)
+    run()

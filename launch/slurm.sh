@@ -33,7 +33,7 @@ describe_job() {
 data_dir_of() { # MODULE CLASS FLAGS...: prints the data set's folder
   "${python[@]}" -c '
 import importlib, sys
-from tl_distributed.commandline import run_command
+from tl_distributed.settings.command import run_command
 config_class = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])
 def main(config, _):
     getattr(config, "validate", lambda: None)()

@@ -13,8 +13,8 @@ import keras
 import nbformat
 import numpy as np
 import pytest
-from conftest import REPO
 from nbclient import NotebookClient
+from paths import REPO
 
 from tl_distributed.data.dataset import load_splits
 from tl_distributed.data.records import read_manifest

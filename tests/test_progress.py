@@ -13,8 +13,8 @@ import types
 import numpy as np
 import pytest
 
-from tl_distributed.reporting import progress as progress_module
-from tl_distributed.reporting.progress import Progress, format_duration
+from tl_distributed import progress as progress_module
+from tl_distributed.progress import Progress, format_duration
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_format_duration(seconds, text):
 
 _TERMINAL_SCRIPT = """
 import time
-from tl_distributed.reporting.progress import Progress
+from tl_distributed.progress import Progress
 with Progress(total=40, unit="images", label="Build") as progress:
     for i in range(4):
         time.sleep(0.12)
@@ -169,5 +169,5 @@ def test_terminal_without_width_gets_lines():
 
 
 def test_imports_no_tensorflow():
-    code = "import sys, tl_distributed.reporting.progress; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, tl_distributed.progress; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

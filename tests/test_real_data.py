@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPO
+from paths import REPO
 
 from tl_distributed.data.dataset import load_splits
 from tl_distributed.data.records import read_manifest

@@ -16,7 +16,8 @@ Every contender has a process of its own, and they take turns. Prints a table; -
 import importlib
 import sys
 
-from tl_distributed.commandline import UserError, refuse_positional, run_command, start_logging
+from tl_distributed.errors import UserError
+from tl_distributed.settings.command import HELP, refuse_positional, run_command, run_to_exit, start_logging
 
 # Of each: module, function, class of its flags.
 SUBCOMMANDS = {
@@ -28,25 +29,23 @@ SUBCOMMANDS = {
     "scaling": ("scaling", "run_scaling", "ScalingConfig"),
     "peers": ("step", "run_peers", "StepConfig"),
 }
-_HELP = ("--help", "-h", "-help", "--helpfull")
 
 
 def main(arguments: list[str]) -> None:
     """Reads which sub-command it is, and runs it with its own flags."""
     name = arguments[0] if arguments else ""
-    if name in SUBCOMMANDS:
-        module, function, config_class = SUBCOMMANDS[name]
-        settings = importlib.import_module("tl_distributed.benchmarks.settings")
-        description = next(line for line in __doc__.splitlines() if line.startswith(f"  {name} "))
-        run_command(
-            lambda config, positional: _run(module, function, config, positional),
-            getattr(settings, config_class), f"python -m tl_distributed.benchmark {description.strip()}", arguments[1:],
-        )  # fmt: skip
-    if name in _HELP:
+    if name in HELP:
         print(__doc__.strip())
         return
-    print(f"error: sub-command {name!r}: takes one of {', '.join(SUBCOMMANDS)}", file=sys.stderr)
-    raise SystemExit(UserError.exit_code)
+    if name not in SUBCOMMANDS:
+        raise UserError(f"sub-command {name!r}: takes one of {', '.join(SUBCOMMANDS)}")
+    module, function, config_class = SUBCOMMANDS[name]
+    settings = importlib.import_module("tl_distributed.benchmarks.settings")
+    description = next(line for line in __doc__.splitlines() if line.startswith(f"  {name} "))
+    run_command(
+        lambda config, positional: _run(module, function, config, positional),
+        getattr(settings, config_class), f"python -m tl_distributed.benchmark {description.strip()}", arguments[1:],
+    )  # fmt: skip
 
 
 def _run(module: str, function: str, config: object, positional: list[str]) -> None:
@@ -58,5 +57,10 @@ def _run(module: str, function: str, config: object, positional: list[str]) -> N
     getattr(importlib.import_module(f"tl_distributed.benchmarks.{module}"), function)(config, machine())
 
 
+def run() -> None:
+    """Runs the command, also as the console script that `setup.py` names."""
+    run_to_exit(lambda: main(sys.argv[1:]))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run()

@@ -8,18 +8,20 @@ where training would fail, else 0. Nothing is written but the file that --json n
 """
 
 import dataclasses
+import functools
 import json
 import os
 import sys
 import time
 
-from tl_distributed.commandline import UserError, refuse_positional, run_command, start_logging
-from tl_distributed.diagnosis import devices, environment, storage
+from tl_distributed.diagnosis import devices, environment, gpus, storage
 from tl_distributed.diagnosis.checks import Check
 from tl_distributed.diagnosis.report import Finding, as_json, as_text, training_would_fail
 from tl_distributed.diagnosis.settings import DoctorConfig
 from tl_distributed.diagnosis.supervision import examine
-from tl_distributed.reporting.report import to_json_values
+from tl_distributed.errors import UserError
+from tl_distributed.files import to_json_values
+from tl_distributed.settings.command import refuse_positional, run_command, start_logging
 
 _DATA = "data set"
 CHECKS = (
@@ -27,7 +29,7 @@ CHECKS = (
     Check(environment.SOFTWARE, "requirements", environment.requirements, essential=False),
     Check(environment.SOFTWARE, "Keras backend", environment.keras_backend, remedy="unset KERAS_BACKEND"),
     Check(environment.MACHINE, "machine", environment.machine, essential=False),
-    Check(environment.GPUS, "GPUs", environment.gpus, essential=False),
+    Check(gpus.GPUS, "GPUs", gpus.gpus, essential=False),
     Check(environment.ENVIRONMENT, "variables", environment.variables, essential=False),
     Check(devices.STRATEGY, "strategy", devices.strategy),
     Check(devices.STRATEGY, "precision and XLA", devices.precision),
@@ -69,7 +71,7 @@ def _path_of_worker(path: str, findings: list[Finding]) -> str:
 def _write(path: str, text: str) -> None:
     """Writes a file, whole or not at all; a local one without TensorFlow, whose import may be what fails."""
     if "://" in path:
-        from tl_distributed.reporting.report import write_file
+        from tl_distributed.files import write_file
 
         write_file(path, text.encode())
         return
@@ -82,5 +84,7 @@ def _write(path: str, text: str) -> None:
         raise UserError(f"--json={path}: cannot be written ({error.strerror}); name another file") from None
 
 
+run = functools.partial(run_command, main, DoctorConfig, __doc__)  # what the console script calls
+
 if __name__ == "__main__":
-    run_command(main, DoctorConfig, __doc__)
+    run()

@@ -7,9 +7,12 @@ Prints accuracy, loss and each class's precision and recall; --output writes the
 """
 
 import dataclasses
+import functools
 import json
 
-from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, setting
+from tl_distributed.errors import UserError
+from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command
+from tl_distributed.settings.flags import setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +35,8 @@ def main(config: EvaluateConfig, positional: list[str]) -> None:
     if config.model and not config.data_dir:
         raise UserError("--model needs --data_dir=FOLDER of a data set to score it on")
     import_tensorflow()
-    from tl_distributed.reporting.report import write_json
-    from tl_distributed.reporting.scoring import class_table, score_model
+    from tl_distributed.files import write_json
+    from tl_distributed.inference.scoring import class_table, score_model
 
     summary = score_model(
         config.model or config.workdir,
@@ -58,5 +61,7 @@ def _data_dir(workdir: str) -> str:
         return json.loads(file.read())["config"]["data_dir"]
 
 
+run = functools.partial(run_command, main, EvaluateConfig, __doc__)  # what the console script calls
+
 if __name__ == "__main__":
-    run_command(main, EvaluateConfig, __doc__)
+    run()

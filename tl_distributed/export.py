@@ -8,9 +8,12 @@ labels.txt. Stock Keras opens .keras and .h5 without this package.
 """
 
 import dataclasses
+import functools
 import os
 
-from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, setting
+from tl_distributed.errors import UserError
+from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command
+from tl_distributed.settings.flags import setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ def main(config: ExportConfig, positional: list[str]) -> None:
     import keras
     import tensorflow as tf
 
-    from tl_distributed.models.saved import DEFAULT_NAMES, ENDINGS, LABELS_FILE, read_labels, save_model
+    from tl_distributed.inference.saved import DEFAULT_NAMES, ENDINGS, LABELS_FILE, read_labels, save_model
 
     workdir = config.workdir.rstrip("/")
     source = f"{workdir}/model.keras"
@@ -56,5 +59,7 @@ def main(config: ExportConfig, positional: list[str]) -> None:
     print(f"{output}: {config.format}, labels in {folder}/{LABELS_FILE}")
 
 
+run = functools.partial(run_command, main, ExportConfig, __doc__)  # what the console script calls
+
 if __name__ == "__main__":
-    run_command(main, ExportConfig, __doc__)
+    run()

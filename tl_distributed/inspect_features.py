@@ -8,8 +8,11 @@ in two dimensions (PCA, t-SNE), and Grad-CAM of right and wrong answers. WORKDIR
 and what TensorBoard shows under Images and Projector.
 """
 
-from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, start_logging
+import functools
+
+from tl_distributed.errors import UserError
 from tl_distributed.inspection.settings import InspectConfig
+from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command, start_logging
 
 
 def main(config: InspectConfig, positional: list[str]) -> None:
@@ -25,5 +28,7 @@ def main(config: InspectConfig, positional: list[str]) -> None:
         print(path)
 
 
+run = functools.partial(run_command, main, InspectConfig, __doc__)  # what the console script calls
+
 if __name__ == "__main__":
-    run_command(main, InspectConfig, __doc__)
+    run()

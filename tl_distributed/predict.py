@@ -8,8 +8,11 @@ is named on standard error and the rest go on; the exit code is then 1.
 """
 
 import dataclasses
+import functools
 
-from tl_distributed.commandline import UserError, import_tensorflow, run_command, setting
+from tl_distributed.errors import UserError
+from tl_distributed.settings.command import import_tensorflow, run_command
+from tl_distributed.settings.flags import setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ def main(config: PredictConfig, positional: list[str]) -> int:
     if not positional:
         raise UserError("name image files or folders after the flags")
     import_tensorflow()
-    from tl_distributed.reporting.predictions import find_images, predict_files, print_predictions
+    from tl_distributed.inference.predictions import find_images, predict_files, print_predictions
 
     results = predict_files(
         config.model,
@@ -44,5 +47,7 @@ def main(config: PredictConfig, positional: list[str]) -> int:
     return 1 if print_predictions(results, as_table=config.format == "table") else 0
 
 
+run = functools.partial(run_command, main, PredictConfig, __doc__)  # what the console script calls
+
 if __name__ == "__main__":
-    run_command(main, PredictConfig, __doc__)
+    run()

@@ -9,8 +9,11 @@ command is started on every worker, and each run trains on all of them. Or each 
 --list_arms prints the arms' numbers, --arm_index=N trains one, --report_only reports in the end.
 """
 
-from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, start_logging
-from tl_distributed.recipes import all_recipes
+import functools
+
+from tl_distributed.errors import UserError
+from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command, start_logging
+from tl_distributed.settings.recipes import all_recipes
 from tl_distributed.studies.plan import StudyConfig, make_plan, plan_of_arm
 
 
@@ -62,5 +65,7 @@ def main(config: StudyConfig, positional: list[str]) -> int:
         return 1 if failed else 0
 
 
+run = functools.partial(run_command, main, StudyConfig, __doc__)  # what the console script calls
+
 if __name__ == "__main__":
-    run_command(main, StudyConfig, __doc__)
+    run()

@@ -3,10 +3,13 @@
 Short, so that all of it can be called from tests and notebooks: `train_and_evaluate(config)`.
 """
 
-from tl_distributed.cluster import resolve_cluster
-from tl_distributed.commandline import import_tensorflow, refuse_positional, run_command, start_logging
-from tl_distributed.config import Config
-from tl_distributed.recipes import all_recipes
+import functools
+
+from tl_distributed.runtime.cluster import resolve_cluster
+from tl_distributed.runtime.settings import RuntimeSettings
+from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command, start_logging
+from tl_distributed.settings.config import Config
+from tl_distributed.settings.recipes import all_recipes
 
 DESCRIPTION = """python -m tl_distributed.train --backbone=NAME [--flag=value ...]
 
@@ -31,7 +34,7 @@ def main(config: Config, positional: list[str]) -> None:
     from tl_distributed.training.run import train_and_evaluate
 
     results = train_and_evaluate(config)
-    if config.strategy == "multi_worker" and resolve_cluster(config).index != 0:
+    if config.strategy == "multi_worker" and resolve_cluster(config.part(RuntimeSettings)).index != 0:
         return  # the chief shows them
     for split, name in (("val", "Validation"), ("test", "Test")):
         if results[f"{split}_accuracy"] is not None:
@@ -48,5 +51,7 @@ def _print_backbones() -> None:
         print(f"{row.name:24}{row.default_size:8}{row.minimum_size:9}{row.gmacs:9.3f}  {weights}")
 
 
+run = functools.partial(run_command, main, Config, DESCRIPTION)  # what the console script calls
+
 if __name__ == "__main__":
-    run_command(main, Config, DESCRIPTION)
+    run()

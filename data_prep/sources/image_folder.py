@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_prep.sources.base import Chunk, Source
-from data_prep.sources.containers import Member, UnreadableFile, open_container
-from data_prep.sources.decode import UnreadableImage, decode_image
-from data_prep.sources.image_layout import find_layout
-from tl_distributed.commandline import UserError
+from data_prep.config import BuildConfig
+from data_prep.source import Chunk, Source
+from data_prep.source_parts.containers import Member, UnreadableFile, open_container
+from data_prep.source_parts.image_layout import find_layout
+from tl_distributed.data.decode import UnreadableImage, decode_image
+from tl_distributed.errors import UserError
 
+TAKES, NEEDS = ("input", "skip_unreadable", "crop_to_aspect_ratio"), ("input",)
 _CHUNK_IMAGES = 256
 _CHUNK_BYTES = 16 * 2**20  # of files read ahead for one chunk: large photographs travel in smaller chunks
 _NAMES_KEPT = 100  # unreadable images that `details` names
@@ -124,3 +126,14 @@ def _batches(members: Iterator[Member]) -> Iterator[list[Member]]:
             batch, num_bytes = [], 0
     if batch:
         yield batch
+
+
+def open_source(config: BuildConfig) -> Source:
+    """Raises `UserError` as the source's constructor does."""
+    return ImageFolderSource(
+        path=config.input,
+        image_size=config.image_size,
+        crop_to_aspect_ratio=config.crop_to_aspect_ratio,
+        skip_unreadable=config.skip_unreadable,
+        num_threads=config.num_threads,
+    )

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_prep.sources.base import Chunk, Source
-from data_prep.sources.drawing import PARTS, Figure, draw
-from tl_distributed.commandline import UserError
+from data_prep.config import BuildConfig
+from data_prep.source import Chunk, Source
+from data_prep.source_parts.drawing import PARTS, Figure, draw
+from tl_distributed.errors import UserError
 
+TAKES, NEEDS = ("images_per_class",), ()
 TASKS = ("source", "target")
 SMALLEST_IMAGE_SIZE = 16  # below, textures are finer than the pixels
 
@@ -95,3 +97,13 @@ class SyntheticSource(Source):
         return draw(
             self._figures[label], np.random.Generator(np.random.PCG64(np.random.SeedSequence(key))), self.image_size
         )
+
+
+def open_source(config: BuildConfig) -> Source:
+    """Raises `UserError` as the source's constructor does."""
+    return SyntheticSource(
+        task=config.synthetic_task,
+        image_size=config.image_size,
+        seed=config.seed,
+        images_per_class=config.images_per_class,
+    )

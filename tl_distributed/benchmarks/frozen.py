@@ -11,8 +11,8 @@ from typing import Any
 
 from tl_distributed.benchmarks.report import Layout, chosen, publish
 from tl_distributed.benchmarks.settings import FrozenConfig
-from tl_distributed.benchmarks.statistics import Spread
 from tl_distributed.benchmarks.whole_processes import Command, run_module, take_turns_whole
+from tl_distributed.reporting.spread import Spread
 
 _RATES = {"frozen": 1e-3, "partial": 1e-4}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tl_distributed.benchmarks.statistics import Spread
+from tl_distributed.reporting.spread import Spread
 
 
 def plot_growth(
@@ -27,7 +27,7 @@ def plot_growth(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from tl_distributed.reporting.report import write_file
+    from tl_distributed.files import write_file
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)

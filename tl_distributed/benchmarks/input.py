@@ -9,9 +9,9 @@ from tl_distributed.benchmarks.growth_plot import plot_growth
 from tl_distributed.benchmarks.processes import CONTENDERS, Contender, Outcome, take_turns
 from tl_distributed.benchmarks.report import Layout, chosen, number, publish
 from tl_distributed.benchmarks.settings import InputConfig
-from tl_distributed.benchmarks.statistics import Spread
 from tl_distributed.benchmarks.whole_processes import run_module
-from tl_distributed.commandline import UserError
+from tl_distributed.errors import UserError
+from tl_distributed.reporting.spread import Spread
 
 _STREAM, _MEMORY = "ours_stream", "ours_memory"
 _TFDS = ("tfds", "tfds_from_disk")

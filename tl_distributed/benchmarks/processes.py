@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 import tl_distributed
-from tl_distributed.commandline import UserError
+from tl_distributed.errors import UserError
 
 _IDLE_LOOK_SECONDS, _IDLE_SHARE, _IDLE_WAIT_SECONDS = 0.1, 0.15, 5.0  # the kernel counts by 0.01 s
 _FAREWELL_SECONDS = 10.0

@@ -10,10 +10,11 @@ from typing import Any
 
 import tl_distributed
 from tl_distributed.benchmarks.processes import Outcome
-from tl_distributed.benchmarks.statistics import Spread, times_as_fast
-from tl_distributed.commandline import UserError, import_tensorflow
-from tl_distributed.diagnosis.environment import cpu_quota, usable_cores
-from tl_distributed.reporting.report import write_json
+from tl_distributed.data.machine import cpu_quota, usable_cores
+from tl_distributed.errors import UserError
+from tl_distributed.files import write_json
+from tl_distributed.reporting.spread import Spread
+from tl_distributed.settings.command import import_tensorflow
 
 _BUSY_SHARE = 0.05  # of a core, above which contenders that wait are said to have disturbed the one at work
 _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "torch", "timm")
@@ -195,7 +196,7 @@ def as_json(
         "unit": layout.unit,
         "contenders": [_outcome_json(outcome, layout.seconds) for outcome in outcomes],
         "times_as_fast": {
-            base: {name: {"turns": values, **dataclasses.asdict(Spread.of(values))} for name, values in others.items()}
+            base: {name: {"turns": values, **_range(values)} for name, values in others.items()}
             for base, others in compared.items()
         },
         **more,
@@ -215,7 +216,7 @@ def _outcome_json(outcome: Outcome, seconds: bool) -> dict[str, Any]:
         "start_seconds": outcome.start_seconds,
         "warm_up_seconds": outcome.warm_up_seconds,
         "turns": outcome.blocks,
-        **dataclasses.asdict(Spread.of(values_of(outcome, seconds=seconds))),
+        **_range(values_of(outcome, seconds=seconds)),
         "others_busy_share": outcome.others_busy_share,
     }
 
@@ -231,3 +232,22 @@ def publish(
         report = as_json(outcomes, layout, facts, benchmark=benchmark, settings=settings, **more)
         write_json(settings.output, report)
         print(f"Every measurement: {settings.output}")
+
+
+def times_as_fast(ours: Sequence[float], peer: Sequence[float], *, higher_is_better: bool) -> list[float]:
+    """Returns how many times as fast the first is, turn by turn.
+
+    The two took turns, so what slowed the machine for a while slowed both of a pair, and leaves their ratio alone.
+
+    Args:
+      ours: One value a turn: a rate, or seconds.
+      peer: Of the same turns.
+      higher_is_better: Whether the values are rates.
+    """
+    pairs = list(zip(ours, peer, strict=True))
+    return [mine / other if higher_is_better else other / mine for mine, other in pairs]
+
+
+def _range(values: Sequence[float]) -> dict[str, float]:
+    spread = Spread.of(values)
+    return {"median": spread.median, "low": spread.low, "high": spread.high}

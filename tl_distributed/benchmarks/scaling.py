@@ -6,10 +6,10 @@ from typing import Any
 from tl_distributed.benchmarks.processes import Outcome, take_turns
 from tl_distributed.benchmarks.report import Layout, chosen, publish
 from tl_distributed.benchmarks.settings import ScalingConfig
-from tl_distributed.benchmarks.statistics import Spread
 from tl_distributed.benchmarks.step import ours
-from tl_distributed.commandline import UserError
-from tl_distributed.diagnosis.environment import driver_version
+from tl_distributed.diagnosis.gpus import driver_version
+from tl_distributed.errors import UserError
+from tl_distributed.reporting.spread import Spread
 
 
 def run_scaling(config: ScalingConfig, facts: dict[str, Any]) -> None:

@@ -3,8 +3,10 @@
 import dataclasses
 import sys
 
-from tl_distributed.commandline import UserError, setting
+from tl_distributed.data.settings import DataSettings
+from tl_distributed.errors import UserError
 from tl_distributed.models.backbones import get_backbone
+from tl_distributed.settings.flags import borrowed, setting
 
 MEASURING, MODEL, DEVICES, DATA = "Measuring", "Model", "Devices", "Data"
 
@@ -147,7 +149,7 @@ class FrozenConfig(Measuring):
     """Flags of `frozen`."""
 
     repeats: int = setting(3, "Pairs of runs of each way of transferring.", topic=MEASURING, minimum=1)
-    data_dir: str = setting("data/cifar10", "Folder that data_prep.build_tfrecords wrote.", topic=DATA)
+    data_dir: str = borrowed(DataSettings, "data_dir", topic=DATA)
     weights: str = setting("", "Keras weights file of the backbone without its top.", topic=MODEL)
     backbone: str = setting("mobilenet_v2", "Backbone.", topic=MODEL)
     transfers: tuple[str, ...] = setting(

@@ -13,9 +13,10 @@ from tl_distributed.benchmarks.processes import CONTENDERS, Contender, Outcome, 
 from tl_distributed.benchmarks.random_images import random_images
 from tl_distributed.benchmarks.report import OURS, Column, Layout, chosen, number, publish, values_of
 from tl_distributed.benchmarks.settings import StepConfig
-from tl_distributed.benchmarks.statistics import Spread
-from tl_distributed.diagnosis.environment import driver_version, usable_cores
+from tl_distributed.data.machine import usable_cores
+from tl_distributed.diagnosis.gpus import driver_version
 from tl_distributed.models.backbones import get_backbone
+from tl_distributed.reporting.spread import Spread
 
 PEAK = "matmul"
 _OPERATIONS_OF_MAC = {"train": 6, "forward": 2}  # the backward pass is two products for each of the forward one

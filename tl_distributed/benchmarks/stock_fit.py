@@ -14,8 +14,10 @@ import os
 import tempfile
 import time
 
-from tl_distributed.commandline import UserError, import_tensorflow, refuse_positional, run_command, setting
+from tl_distributed.errors import UserError
 from tl_distributed.models.backbones import get_backbone
+from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command
+from tl_distributed.settings.flags import setting
 
 FIRST_STEP = "first step done"
 

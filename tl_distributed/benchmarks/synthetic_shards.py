@@ -10,7 +10,7 @@ import numpy as np
 
 from data_prep.build import build
 from data_prep.config import BuildConfig
-from data_prep.sources.base import Chunk, Source
+from data_prep.source import Chunk, Source
 from tl_distributed.benchmarks.random_images import NUM_CLASSES, random_images
 
 _CHUNK_IMAGES = 500

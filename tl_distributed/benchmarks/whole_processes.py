@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from tl_distributed.benchmarks.processes import Contender, Outcome, child_environment, log_turn
-from tl_distributed.commandline import UserError
+from tl_distributed.errors import UserError
 
 _POLL_SECONDS = 0.005
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError
-from tl_distributed.data.free_memory import free_memory_bytes
 from tl_distributed.data.host_rows import HostRows
+from tl_distributed.data.machine import free_memory_bytes
 from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.shards import (
@@ -23,6 +22,7 @@ from tl_distributed.data.shards import (
 from tl_distributed.data.splits import Split
 from tl_distributed.data.stream_split import StreamSplit
 from tl_distributed.data.subset import StratifiedChoice
+from tl_distributed.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 

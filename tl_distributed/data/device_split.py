@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError
 from tl_distributed.data.memory_split import MemorySplit, batch_rows
+from tl_distributed.errors import UserError
 
 _WORD_BYTES = 4
 

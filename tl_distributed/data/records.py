@@ -10,11 +10,12 @@ A record is a `tf.train.Example` with two features, both single values:
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 from typing import Any
 
-from tl_distributed.commandline import UserError
+from tl_distributed.errors import UserError
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "dataset.json"
@@ -69,6 +70,10 @@ class DatasetInfo:
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def digest(self) -> str:
+        """Returns the SHA-256 in hex of the manifest, which holds that of every shard."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 def parse_manifest(text: str, path: str) -> DatasetInfo:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError, tensorflow_cause
 from tl_distributed.data.host_rows import HostRows
 from tl_distributed.data.records import DatasetInfo, Shard, parse_records
+from tl_distributed.errors import UserError, tensorflow_cause
 
 READ_BATCH = 256  # several are under way at once, and features can be large
 PARALLEL_READS = 16  # not AUTOTUNE: the order of the records follows from it, and would follow the machine's cores

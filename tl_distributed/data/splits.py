@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError
+from tl_distributed.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

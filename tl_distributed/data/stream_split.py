@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError
 from tl_distributed.data.shards import (
     PARALLEL_READS,
     READ_ERRORS,
@@ -16,6 +15,7 @@ from tl_distributed.data.shards import (
     wrong_count,
 )  # fmt: skip
 from tl_distributed.data.splits import EvalBatch, TrainFeed, padded_batch
+from tl_distributed.errors import UserError
 
 _assert_cardinality = tf.data.experimental.assert_cardinality
 

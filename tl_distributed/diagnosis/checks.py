@@ -6,9 +6,11 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from tl_distributed.commandline import UserError
 from tl_distributed.diagnosis.report import FAILED, NOT_RUN, WARNING, Finding
 from tl_distributed.diagnosis.settings import DoctorConfig
+from tl_distributed.errors import UserError
+from tl_distributed.models.backbones import get_backbone
+from tl_distributed.runtime.settings import RuntimeSettings
 
 _TRACEBACK_LINES = 12
 DEFECT_REMEDY = "send this report"
@@ -39,16 +41,16 @@ class Subject:
         """Joins the other workers, starts and returns the `Runtime`, once.
 
         Raises:
-          UserError: As `workers.join_workers` and `runtime.start_runtime`.
+          UserError: As `join.join_workers` and `devices.start_runtime`.
         """
-        from tl_distributed.runtime import start_runtime
-        from tl_distributed.workers import join_workers
+        from tl_distributed.runtime.join import join_workers, shared_flags
+        from tl_distributed.training.start import start_devices
 
         self._is_begun = True
         config = self.config.of_train()
         with contextlib.ExitStack() as stack:
-            workers = stack.enter_context(join_workers(config))
-            self._runtime = start_runtime(config, workers)
+            workers = stack.enter_context(join_workers(config.part(RuntimeSettings), shared_flags(config)))
+            self._runtime = start_devices(config, get_backbone(config.backbone), workers)
             self._stack = stack.pop_all()
         return self._runtime
 

@@ -98,7 +98,7 @@ def matmul(subject: Subject) -> Iterator[Finding]:
     import keras
 
     from tl_distributed.diagnosis.measure import matmul_error, measure_matmul
-    from tl_distributed.training.all_reduce import TIMED_STEPS
+    from tl_distributed.runtime.all_reduce import TIMED_STEPS
 
     devices = subject.runtime().strategy.extended.worker_devices
     dtype, medians = keras.config.dtype_policy().compute_dtype, {}
@@ -136,7 +136,7 @@ def all_reduce(subject: Subject) -> Iterator[Finding]:
     """Speed and rightness of the sums over all replicas."""
     import tensorflow as tf
 
-    from tl_distributed.training.all_reduce import TIMED_STEPS, measure_all_reduce
+    from tl_distributed.runtime.all_reduce import TIMED_STEPS, measure_all_reduce
 
     runtime, dtype = subject.runtime(), subject.config.all_reduce_dtype
     if runtime.num_replicas == 1:

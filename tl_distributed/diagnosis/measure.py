@@ -8,15 +8,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.config import Config
 from tl_distributed.data.memory_split import MemorySplit
-from tl_distributed.models.build import build_model
-from tl_distributed.runtime import Runtime
-from tl_distributed.training.all_reduce import Timing, seconds_of, time_steps
+from tl_distributed.models.backbones import get_backbone
+from tl_distributed.runtime.all_reduce import Timing, seconds_of, time_steps
+from tl_distributed.runtime.devices import Runtime
+from tl_distributed.settings.config import Config
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.optimizers import make_optimizer
-from tl_distributed.training.step import TrainStep
-from tl_distributed.training.step_settings import step_settings
+from tl_distributed.training.settings import OptimizationSettings
+from tl_distributed.training.start import start_model
+from tl_distributed.training.step import TrainStep, step_settings
 
 _SMALLEST_SIDE, _LARGEST_SIDE = 512, 8192
 _PRODUCT_SECONDS, _STEP_SECONDS, _MOST_PRODUCTS = 0.005, 0.02, 64
@@ -131,11 +132,13 @@ def run_engine_steps(config: Config, runtime: Runtime) -> EngineSteps:
         config, backbone=_NET, transfer="scratch", weights="none", image_size=_IMAGE_SIZE, unfreeze_from="",
         unfreeze_last_layers=0, layer_decay=1.0,
     ).resolved(native_size=_IMAGE_SIZE)  # fmt: skip
-    with runtime.strategy.scope():
-        model = build_model(config, num_classes=_NUM_CLASSES, load_weights=False)
-    rate = tf.constant(_RATE)
-    settings = step_settings(config, model, num_classes=_NUM_CLASSES, features=None)
-    step = TrainStep(model, lambda: make_optimizer(config), lambda _: rate, settings, runtime)
+    backbone = get_backbone(config.backbone)
+    model = start_model(config, backbone, runtime, num_classes=_NUM_CLASSES, load_weights=False)
+    rate, optimization = tf.constant(_RATE), config.part(OptimizationSettings)
+    settings = step_settings(
+        config, model, normalization=backbone.normalization, num_classes=_NUM_CLASSES, features=None
+    )
+    step = TrainStep(model, lambda: make_optimizer(optimization), lambda _: rate, settings, runtime)
     generator = np.random.default_rng(config.seed)
     images = generator.integers(0, 256, (config.global_batch_size, _IMAGE_SIZE, _IMAGE_SIZE, 3), np.uint8)
     split = MemorySplit(images, generator.integers(0, _NUM_CLASSES, len(images), np.int32))

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from tl_distributed.commandline import setting
-from tl_distributed.config import Config
+from tl_distributed.settings.config import Config
+from tl_distributed.settings.flags import setting
 
 DOCTOR = "Doctor"
 
@@ -29,4 +29,4 @@ class DoctorConfig(Config):
 
     def of_train(self) -> Config:
         """Returns the settings that train has too, which are the same on all workers."""
-        return Config(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)})
+        return self.part(Config)

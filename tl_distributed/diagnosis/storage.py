@@ -5,10 +5,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from tl_distributed.commandline import UserError
-from tl_distributed.config import Config
 from tl_distributed.diagnosis.checks import Subject
 from tl_distributed.diagnosis.report import FAILED, OK, WARNING, Finding
+from tl_distributed.errors import UserError
+from tl_distributed.settings.config import Config
 
 FILES = "Data and disk"
 _READ_IN_FULL_BYTES = 256 * 10**6
@@ -38,7 +38,7 @@ def data_set(subject: Subject) -> Iterator[Finding]:
     wanted = subject.config.verify
     in_full = wanted == "full" or (wanted == "auto" and num_bytes <= _READ_IN_FULL_BYTES)
     if in_full:
-        from data_prep.verify import verify
+        from tl_distributed.data.verify import verify
 
         verify(folder)
     splits = {name: split.num_examples for name, split in info.splits.items()}

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tl_distributed.inspection.layers import Shape
 from tl_distributed.inspection.networks import Network
 from tl_distributed.inspection.similarity import Similarity, linear_cka
-from tl_distributed.reporting.progress import Progress
+from tl_distributed.progress import Progress
 
 MOST_FEATURES = 12288  # of an image's map; above, neighbouring places are averaged
 _GROUP_BYTES = 512 * 2**20  # of activations held at a time, of both networks

@@ -9,7 +9,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
 
-from tl_distributed.reporting.report import write_file
+from tl_distributed.files import write_file
 
 METADATA_FILE, SPRITE_FILE, CHECKPOINT = "metadata.tsv", "sprite.png", "features.ckpt"
 CONFIG_FILE = "projector_config.pbtxt"  # the name that the plugin looks for

@@ -1,4 +1,4 @@
-"""Figures of an inspection, in the colours and with the tools of `reporting.plots` and `studies.figures`."""
+"""Figures of an inspection, in the colours and with the tools of `reporting.drawing`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,8 +14,7 @@ from tl_distributed.inspection.activations import LayerSimilarity
 from tl_distributed.inspection.embedding import Embedding
 from tl_distributed.inspection.grad_cam import Explained
 from tl_distributed.inspection.layers import starts_random
-from tl_distributed.reporting.plots import BLUE, DOTS_PER_INCH, GREY, ORANGE
-from tl_distributed.studies.figures import arm_styles
+from tl_distributed.reporting.drawing import BLUE, GREY, ORANGE, escaped, new_figure, series_styles, shortened
 
 _TILE_INCHES, _GAP = 1.15, 0.06
 _BAR_INCHES, _MOST_INCHES = 0.24, 24.0
@@ -58,9 +57,9 @@ def feature_maps(images: np.ndarray, captions: Sequence[str], maps: ChannelMaps,
     """
     columns = 1 + len(maps.channels)
     height, width = maps.before.shape[1:3]
-    figure = _figure(_TILE_INCHES * columns + 1.6, (2 + _GAP) * _TILE_INCHES * len(images) + 1.1)
+    figure = new_figure(_TILE_INCHES * columns + 1.6, (2 + _GAP) * _TILE_INCHES * len(images) + 1.1)
     figure.suptitle(
-        f"{_escaped(maps.layer)}: maps of {height} x {width}, {maps.rule}\n{_escaped(before)}; {_escaped(after)}",
+        f"{escaped(maps.layer)}: maps of {height} x {width}, {maps.rule}\n{escaped(before)}; {escaped(after)}",
         fontsize=10,
     )  # fmt: skip
     both = np.stack([maps.before, maps.after], axis=1).reshape(2 * len(images), height, width, -1)
@@ -77,7 +76,9 @@ def feature_maps(images: np.ndarray, captions: Sequence[str], maps: ChannelMaps,
         image = row // 2
         if row % 2 == 0:
             row_axes[0].imshow(images[image], interpolation="nearest")
-            row_axes[0].set_ylabel(_caption(captions[image]), fontsize=8, rotation=0, ha="right", va="center")
+            row_axes[0].set_ylabel(
+                shortened(captions[image], _NAME_CHARACTERS), fontsize=8, rotation=0, ha="right", va="center"
+            )
         else:
             row_axes[0].set_axis_off()
         row_axes[1].set_ylabel("after" if row % 2 else "before", fontsize=8)
@@ -107,7 +108,7 @@ def similarity_by_layer(rows: Sequence[LayerSimilarity], *, num_images: int, bef
       num_images: Of which it was computed.
       before: What "before" is.
     """
-    figure = _figure(9, min(1.7 + _BAR_INCHES * len(rows), _MOST_INCHES))
+    figure = new_figure(9, min(1.7 + _BAR_INCHES * len(rows), _MOST_INCHES))
     axes = figure.subplots()
     values = np.array([row.similarity.cka for row in rows])
     debiased = np.array([row.similarity.debiased for row in rows])
@@ -116,7 +117,7 @@ def similarity_by_layer(rows: Sequence[LayerSimilarity], *, num_images: int, bef
     axes.barh(places, values, color=np.where(random, GREY, BLUE), height=0.72)
     axes.plot(debiased, places, "D", color=ORANGE, markersize=4.5, markeredgecolor="black", markeredgewidth=0.5)
     every = -(-len(rows) // _MOST_NUMBERED_BARS)
-    axes.set_yticks(places[::every], [_escaped(row.name) for row in rows[::every]], fontsize=8 if every == 1 else 6)
+    axes.set_yticks(places[::every], [escaped(row.name) for row in rows[::every]], fontsize=8 if every == 1 else 6)
     for place in places[::every]:
         text = "no variation" if np.isnan(values[place]) else f"{values[place]:.3f}"
         axes.text(1.01, place, text, va="center", fontsize=8 if every == 1 else 6)
@@ -124,7 +125,7 @@ def similarity_by_layer(rows: Sequence[LayerSimilarity], *, num_images: int, bef
     axes.set_xlim(min(0.0, float(np.nanmin([0.0, *debiased])) - 0.02), 1.09)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_xlabel("linear CKA of before and after (1: the same up to rotation and scale)")
-    axes.set_title(f"after training against {_escaped(before)}; {num_images} images", fontsize=10)
+    axes.set_title(f"after training against {escaped(before)}; {num_images} images", fontsize=10)
     axes.set_ylabel("layer, from image to logits")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
@@ -148,20 +149,20 @@ def embeddings(
       class_names: In order of label.
       titles: What the two are.
     """
-    figure = _figure(11.5, 10)
+    figure = new_figure(11.5, 10)
     axes = figure.subplots(2, 2)
-    styles = list(arm_styles(class_names).values())
+    styles = list(series_styles(class_names).values())
     size = 26 if len(labels) <= 1500 else 9
     for column, (embedding, title) in enumerate(zip((before, after), titles, strict=True)):
         axes[0, column].set_title(
-            f"{_escaped(title)}\nright by 5 nearest neighbours: {100 * embedding.neighbour_accuracy:.1f} %", fontsize=10
+            f"{escaped(title)}\nright by 5 nearest neighbours: {100 * embedding.neighbour_accuracy:.1f} %", fontsize=10
         )
         for row, points in enumerate((embedding.pca, embedding.tsne)):
             for label, name in enumerate(class_names):
                 own, style = points[labels == label], styles[label]
                 axes[row, column].scatter(
                     own[:, 0], own[:, 1], s=size, color=style.color, marker=style.marker, linewidths=0.4,
-                    edgecolors="white", label=_escaped(name),
+                    edgecolors="white", label=escaped(name),
                 )  # fmt: skip
         for number, set_label in enumerate((axes[0, column].set_xlabel, axes[0, column].set_ylabel)):
             share = f"{100 * embedding.explained[number]:.1f} % of the variance"
@@ -202,10 +203,10 @@ def explanations(
     columns = max((len(explained.rows) for _, explained, _ in groups), default=1)
     heights = [3 if is_wrong else 2 for _, _, is_wrong in groups]
     tile = 1.45
-    figure = _figure(tile * columns + 1.3, (tile + 0.12) * sum(heights) + 0.75 * len(groups) + 0.5)
+    figure = new_figure(tile * columns + 1.3, (tile + 0.12) * sum(heights) + 0.75 * len(groups) + 0.5)
     side = " x ".join(map(str, right.predicted.shape[1:] if len(right.rows) else wrong.predicted.shape[1:]))
     figure.suptitle(
-        f"Grad-CAM at {_escaped(layer)} (maps of {side}); violet: 0, yellow: the highest of each picture", fontsize=10
+        f"Grad-CAM at {escaped(layer)} (maps of {side}); violet: 0, yellow: the highest of each picture", fontsize=10
     )
     for part, (title, explained, is_wrong) in zip(
         np.atleast_1d(figure.subfigures(len(groups), 1, height_ratios=heights)), groups, strict=True
@@ -232,9 +233,9 @@ def _answer(
 ) -> str:
     """What stands over a tile: the true class over the image, a class and its probability over its Grad-CAM."""
     if heat is None:
-        return _caption(f"true: {class_names[label]}")
+        return shortened(f"true: {class_names[label]}", _NAME_CHARACTERS)
     shown = label if row_label == "for the true class" else int(probabilities.argmax())
-    return f"{_caption(class_names[shown])} {100 * probabilities[shown]:.0f} %"
+    return f"{shortened(class_names[shown], _NAME_CHARACTERS)} {100 * probabilities[shown]:.0f} %"
 
 
 def _overlay(axes: Axes, image: np.ndarray, heat: np.ndarray | None) -> None:
@@ -256,19 +257,3 @@ def _bare(axes: Axes) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
-
-
-def _figure(width_inches: float, height_inches: float) -> Figure:
-    return Figure(figsize=(width_inches, height_inches), dpi=DOTS_PER_INCH, layout="constrained")
-
-
-def _caption(text: str) -> str:
-    lines = [
-        line if len(line) <= _NAME_CHARACTERS else line[: _NAME_CHARACTERS - 1] + "…" for line in text.splitlines()
-    ]
-    return _escaped("\n".join(lines))
-
-
-def _escaped(text: str) -> str:
-    """A bare `$` would start a formula."""
-    return text.replace("$", r"\$")

@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from tl_distributed.commandline import UserError
 from tl_distributed.data.records import DatasetInfo, read_manifest
+from tl_distributed.errors import UserError
+from tl_distributed.files import write_file, write_json
 from tl_distributed.inspection import figures
 from tl_distributed.inspection.activations import LayerSimilarity, compare_layers, compute_activations
 from tl_distributed.inspection.board import write_images, write_projector
@@ -22,9 +23,9 @@ from tl_distributed.inspection.layers import Layers
 from tl_distributed.inspection.networks import Network, open_after, open_before, read_run_config
 from tl_distributed.inspection.samples import Samples, Shown, check_images, read_samples
 from tl_distributed.inspection.settings import InspectConfig
-from tl_distributed.reporting.plots import figure_png
-from tl_distributed.reporting.progress import Progress
-from tl_distributed.reporting.report import classification_summary, write_file, write_json
+from tl_distributed.progress import Progress
+from tl_distributed.reporting.drawing import figure_png
+from tl_distributed.reporting.scores import classification_summary
 
 _LOG = logging.getLogger(__name__)
 FEATURES_BEFORE, FEATURES_AFTER = "features before", "features after"

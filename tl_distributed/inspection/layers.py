@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tl_distributed.commandline import UserError
+from tl_distributed.errors import UserError
 from tl_distributed.models.heads import HEAD_PREFIX
 from tl_distributed.models.layer_depths import backbone_blocks
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError
-from tl_distributed.config import Config
+from tl_distributed.errors import UserError
+from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.build import build_model
+from tl_distributed.models.settings import ModelSettings
+from tl_distributed.settings.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,10 @@ def open_before(before: str, config: Config, after: Network) -> Network:
     config = dataclasses.replace(config, weights=before or config.weights)
     keras.utils.set_random_seed(config.seed)  # as the run did, so that random weights are the very same
     try:
-        classifier = build_model(config, num_classes=after.classifier.output.shape[-1], load_weights=True)
+        classifier = build_model(
+            config.part(ModelSettings), get_backbone(config.backbone), image_size=config.image_size,
+            num_classes=after.classifier.output.shape[-1], load_weights=True,
+        )  # fmt: skip
     except UserError as error:
         if before:
             raise UserError(str(error).replace("--weights=", "--before=")) from None

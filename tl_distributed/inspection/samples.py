@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from data_prep.sources.decode import UnreadableImage, decode_image
-from tl_distributed.commandline import UserError
 from tl_distributed.data.dataset import load_splits
+from tl_distributed.data.decode import UnreadableImage, decode_image
 from tl_distributed.data.records import DatasetInfo
+from tl_distributed.errors import UserError
 from tl_distributed.inspection.settings import MOST_SHOWN
 
 _MOST_BY_DEFAULT = 8

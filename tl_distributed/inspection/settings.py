@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tl_distributed.commandline import setting
+from tl_distributed.settings.flags import setting
 
 WHAT, MAPS, NUMBERS, HOW = "What", "Feature maps", "Numbers", "How"
 MOST_SHOWN = 16

@@ -5,20 +5,10 @@ Importing this module imports no TensorFlow, so that a mistyped `--backbone` is 
 
 import dataclasses
 import difflib
-from collections.abc import Callable
-from typing import Any
 
-from tl_distributed.commandline import UserError
+from tl_distributed.errors import UserError
 
 NORMALIZATIONS = ("tf", "torch", "caffe", "internal")
-
-
-class DownloadError(UserError):
-    """ImageNet weights could not be downloaded; `cause` says why, without what else can be done."""
-
-    def __init__(self, message: str, cause: str):
-        super().__init__(message)
-        self.cause = cause
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,23 +41,17 @@ class Backbone:
 
 
 def _family(
-    family: str, normalization: str, minimum_size: int, *members: tuple[str, str, int, float, str]
+    family: str, normalization: str, minimum_size: int, *members: tuple[str, str, int, float, str], weights: bool = True
 ) -> list[Backbone]:
     """Rows of one family; a member is (name, constructor, default size, GMACs, feature layers)."""
     return [
         Backbone(
-            name=name,
-            family=family,
-            constructor=constructor,
-            default_size=default_size,
-            minimum_size=minimum_size,
-            normalization=normalization,
-            gmacs=gmacs,
-            has_imagenet_weights=True,
+            name=name, family=family, constructor=constructor, default_size=default_size, minimum_size=minimum_size,
+            normalization=normalization, gmacs=gmacs, has_imagenet_weights=weights,
             feature_layers=tuple(features.split()),
         )
         for name, constructor, default_size, gmacs, features in members
-    ]
+    ]  # fmt: skip
 
 
 _RESNET = "conv2_block3_out conv3_block{}_out conv4_block{}_out conv5_block3_out"
@@ -79,100 +63,44 @@ _EFFICIENTNET = "block3a_expand_activation block4a_expand_activation block6a_exp
 _EFFICIENTNET_V2 = "block2{}_add block4a_expand_activation block6a_expand_activation top_activation"
 _CONVNEXT = "add_2 add_5 add_{} layer_normalization"
 
+# fmt: off
 _ROWS = [
-    *_family(
-        "vgg16", "caffe", 32, ("vgg16", "VGG16", 224, 15.347, "block3_conv3 block4_conv3 block5_conv3 block5_pool")
-    ),
-    *_family(
-        "vgg19", "caffe", 32, ("vgg19", "VGG19", 224, 19.508, "block3_conv4 block4_conv4 block5_conv4 block5_pool")
-    ),
-    *_family(
-        "resnet",
-        "caffe",
-        32,
+    *_family("vgg16", "caffe", 32,
+        ("vgg16", "VGG16", 224, 15.347, "block3_conv3 block4_conv3 block5_conv3 block5_pool")),
+    *_family("vgg19", "caffe", 32,
+        ("vgg19", "VGG19", 224, 19.508, "block3_conv4 block4_conv4 block5_conv4 block5_pool")),
+    *_family("resnet", "caffe", 32,
         ("resnet50", "ResNet50", 224, 3.856, _RESNET.format(4, 6)),
         ("resnet101", "ResNet101", 224, 7.568, _RESNET.format(4, 23)),
-        ("resnet152", "ResNet152", 224, 11.280, _RESNET.format(8, 36)),
-    ),
-    *_family(
-        "resnet_v2",
-        "tf",
-        32,
+        ("resnet152", "ResNet152", 224, 11.280, _RESNET.format(8, 36))),
+    *_family("resnet_v2", "tf", 32,
         ("resnet50_v2", "ResNet50V2", 224, 3.480, _RESNET_V2.format(4, 6)),
         ("resnet101_v2", "ResNet101V2", 224, 7.192, _RESNET_V2.format(4, 23)),
-        ("resnet152_v2", "ResNet152V2", 224, 10.905, _RESNET_V2.format(8, 36)),
-    ),
-    *_family(
-        "inception_v3", "tf", 75, ("inception_v3", "InceptionV3", 299, 5.711, "activation_4 mixed2 mixed7 mixed10")
-    ),
-    *_family(
-        "inception_resnet_v2",
-        "tf",
-        75,
-        (
-            "inception_resnet_v2",
-            "InceptionResNetV2",
-            299,
-            13.154,
-            "activation_4 block35_10_ac block17_20_ac conv_7b_ac",
-        ),
-    ),
-    *_family(
-        "xception",
-        "tf",
-        71,
-        (
-            "xception",
-            "Xception",
-            299,
-            8.355,
-            "block3_sepconv1_act block4_sepconv1_act block13_sepconv1_act block14_sepconv2_act",
-        ),
-    ),
-    *_family(
-        "mobilenet",
-        "tf",
-        32,
-        ("mobilenet", "MobileNet", 224, 0.5677, "conv_pw_3_relu conv_pw_5_relu conv_pw_11_relu conv_pw_13_relu"),
-    ),
-    *_family(
-        "mobilenet_v2",
-        "tf",
-        32,
-        (
-            "mobilenet_v2",
-            "MobileNetV2",
-            224,
-            0.2995,
-            "block_3_expand_relu block_6_expand_relu block_13_expand_relu out_relu",
-        ),
-    ),
-    *_family(
-        "mobilenet_v3",
-        "internal",
-        32,
+        ("resnet152_v2", "ResNet152V2", 224, 10.905, _RESNET_V2.format(8, 36))),
+    *_family("inception_v3", "tf", 75,
+        ("inception_v3", "InceptionV3", 299, 5.711, "activation_4 mixed2 mixed7 mixed10")),
+    *_family("inception_resnet_v2", "tf", 75,
+        ("inception_resnet_v2", "InceptionResNetV2", 299, 13.154,
+         "activation_4 block35_10_ac block17_20_ac conv_7b_ac")),
+    *_family("xception", "tf", 71,
+        ("xception", "Xception", 299, 8.355,
+         "block3_sepconv1_act block4_sepconv1_act block13_sepconv1_act block14_sepconv2_act")),
+    *_family("mobilenet", "tf", 32,
+        ("mobilenet", "MobileNet", 224, 0.5677, "conv_pw_3_relu conv_pw_5_relu conv_pw_11_relu conv_pw_13_relu")),
+    *_family("mobilenet_v2", "tf", 32,
+        ("mobilenet_v2", "MobileNetV2", 224, 0.2995,
+         "block_3_expand_relu block_6_expand_relu block_13_expand_relu out_relu")),
+    *_family("mobilenet_v3", "internal", 32,
         ("mobilenet_v3_small", "MobileNetV3Small", 224, 0.0549, "re_lu_2 activation_1 activation_11 activation_17"),
-        ("mobilenet_v3_large", "MobileNetV3Large", 224, 0.2141, "re_lu_5 activation_1 activation_13 activation_19"),
-    ),
-    *_family(
-        "densenet",
-        "torch",
-        32,
+        ("mobilenet_v3_large", "MobileNetV3Large", 224, 0.2141, "re_lu_5 activation_1 activation_13 activation_19")),
+    *_family("densenet", "torch", 32,
         ("densenet121", "DenseNet121", 224, 2.833, _DENSENET),
         ("densenet169", "DenseNet169", 224, 3.358, _DENSENET),
-        ("densenet201", "DenseNet201", 224, 4.289, _DENSENET),
-    ),
-    *_family(
-        "nasnet",
-        "tf",
-        32,
+        ("densenet201", "DenseNet201", 224, 4.289, _DENSENET)),
+    *_family("nasnet", "tf", 32,
         ("nasnet_mobile", "NASNetMobile", 224, 0.5626, _NASNET.format(3, 8, 12)),
-        ("nasnet_large", "NASNetLarge", 331, 23.779, _NASNET.format(5, 12, 18)),
-    ),
-    *_family(
-        "efficientnet",
-        "internal",
-        32,
+        ("nasnet_large", "NASNetLarge", 331, 23.779, _NASNET.format(5, 12, 18))),
+    *_family("efficientnet", "internal", 32,
         ("efficientnet_b0", "EfficientNetB0", 224, 0.3845, _EFFICIENTNET),
         ("efficientnet_b1", "EfficientNetB1", 240, 0.6855, _EFFICIENTNET),
         ("efficientnet_b2", "EfficientNetB2", 260, 0.9922, _EFFICIENTNET),
@@ -180,56 +108,27 @@ _ROWS = [
         ("efficientnet_b4", "EfficientNetB4", 380, 4.392, _EFFICIENTNET),
         ("efficientnet_b5", "EfficientNetB5", 456, 10.264, _EFFICIENTNET),
         ("efficientnet_b6", "EfficientNetB6", 528, 19.065, _EFFICIENTNET),
-        ("efficientnet_b7", "EfficientNetB7", 600, 37.743, _EFFICIENTNET),
-    ),
-    *_family(
-        "efficientnet_v2",
-        "internal",
-        32,
+        ("efficientnet_b7", "EfficientNetB7", 600, 37.743, _EFFICIENTNET)),
+    *_family("efficientnet_v2", "internal", 32,
         ("efficientnet_v2_b0", "EfficientNetV2B0", 224, 0.7168, _EFFICIENTNET_V2.format("b")),
         ("efficientnet_v2_b1", "EfficientNetV2B1", 240, 1.196, _EFFICIENTNET_V2.format("c")),
         ("efficientnet_v2_b2", "EfficientNetV2B2", 260, 1.696, _EFFICIENTNET_V2.format("c")),
         ("efficientnet_v2_b3", "EfficientNetV2B3", 300, 3.010, _EFFICIENTNET_V2.format("c")),
         ("efficientnet_v2_s", "EfficientNetV2S", 384, 8.364, _EFFICIENTNET_V2.format("d")),
         ("efficientnet_v2_m", "EfficientNetV2M", 480, 24.581, _EFFICIENTNET_V2.format("e")),
-        ("efficientnet_v2_l", "EfficientNetV2L", 480, 56.078, _EFFICIENTNET_V2.format("g")),
-    ),
-    *_family(
-        "convnext",
-        "internal",
-        32,
+        ("efficientnet_v2_l", "EfficientNetV2L", 480, 56.078, _EFFICIENTNET_V2.format("g"))),
+    *_family("convnext", "internal", 32,
         ("convnext_tiny", "ConvNeXtTiny", 224, 4.455, _CONVNEXT.format(14)),
         ("convnext_small", "ConvNeXtSmall", 224, 8.683, _CONVNEXT.format(32)),
         ("convnext_base", "ConvNeXtBase", 224, 15.354, _CONVNEXT.format(32)),
         ("convnext_large", "ConvNeXtLarge", 224, 34.360, _CONVNEXT.format(32)),
-        ("convnext_xlarge", "ConvNeXtXLarge", 224, 60.919, _CONVNEXT.format(32)),
-    ),
-    Backbone(
-        name="baseline_cnn",
-        family="",
-        constructor="",
-        default_size=32,
-        minimum_size=8,
-        normalization="tf",
-        gmacs=0.0061,
-        has_imagenet_weights=False,
-        feature_layers=("pool1", "pool2"),
-    ),
-    Backbone(
-        name="resnet20",
-        family="",
-        constructor="",
-        default_size=32,
-        minimum_size=8,
-        normalization="tf",
-        gmacs=0.0408,
-        has_imagenet_weights=False,
-        feature_layers=("stage1_block3_out", "stage2_block3_out", "stage3_block3_out"),
-    ),
+        ("convnext_xlarge", "ConvNeXtXLarge", 224, 60.919, _CONVNEXT.format(32))),
+    *_family("", "tf", 8,
+        ("baseline_cnn", "", 32, 0.0061, "pool1 pool2"),
+        ("resnet20", "", 32, 0.0408, "stage1_block3_out stage2_block3_out stage3_block3_out"), weights=False),
 ]
-
+# fmt: on
 BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
-_BUILD_FUNCTIONS: dict[str, Callable[[int], Any]] = {}
 
 
 def get_backbone(name: str) -> Backbone:
@@ -243,56 +142,3 @@ def get_backbone(name: str) -> Backbone:
     nearest = difflib.get_close_matches(name.lower().replace("-", "_"), BACKBONES, n=3, cutoff=0.5)
     suggestion = f"did you mean {' or '.join(nearest)}? " if nearest else ""
     raise UserError(f"--backbone={name}: no such backbone; {suggestion}all: {', '.join(BACKBONES)}")
-
-
-def register_backbone(backbone: Backbone, build_function: Callable[[int], Any]) -> None:
-    """Adds a backbone of one's own to the table.
-
-    Args:
-      backbone: Its row; `name` must be new.
-      build_function: Maps an image side in pixels to a functional `keras.Model` from normalised images
-        `[batch, size, size, 3] float32` to features of rank 4 or 2.
-
-    Raises:
-      ValueError: The name is taken, or the normalisation unknown.
-    """
-    if backbone.name in BACKBONES:
-        raise ValueError(f"the backbone {backbone.name} exists already")
-    if backbone.normalization not in NORMALIZATIONS:
-        raise ValueError(f"normalization {backbone.normalization!r} is not one of {', '.join(NORMALIZATIONS)}")
-    BACKBONES[backbone.name] = backbone
-    _BUILD_FUNCTIONS[backbone.name] = build_function
-
-
-def build_backbone(backbone: Backbone, *, image_size: int, weights: str) -> Any:
-    """Builds the network without a head and without pooling.
-
-    Layer names do not depend on what the process built before, and the model's name is the backbone's.
-
-    Args:
-      backbone: Row of the table.
-      image_size: Image side in pixels.
-      weights: "none" for random weights, "imagenet" for the ones that Keras downloads. Weights of a file
-        are `weights.load_backbone_weights`'s part.
-
-    Returns:
-      `keras.Model` from `[batch, image_size, image_size, 3] float32`, normalised as `backbone.normalization`
-      says, to features of rank 4 (`baseline_cnn`: rank 2).
-
-    Raises:
-      UserError: An image too small, or no ImageNet weights for this backbone.
-      DownloadError: The weights could not be downloaded.
-    """
-    from tl_distributed.models import construction
-
-    if image_size < backbone.minimum_size:
-        raise UserError(
-            f"--image_size={image_size}: {backbone.name} takes at least {backbone.minimum_size} pixels a side"
-        )
-    if weights not in ("none", "imagenet"):
-        raise ValueError(f"weights must be none or imagenet, not {weights!r}")
-    if weights == "imagenet" and not backbone.has_imagenet_weights:
-        raise UserError(
-            f"--weights=imagenet: there are none for {backbone.name}; use --weights=none, or --weights=PATH of a run"
-        )
-    return construction.construct(backbone, _BUILD_FUNCTIONS.get(backbone.name), image_size, weights)

@@ -1,48 +1,106 @@
-"""The model that a config describes: backbone, its weights, head."""
+"""Builds the model of a run: a backbone of the table or one of your own, its weights, its head.
+
+Importing this module imports no TensorFlow, so that a backbone can be registered before the flags are read.
+"""
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
-import keras
-
-from tl_distributed.config import Config
-from tl_distributed.models.backbones import build_backbone, get_backbone
-from tl_distributed.models.batch_norm import set_batch_norm_momentum
-from tl_distributed.models.heads import build_classifier
-from tl_distributed.models.weights import load_backbone_weights
+from tl_distributed.errors import UserError
+from tl_distributed.models.backbones import BACKBONES, NORMALIZATIONS, Backbone
+from tl_distributed.models.construction import construct
+from tl_distributed.models.settings import ModelSettings
 
 _LOG = logging.getLogger(__name__)
+_BUILD_FUNCTIONS: dict[str, Callable[[int], Any]] = {}  # of registered backbones, by name
 
 
-def build_model(config: Config, *, num_classes: int, load_weights: bool) -> keras.Model:
-    """Builds the classifier of a resolved config; call it under the strategy's scope.
+def register_backbone(backbone: Backbone, build_function: Callable[[int], Any]) -> None:
+    """Adds a backbone of one's own to the table.
 
     Args:
-      config: Resolved.
+      backbone: Its row; `name` must be new.
+      build_function: Maps an image side in pixels to a functional `keras.Model` from normalised images
+        `[batch, size, size, 3] float32` to features of rank 4 or 2.
+
+    Raises:
+      ValueError: The name is taken, or the normalisation unknown.
+    """
+    if backbone.name in BACKBONES:
+        raise ValueError(f"the backbone {backbone.name} exists already")
+    if backbone.normalization not in NORMALIZATIONS:
+        raise ValueError(f"normalization {backbone.normalization!r} is not one of {', '.join(NORMALIZATIONS)}")
+    BACKBONES[backbone.name] = backbone
+    _BUILD_FUNCTIONS[backbone.name] = build_function
+
+
+def build_backbone(backbone: Backbone, *, image_size: int, weights: str) -> Any:
+    """Builds the network without a head and without pooling.
+
+    Layer names do not depend on what the process built before, and the model's name is the backbone's.
+
+    Args:
+      backbone: Row of the table.
+      image_size: Image side in pixels.
+      weights: "none" for random weights, "imagenet" for the ones that Keras downloads. Weights of a file
+        are `weights.load_backbone_weights`'s part.
+
+    Returns:
+      `keras.Model` from `[batch, image_size, image_size, 3] float32`, normalised as `backbone.normalization`
+      says, to features of rank 4 (`baseline_cnn`: rank 2).
+
+    Raises:
+      UserError: An image too small, or no ImageNet weights for this backbone.
+      DownloadError: The weights could not be downloaded.
+    """
+    if image_size < backbone.minimum_size:
+        raise UserError(
+            f"--image_size={image_size}: {backbone.name} takes at least {backbone.minimum_size} pixels a side"
+        )
+    if weights not in ("none", "imagenet"):
+        raise ValueError(f"weights must be none or imagenet, not {weights!r}")
+    if weights == "imagenet" and not backbone.has_imagenet_weights:
+        raise UserError(
+            f"--weights=imagenet: there are none for {backbone.name}; use --weights=none, or --weights=PATH of a run"
+        )
+    return construct(backbone, _BUILD_FUNCTIONS.get(backbone.name), image_size, weights)
+
+
+def build_model(
+    settings: ModelSettings, backbone: Backbone, *, image_size: int, num_classes: int, load_weights: bool
+) -> Any:
+    """Builds the classifier; call it under the strategy's scope.
+
+    Args:
+      settings: Resolved.
+      backbone: The row of `settings.backbone`.
+      image_size: Image side in pixels.
       num_classes: Number of logits.
       load_weights: Whether to load the pretrained weights; a run that goes on has them in its checkpoint.
 
     Returns:
-      A model from normalised float32 images `[batch, image_size, image_size, 3]` to `[batch, num_classes]`
+      A `keras.Model` from normalised float32 images `[batch, image_size, image_size, 3]` to `[batch, num_classes]`
       float32 logits.
 
     Raises:
       UserError: Weights that cannot be had or do not fit.
     """
-    weights = config.weights if load_weights else "none"
+    from tl_distributed.models.batch_norm import set_batch_norm_momentum
+    from tl_distributed.models.heads import build_classifier
+    from tl_distributed.models.weights import load_backbone_weights
+
+    weights = settings.weights if load_weights else "none"
     named = weights in ("none", "imagenet")
-    backbone_model = build_backbone(
-        get_backbone(config.backbone),
-        image_size=config.image_size,
-        weights=weights if named else "none",
-    )
+    backbone_model = build_backbone(backbone, image_size=image_size, weights=weights if named else "none")
     if not named:
         _LOG.info("%s", load_backbone_weights(backbone_model, weights))
-    if config.batch_norm_momentum:
-        set_batch_norm_momentum(backbone_model, config.batch_norm_momentum)
+    if settings.batch_norm_momentum:
+        set_batch_norm_momentum(backbone_model, settings.batch_norm_momentum)
     return build_classifier(
         backbone_model,
         num_classes=num_classes,
-        pooling=config.pooling,
-        head_units=config.head_units,
-        dropout=config.dropout,
+        pooling=settings.pooling,
+        head_units=settings.head_units,
+        dropout=settings.dropout,
     )

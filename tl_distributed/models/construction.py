@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tl_distributed.models.backbones import Backbone, DownloadError
+from tl_distributed.errors import DownloadError
+from tl_distributed.models.backbones import Backbone
 
 # Keras downloads without a time limit: behind a firewall that drops packets it would hang for minutes.
 _DOWNLOAD_STALL_SECONDS = 30.0

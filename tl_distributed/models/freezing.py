@@ -3,7 +3,7 @@
 import difflib
 from typing import Any
 
-from tl_distributed.commandline import UserError
+from tl_distributed.errors import UserError
 from tl_distributed.models.heads import backbone_layers, head_layers
 
 _MODES = ("scratch", "frozen", "partial", "full")

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tl_distributed.commandline import UserError
+from tl_distributed.errors import UserError
 from tl_distributed.models.heads import backbone_layers
 from tl_distributed.models.weight_files import StoredLayer, StoredWeights, read_weight_file
 
@@ -42,7 +42,7 @@ def load_backbone_weights(classifier_or_backbone: Any, path: str) -> str:
         pairs, unused = _match(targets, stored, classifier_or_backbone.name, file)
         _refuse_unnormalised(pairs, file)
         num_parameters = _assign(pairs)
-    ending = f"; not used: {_shortened([layer.name for layer in unused])}" if unused else ""
+    ending = f"; not used: {_first_few([layer.name for layer in unused])}" if unused else ""
     return f"weights of {len(pairs)} backbone layers, {num_parameters:,} numbers, from {file}{ending}"
 
 
@@ -130,7 +130,7 @@ def _match(targets: list[_Target], stored: StoredWeights, name: str, file: str) 
     if differences:
         raise UserError(
             f"--weights={file}: does not fit {name}: {len(differences)} of its {len(targets)} layers differ: "
-            + _shortened(differences, separator="; ")
+            + _first_few(differences, separator="; ")
         )
     return found, unused
 
@@ -218,7 +218,7 @@ def _written(shapes: Sequence[tuple[int, ...]]) -> str:
     return " ".join("x".join(map(str, shape)) or "scalar" for shape in shapes)
 
 
-def _shortened(texts: Sequence[str], separator: str = ", ") -> str:
+def _first_few(texts: Sequence[str], separator: str = ", ") -> str:
     shown = separator.join(texts[:_DIFFERENCES_SHOWN])
     rest = len(texts) - _DIFFERENCES_SHOWN
     return f"{shown}{separator}and {rest} more" if rest > 0 else shown

@@ -59,7 +59,7 @@ def mix_images(
       images: `[batch, size, size, 3] float32`.
       labels: `[batch, num_classes] float32`, rows that sum to 1.
       uniforms: `[batch, len(Draw)] float32`, see `all_uniforms`.
-      settings: `mixup_alpha` and `cutmix_alpha`; both 0 returns the images and labels.
+      settings: `mixup` and `cutmix`; both 0 returns the images and labels.
 
     Returns:
       Images and labels, of the same shapes. The weight of a label is the share of its image in the mean pixel.
@@ -83,12 +83,12 @@ def mixing_parameters(uniforms: tf.Tensor, *, settings: AugmentSettings, image_s
     batch = tf.shape(uniforms)[:1]
     blend, cut_share = tf.ones(batch), tf.zeros(batch)
     is_mixup = uniforms[:, Draw.MIX_CHOICE] < 0.5
-    if settings.mixup_alpha > 0:
-        weights = beta_quantile(uniforms[:, Draw.MIXUP_WEIGHT], settings.mixup_alpha)
-        blend = tf.where(is_mixup, weights, 1.0) if settings.cutmix_alpha > 0 else weights
-    if settings.cutmix_alpha > 0:
-        shares = 1.0 - beta_quantile(uniforms[:, Draw.CUTMIX_WEIGHT], settings.cutmix_alpha)
-        cut_share = tf.where(is_mixup, 0.0, shares) if settings.mixup_alpha > 0 else shares
+    if settings.mixup > 0:
+        weights = beta_quantile(uniforms[:, Draw.MIXUP_WEIGHT], settings.mixup)
+        blend = tf.where(is_mixup, weights, 1.0) if settings.cutmix > 0 else weights
+    if settings.cutmix > 0:
+        shares = 1.0 - beta_quantile(uniforms[:, Draw.CUTMIX_WEIGHT], settings.cutmix)
+        cut_share = tf.where(is_mixup, 0.0, shares) if settings.mixup > 0 else shares
     return blend, _cutmix_boxes(uniforms, cut_share, image_size)
 
 

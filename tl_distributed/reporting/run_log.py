@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.reporting import plots, tensorboard
-from tl_distributed.reporting.report import MetricsLog, read_metrics
+from tl_distributed.reporting.metrics_log import MetricsLog, read_metrics
 from tl_distributed.reporting.tensorboard import TensorBoardLog
 
 

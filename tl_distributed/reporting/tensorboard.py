@@ -81,7 +81,7 @@ class TensorBoardLog:
 
     def figure(self, tag: str, figure: Figure, step: int) -> None:
         """Shows a matplotlib figure as an image."""
-        from tl_distributed.reporting.plots import figure_png
+        from tl_distributed.reporting.drawing import figure_png
 
         if self._enabled:
             self.png(tag, figure_png(figure), step)

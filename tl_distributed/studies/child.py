@@ -2,13 +2,10 @@
 
 import ctypes
 import os
+import runpy
 import signal
 import sys
 from types import FrameType
-
-from tl_distributed.commandline import run_command
-from tl_distributed.config import Config
-from tl_distributed.train import DESCRIPTION, main
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
@@ -28,4 +25,4 @@ def _stop_with_parent() -> None:
 if __name__ == "__main__":
     if sys.platform == "linux":
         _stop_with_parent()
-    run_command(main, Config, DESCRIPTION)
+    runpy.run_module("tl_distributed.train", run_name="__main__")  # the command, with what it was given

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from tl_distributed.config import Config
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.models.backbones import get_backbone
+from tl_distributed.settings.config import Config
 from tl_distributed.studies.plan import Run
 from tl_distributed.training.phases import Phase, plan_phases
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.reporting.report import read_json, read_metrics
+from tl_distributed.files import read_json
+from tl_distributed.reporting.metrics_log import read_metrics
+from tl_distributed.reporting.spread import Spread
 from tl_distributed.studies.plan import Plan, Run
 from tl_distributed.studies.runner import FAILURE_FILE
-from tl_distributed.studies.statistics import Comparison, Spread, compare, holm, spread
+from tl_distributed.studies.statistics import Comparison, compare, holm
 from tl_distributed.training.outcome import PREDICTIONS_FILE
 
 _BOOTSTRAP_RESAMPLES = 2000
@@ -73,7 +75,7 @@ class ArmSummary:
 
     def spread_of(self, figure: str) -> Spread:
         """Returns mean and spread of a number of `results.json` over the seeds."""
-        return spread([record.results[figure] for record in self.records])
+        return Spread.of([record.results[figure] for record in self.records])
 
     @property
     def test_accuracy(self) -> Spread:

@@ -1,8 +1,4 @@
-"""Figures of a study. An arm has the same colour, marker and line in all of them, on light and on dark ground.
-
-The colours are six of Okabe and Ito (https://jfly.uni-koeln.de/color/), told apart with any kind of colour vision;
-beyond six arms the marker and the line differ.
-"""
+"""Figures of a study. An arm has the same colour, marker and line in all of them, on light and on dark ground."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,13 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogFormatter, NullLocator, PercentFormatter
 
+from tl_distributed.reporting.drawing import Style, confusion_figure, escaped, new_figure
 from tl_distributed.studies.collect import ArmSummary
 from tl_distributed.studies.statistics import wilson_interval
-
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-_MARKERS, _LINES = ("o", "s", "^", "D", "v", "P", "X", "*"), ("-", "--", "-.", ":")
-_DOTS_PER_INCH = 144
-_MOST_CLASSES_WITH_NUMBERS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,27 +23,6 @@ class Theme:
 
 
 LIGHT, DARK = Theme("light", "#ffffff", "#1b1f24"), Theme("dark", "#14181d", "#e6e9ec")
-
-
-@dataclasses.dataclass(frozen=True)
-class Style:
-    """How an arm is drawn."""
-
-    color: str
-    marker: str
-    linestyle: str
-
-
-def arm_styles(names: Sequence[str]) -> dict[str, Style]:
-    """Returns the style of each arm, by its place in the plan."""
-    return {
-        name: Style(
-            color=_COLOURS[index % len(_COLOURS)],
-            marker=_MARKERS[index % len(_MARKERS)],
-            linestyle=_LINES[index // len(_COLOURS) % len(_LINES)],
-        )
-        for index, name in enumerate(names)
-    }  # fmt: skip
 
 
 class Figures:
@@ -102,7 +73,7 @@ class Figures:
                 mean, place, xerr=[[max(0.0, mean - low)], [max(0.0, high - mean)]], color=self._theme.ink, capsize=4
             )
             axes.text(min(high, 1.0) + 0.012, place, f"{mean:.1%}", va="center", color=self._theme.ink)
-        axes.set_yticks(range(len(ordered)), [_escaped(arm.name) for arm in ordered])
+        axes.set_yticks(range(len(ordered)), [escaped(arm.name) for arm in ordered])
         axes.set_xlim(0, 1.1)
         axes.set_xticks(np.linspace(0, 1, 6))
         _percent(axes.xaxis)
@@ -120,32 +91,13 @@ class Figures:
         return self._matrix(arm.confusion - baseline.confusion, "difference (percentage points)", difference=True)
 
     def _matrix(self, shares: np.ndarray, label: str, *, difference: bool) -> Figure:
-        num_classes = len(self._class_names)
-        side = min(max(4.5, 2.4 + 0.45 * num_classes), 13.0)
-        figure = self._figure(side + 1.2, side)
-        axes = figure.subplots()
-        limit = max(float(np.abs(shares).max()), 0.01) if difference else 1.0
-        image = axes.imshow(
-            100 * shares, cmap="PuOr" if difference else "Blues", vmin=-100 * limit if difference else 0,
-            vmax=100 * limit, interpolation="nearest",
+        numbers = np.array([
+            [_number(share, difference=difference) for share in row] for row in shares
+        ])  # fmt: skip
+        figure, axes = confusion_figure(
+            shares, self._class_names, label=label, numbers=numbers, difference=difference,
+            ground=self._theme.ground, ink=self._theme.ink,
         )  # fmt: skip
-        bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
-        bar.set_label(label, color=self._theme.ink)
-        bar.ax.tick_params(colors=self._theme.ink)
-        if num_classes <= _MOST_CLASSES_WITH_NUMBERS:
-            for (row, column), share in np.ndenumerate(shares):
-                if round(100 * abs(share), 0 if not difference else 1):
-                    dark = abs(share) > 0.55 * limit
-                    text = f"{100 * share:+.1f}" if difference else f"{100 * share:.0f}"
-                    axes.text(
-                        column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black"
-                    )
-        names = [_escaped(name) for name in self._class_names]
-        size = 9 if num_classes <= 20 else 5
-        axes.set_xticks(range(num_classes), names, rotation=90, fontsize=size)
-        axes.set_yticks(range(num_classes), names, fontsize=size)
-        axes.set_xlabel("predicted class")
-        axes.set_ylabel("true class")
         return self._finished(figure, [axes], grid=False)
 
     def per_class_accuracy(self, arms: Sequence[ArmSummary]) -> Figure:
@@ -158,7 +110,7 @@ class Figures:
         for arm, values, shift in zip(arms, accuracies, shifts, strict=True):
             style, places = self._styles[arm.name], np.arange(len(order)) + shift
             axes.plot(values[order], places, style.marker, color=style.color, label=arm.name, markersize=6)
-        axes.set_yticks(range(len(order)), [_escaped(self._class_names[index]) for index in order])
+        axes.set_yticks(range(len(order)), [escaped(self._class_names[index]) for index in order])
         axes.set_xlim(-0.02, 1.02)
         _percent(axes.xaxis)
         axes.set_xlabel("test accuracy of the class (%)")
@@ -215,8 +167,7 @@ class Figures:
         return self._finished(figure, [axes], legend_of=axes)
 
     def _figure(self, width_inches: float, height_inches: float) -> Figure:
-        size = (width_inches, height_inches)
-        return Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained", facecolor=self._theme.ground)
+        return new_figure(width_inches, height_inches, ground=self._theme.ground)
 
     def _finished(
         self, figure: Figure, panels: Sequence[Axes], *, legend_of: Axes | None = None, grid: bool = True
@@ -236,7 +187,7 @@ class Figures:
             handles, labels = legend_of.get_legend_handles_labels()
             if handles:
                 figure.legend(
-                    handles, [_escaped(label) for label in labels], loc="outside lower center",
+                    handles, [escaped(label) for label in labels], loc="outside lower center",
                     ncols=min(len(labels), 4), facecolor=self._theme.ground, labelcolor=self._theme.ink,
                 )  # fmt: skip
         return figure
@@ -254,6 +205,7 @@ def _percent(axis: object) -> None:
     axis.set_major_formatter(PercentFormatter(1.0, symbol=""))
 
 
-def _escaped(name: str) -> str:
-    """A bare `$` would start a formula."""
-    return name.replace("$", r"\$")
+def _number(share: float, *, difference: bool) -> str:
+    """Returns what a cell of a confusion matrix says of a share, in per cent; nothing of one that rounds to 0."""
+    text = f"{100 * share:+.1f}" if difference else f"{100 * share:.0f}"
+    return text if float(text) else ""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tl_distributed.reporting.spread import Spread
 from tl_distributed.studies.collect import ArmSummary, Pair, Record
-from tl_distributed.studies.statistics import Spread
 
 _SIGNIFICANT = 0.05
 

@@ -6,11 +6,13 @@ No TensorFlow here: every arm's flags are checked before anything runs.
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any
 
-from tl_distributed.commandline import UserError, parse_arguments, setting
-from tl_distributed.config import Config
-from tl_distributed.recipes import all_recipes, expand_recipes
+from tl_distributed.data.settings import DataSettings
+from tl_distributed.errors import UserError
+from tl_distributed.runtime.settings import RuntimeSettings
+from tl_distributed.settings.config import Config
+from tl_distributed.settings.flags import borrowed, parse_arguments, setting
+from tl_distributed.settings.recipes import all_recipes, expand_recipes
 
 WHAT, HOW, WORKERS = "What is compared", "How", "Workers"
 _ARM_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
@@ -21,12 +23,6 @@ _OWN_FLAGS = {"data_dir", "data_copy_dir", "workdir", "seed", "images_per_class"
 
 
 _CLUSTER_FLAGS = ("strategy", "workers", "worker_index", "grpc_port", "control_port", "worker_timeout_seconds")
-
-
-def _as_train(name: str) -> Any:
-    """Declares a flag that is train's."""
-    field = Config.__dataclass_fields__[name]
-    return dataclasses.field(default=field.default, metadata={**field.metadata, "topic": WORKERS})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,10 +45,8 @@ class StudyConfig:
         topic=WHAT, minimum=0,
     )  # fmt: skip
     baseline: str = setting("", "Arm that the others are compared with; by default the first.", topic=WHAT)
-    data_dir: str = setting("data/cifar10", "Folder that data_prep.build_tfrecords wrote.", topic=HOW)
-    data_copy_dir: str = setting(
-        "", "Folder with a copy of --data_dir on a nearer disk, from which the shards are read.", topic=HOW
-    )
+    data_dir: str = borrowed(DataSettings, "data_dir", topic=HOW)
+    data_copy_dir: str = borrowed(DataSettings, "data_copy_dir", topic=HOW)
     workdir: str = setting("", "Folder of the study; by default runs/study, or runs/RECIPE.", topic=HOW)
     report_only: bool = setting(False, "Train nothing, report what is there.", topic=HOW)
     list_arms: bool = setting(False, "Print the arms with their numbers, and do nothing.", topic=HOW)
@@ -64,11 +58,11 @@ class StudyConfig:
         "auto", "multi_worker: each run trains on all workers; start the study on each of them. auto: each run in one "
         "process, as its arm says.", topic=WORKERS, choices=("auto", "multi_worker"),
     )  # fmt: skip
-    workers: tuple[str, ...] = _as_train("workers")
-    worker_index: int = _as_train("worker_index")
-    grpc_port: int = _as_train("grpc_port")
-    control_port: int = _as_train("control_port")
-    worker_timeout_seconds: float = _as_train("worker_timeout_seconds")
+    workers: tuple[str, ...] = borrowed(RuntimeSettings, "workers", topic=WORKERS)
+    worker_index: int = borrowed(RuntimeSettings, "worker_index", topic=WORKERS)
+    grpc_port: int = borrowed(RuntimeSettings, "grpc_port", topic=WORKERS)
+    control_port: int = borrowed(RuntimeSettings, "control_port", topic=WORKERS)
+    worker_timeout_seconds: float = borrowed(RuntimeSettings, "worker_timeout_seconds", topic=WORKERS)
     study_port: int = setting(
         0, "Port of the chief through which the study's processes watch one another; 0 is the one below the runs' "
         "--control_port.", topic=WORKERS, minimum=0, maximum=65535,
@@ -76,7 +70,7 @@ class StudyConfig:
 
     @staticmethod
     def expand_arguments(arguments: Sequence[str]) -> list[str]:
-        """Puts the flags of `--recipe=NAME` in its place (`commandline.parse_arguments` asks for it)."""
+        """Puts the flags of `--recipe=NAME` in its place (`flags.parse_arguments` asks for it)."""
         return expand_recipes(arguments, of_study=True)
 
     def cluster_arguments(self) -> tuple[str, ...]:
@@ -85,12 +79,12 @@ class StudyConfig:
         return tuple(
             f"--{name}={','.join(value) if isinstance(value, tuple) else value}"
             for name, value in given.items()
-            if value != Config.__dataclass_fields__[name].default
+            if value != RuntimeSettings.__dataclass_fields__[name].default
         )
 
-    def of_runs(self) -> Config:
+    def of_runs(self) -> RuntimeSettings:
         """Returns the settings that all runs have, as far as they say on which workers they are."""
-        return Config(**{name: getattr(self, name) for name in _CLUSTER_FLAGS})
+        return RuntimeSettings(**{name: getattr(self, name) for name in _CLUSTER_FLAGS})
 
 
 @dataclasses.dataclass(frozen=True)

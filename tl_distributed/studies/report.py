@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError
 from tl_distributed.data.records import DatasetInfo
-from tl_distributed.reporting.plots import figure_png
-from tl_distributed.reporting.report import write_file
+from tl_distributed.errors import UserError
+from tl_distributed.files import write_file
+from tl_distributed.reporting.drawing import Style, figure_png, series_styles
 from tl_distributed.studies.collect import Record, load_records, results_csv
 from tl_distributed.studies.content import Section, Table, make_sections
-from tl_distributed.studies.figures import DARK, LIGHT, Figures, Style, arm_styles
+from tl_distributed.studies.figures import DARK, LIGHT, Figures
 from tl_distributed.studies.plan import Plan
 
 _STYLE = """
@@ -45,7 +45,7 @@ def write_report(plan: Plan, info: DatasetInfo, *, data_dir: str, workdir: str) 
         reason = f"all failed, the first: {failures[0]}" if failures else "nothing has been run"
         raise UserError(f"{workdir}: no run to report on ({reason})")
     sections = make_sections(plan, records, info, data_dir)
-    styles = arm_styles([arm.name for arm in plan.arms])
+    styles = series_styles([arm.name for arm in plan.arms])
     pictures = {
         theme.name: _draw(sections, Figures(styles, info.class_names, theme)) for theme in (LIGHT, DARK)
     }  # fmt: skip

@@ -16,16 +16,18 @@ from typing import Any
 import tensorflow as tf
 
 import tl_distributed
-from tl_distributed.commandline import UserError, parse_arguments
-from tl_distributed.config import Config
 from tl_distributed.data.records import DatasetInfo
-from tl_distributed.reporting.progress import format_duration
-from tl_distributed.reporting.report import read_json, read_metrics, to_json_values, write_file, write_json
+from tl_distributed.errors import UserError
+from tl_distributed.files import read_json, to_json_values, write_file, write_json
+from tl_distributed.progress import format_duration
+from tl_distributed.reporting.metrics_log import read_metrics
+from tl_distributed.runtime.preemption import StopRequest
+from tl_distributed.runtime.workers import Workers
+from tl_distributed.settings.config import Config
+from tl_distributed.settings.flags import parse_arguments
 from tl_distributed.studies.clock import PlanClock, planned_images, planned_work
 from tl_distributed.studies.plan import Arm, Plan, Run
-from tl_distributed.training.preemption import StopRequest
-from tl_distributed.training.workdir import dataset_digest, settings_of
-from tl_distributed.workers import Workers
+from tl_distributed.training.workdir import settings_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def open_study(workdir: str, plan: Plan, info: DatasetInfo) -> None:
     if tf.io.gfile.exists(path):
         with tf.io.gfile.GFile(path) as file:
             saved = json.loads(file.read())
-        if saved["dataset_sha256"] != dataset_digest(info):
+        if saved["dataset_sha256"] != info.digest():
             raise UserError(f"--workdir={workdir} holds a study of another data set; choose another --workdir")
         known = saved["arms"]
     # Settings and not flags: a recipe may have changed since.
@@ -65,7 +67,7 @@ def open_study(workdir: str, plan: Plan, info: DatasetInfo) -> None:
                 "choose another name or --workdir"
             )
     tf.io.gfile.makedirs(workdir)
-    write_json(path, {"dataset_sha256": dataset_digest(info), "arms": {**known, **arms}})
+    write_json(path, {"dataset_sha256": info.digest(), "arms": {**known, **arms}})
 
 
 def _config(arm: Arm) -> Config:

@@ -10,15 +10,6 @@ CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
-    """Mean of some runs' values, and their sample standard deviation (`None` for a single run)."""
-
-    mean: float
-    deviation: float | None
-    count: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Comparison:
     """How one arm's answers on the test images differ from another's.
 
@@ -37,12 +28,6 @@ class Comparison:
     p_value: float
     only_first: tuple[int, ...]
     only_second: tuple[int, ...]
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Returns mean and spread of one value or more."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Spread(float(np.mean(values)), deviation, len(values))
 
 
 def wilson_interval(accuracy: float, num_examples: int) -> tuple[float, float]:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import logging
-from typing import Any
 
-from tl_distributed.cluster import Cluster, resolve_cluster, split_address
-from tl_distributed.commandline import UserError, set_log_name
+from tl_distributed.errors import UserError
+from tl_distributed.runtime.cluster import Cluster, resolve_cluster, split_address
+from tl_distributed.runtime.join import join_cluster, shared_flags
+from tl_distributed.runtime.workers import Workers
+from tl_distributed.settings.command import set_log_name
 from tl_distributed.studies.plan import StudyConfig
-from tl_distributed.workers import SETTINGS_OF_A_WORKER, Workers, join_cluster
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,11 +28,9 @@ def join_study(config: StudyConfig) -> Workers:
     if len(cluster.addresses) == 1:
         return Workers()
     _LOG.info("Study: this is %s of %d workers.", cluster.name(cluster.index), len(cluster.addresses))
-    settings: dict[str, Any] = dataclasses.asdict(config)
-    flags = {f"--{name}": value for name, value in settings.items() if name not in SETTINGS_OF_A_WORKER}
     return join_cluster(
-        _beside_the_runs(cluster, config.study_port), flags, timeout_seconds=config.worker_timeout_seconds,
-        check_ports=False,
+        _beside_the_runs(cluster, config.study_port), shared_flags(config),
+        timeout_seconds=config.worker_timeout_seconds, check_ports=False,
     )  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError
-from tl_distributed.workers import Workers
+from tl_distributed.errors import UserError
+from tl_distributed.runtime.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 

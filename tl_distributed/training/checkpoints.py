@@ -22,7 +22,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError, tensorflow_cause
+from tl_distributed.errors import UserError, tensorflow_cause
+from tl_distributed.runtime.workers import Workers
 from tl_distributed.training.background_writer import BackgroundWriter
 from tl_distributed.training.checkpoint_files import (
     DAMAGED,
@@ -33,7 +34,6 @@ from tl_distributed.training.checkpoint_files import (
     wait_until_visible,
 )
 from tl_distributed.training.step import TrainStep
-from tl_distributed.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 

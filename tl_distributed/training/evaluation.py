@@ -12,12 +12,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.data.feature_bank import FeatureLayout
+from tl_distributed.bank.layout import FeatureLayout
 from tl_distributed.data.splits import EvalBatch, Split
 from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.pixels.augment import resize_batch
 from tl_distributed.pixels.normalize import normalize
-from tl_distributed.runtime import Runtime
+from tl_distributed.runtime.devices import Runtime
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError, tensorflow_cause
 from tl_distributed.data.splits import TrainFeed
-from tl_distributed.runtime import Runtime
+from tl_distributed.errors import UserError, tensorflow_cause
+from tl_distributed.runtime.devices import Runtime
 from tl_distributed.training.step import TrainStep
 
 _TARGET_CALL_SECONDS = 1.0  # how long a stop signal or the progress bar may wait

@@ -6,25 +6,25 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tl_distributed.config import Config
+from tl_distributed.training.settings import OptimizationSettings
 
 
-def make_optimizer(config: Config) -> keras.optimizers.Optimizer:
-    """Returns the Keras optimizer that `config.optimizer` names.
+def make_optimizer(settings: OptimizationSettings) -> keras.optimizers.Optimizer:
+    """Returns the Keras optimizer that `settings.optimizer` names.
 
     Rate, weight decay, clipping and averaging are the engine's (it calls `update_step` alone), so the
     optimizer is made without them.
     """
     unused_rate = 0.0  # the engine passes the scheduled rate to every update
-    if config.optimizer == "sgd":
-        return FusedSGD(unused_rate, momentum=config.momentum, nesterov=config.momentum > 0)
+    if settings.optimizer == "sgd":
+        return FusedSGD(unused_rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
     classes = {
         "adam": FusedAdam,
         "adamw": FusedAdam,  # AdamW is Adam with the engine's decoupled decay (Loshchilov & Hutter 2019)
         "lamb": keras.optimizers.Lamb,
         "lion": keras.optimizers.Lion,
     }
-    return classes[config.optimizer](unused_rate)
+    return classes[settings.optimizer](unused_rate)
 
 
 def decayed_variables(variables: Sequence[Any]) -> list[bool]:

@@ -7,13 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from tl_distributed.config import Config
 from tl_distributed.data.records import DatasetInfo
+from tl_distributed.files import write_file
+from tl_distributed.inference.packaging import package_model
+from tl_distributed.inference.saved import LABELS_FILE, save_model
 from tl_distributed.models.flops import count_macs
 from tl_distributed.models.freezing import parameter_counts
-from tl_distributed.models.packaging import package_model
-from tl_distributed.models.saved import LABELS_FILE, save_model
-from tl_distributed.reporting.report import classification_summary, write_file
+from tl_distributed.reporting.scores import classification_summary
+from tl_distributed.settings.config import Config
 from tl_distributed.training.checkpoints import Position
 from tl_distributed.training.evaluation import Evaluation
 

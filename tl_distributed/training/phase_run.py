@@ -9,19 +9,19 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tl_distributed.commandline import UserError
-from tl_distributed.config import Config
 from tl_distributed.data.order import steps_for_epochs
 from tl_distributed.data.splits import Split
-from tl_distributed.reporting.progress import Progress
+from tl_distributed.errors import UserError
+from tl_distributed.progress import Progress
+from tl_distributed.runtime.preemption import StopRequest
+from tl_distributed.runtime.workers import Workers
+from tl_distributed.settings.config import Config
 from tl_distributed.training.checkpoints import Checkpoints, Position
 from tl_distributed.training.evaluation import Evaluation
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.phases import Phase
-from tl_distributed.training.preemption import StopRequest
 from tl_distributed.training.speed import Speedometer
 from tl_distributed.training.step import TrainStep
-from tl_distributed.workers import Workers
 
 _LOGS_AN_EPOCH = 20
 

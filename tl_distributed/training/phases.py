@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
-from tl_distributed.config import Config
 from tl_distributed.data.order import steps_for_epochs
+from tl_distributed.settings.config import Config
 from tl_distributed.training.schedules import Schedule
 
 
@@ -45,6 +46,16 @@ def plan_phases(config: Config, *, num_examples: int) -> tuple[Phase, ...]:
             config, "main", "partial" if partial else "full", config.epochs, config.finetune_learning_rate, num_examples
         ),
     )
+
+
+def epochs_within(phases: Sequence[Phase], max_steps: int) -> list[float]:
+    """Returns how many epochs each phase lasts in a run that ends after `max_steps`; 0 is no limit."""
+    lengths, first_step, last_step = [], 0, max_steps or math.inf
+    for phase in phases:
+        steps = max(min(phase.total_steps, last_step - first_step), 0)
+        lengths.append(phase.epochs * steps / phase.total_steps)
+        first_step += phase.total_steps
+    return lengths
 
 
 def _phase(config: Config, name: str, freezing: str, epochs: int, peak: float, num_examples: int) -> Phase:

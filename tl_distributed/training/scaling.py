@@ -1,20 +1,19 @@
 """The speed of one replica, against which a run of several is held."""
 
-import dataclasses
 import re
 
-from tl_distributed.commandline import UserError
-from tl_distributed.config import Config
-from tl_distributed.pixels.augment_settings import AugmentSettings
-from tl_distributed.reporting.report import read_json
-from tl_distributed.runtime import Runtime
+from tl_distributed.errors import UserError
+from tl_distributed.files import read_json
+from tl_distributed.pixels.augment_settings import AUGMENTATIONS
+from tl_distributed.runtime.devices import Runtime
+from tl_distributed.settings.config import Config
 from tl_distributed.training.workdir import settings_of
 
 # What an image costs.
 _SAME_WORK = (
     "backbone", "image_size", "transfer", "unfreeze_last_layers", "unfreeze_from", "head_units", "pooling",
     "feature_bank", "input_mode", "optimizer",
-    *(field.name.removesuffix("_alpha") for field in dataclasses.fields(AugmentSettings)),
+    *AUGMENTATIONS,
 )  # fmt: skip
 
 

@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-from tl_distributed.commandline import UserError
-from tl_distributed.runtime import Runtime
-from tl_distributed.training.all_reduce import measure_all_reduce
+from tl_distributed.errors import UserError
+from tl_distributed.runtime.all_reduce import measure_all_reduce
+from tl_distributed.runtime.devices import Runtime
 from tl_distributed.training.loop import LoopTimes, TrainLoop
 from tl_distributed.training.step import TrainStep
 

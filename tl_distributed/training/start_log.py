@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import keras
 
-from tl_distributed.config import Config
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.models.batch_norm import initial_share_after
 from tl_distributed.models.freezing import parameter_counts
 from tl_distributed.models.layer_depths import rate_multipliers
-from tl_distributed.runtime import Runtime
+from tl_distributed.runtime.devices import Runtime
+from tl_distributed.settings.config import Config
 from tl_distributed.training.phases import Phase
 from tl_distributed.training.workdir import layout_change
 

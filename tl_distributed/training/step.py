@@ -21,13 +21,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.data.feature_bank import FeatureLayout
+from tl_distributed.bank.layout import FeatureLayout
 from tl_distributed.models.fused_kernels import use_fused_kernels
+from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.pixels.augment import augment_batch
 from tl_distributed.pixels.augment_settings import AugmentSettings
 from tl_distributed.pixels.normalize import normalize
 from tl_distributed.pixels.seeds import per_image_seeds, threefry_2x32
-from tl_distributed.runtime import Runtime
+from tl_distributed.runtime.devices import Runtime
+from tl_distributed.settings.config import Config
 from tl_distributed.training.loss_scale import make_loss_scale
 from tl_distributed.training.optimizers import decayed_variables
 
@@ -56,6 +58,35 @@ class StepSettings:
     ema_decay: float
     all_reduce_dtype: str
     seed: int
+
+
+def step_settings(
+    config: Config, model: keras.Model, *, normalization: str, num_classes: int, features: FeatureLayout | None
+) -> StepSettings:
+    """Returns the settings of a step, the same for every command that trains.
+
+    Args:
+      config: Resolved.
+      model: The whole classifier, its layers frozen for the phase.
+      normalization: Of the backbone.
+      num_classes: Of the data set.
+      features: Of the rows of a bank; `None` for images.
+    """
+    return StepSettings(
+        features=features,
+        augment=config.augment_settings(),
+        image_size=config.image_size,
+        normalization=normalization,
+        num_classes=num_classes,
+        global_batch_size=config.global_batch_size,
+        label_smoothing=config.label_smoothing,
+        weight_decay=config.weight_decay,
+        rate_multipliers=tuple(rate_multipliers(model, config.layer_decay)),
+        clip_norm=config.clip_norm,
+        ema_decay=config.ema_decay,
+        all_reduce_dtype=config.all_reduce_dtype,
+        seed=config.seed,
+    )
 
 
 class TrainStep:

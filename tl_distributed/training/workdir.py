@@ -1,7 +1,6 @@
 """The workdir of a run: whose it is, and whether this run may go on in it."""
 
 import dataclasses
-import hashlib
 import json
 import platform
 import subprocess
@@ -13,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 import tl_distributed
-from tl_distributed.commandline import UserError
-from tl_distributed.config import Config
 from tl_distributed.data.records import DatasetInfo
-from tl_distributed.reporting.report import write_json
-from tl_distributed.runtime import Runtime
+from tl_distributed.errors import UserError
+from tl_distributed.files import write_json
+from tl_distributed.runtime.devices import Runtime
+from tl_distributed.settings.config import Config
 from tl_distributed.training.checkpoints import Position
 
 # What may differ when a run goes on: where it runs, how often it reports, when it stops.
@@ -66,7 +65,7 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
         for name, value in current.items()
         if name not in _FREE_SETTINGS and before[name] != value
     ]
-    if saved["dataset_sha256"] != dataset_digest(info):
+    if saved["dataset_sha256"] != info.digest():
         differing.append("another data set")
     if differing:
         raise UserError(
@@ -130,15 +129,10 @@ def write_config(config: Config, info: DatasetInfo, runtime: Runtime) -> dict[st
         "replicas": runtime.num_replicas,
         "precision": runtime.precision,
         "xla": runtime.use_xla,
-        "dataset_sha256": dataset_digest(info),
+        "dataset_sha256": info.digest(),
     }
     write_json(f"{config.workdir}/config.json", content)
     return content
-
-
-def dataset_digest(info: DatasetInfo) -> str:
-    """Returns the SHA-256 in hex of the manifest, which holds that of every shard."""
-    return hashlib.sha256(info.to_json().encode()).hexdigest()
 
 
 def checkout_commit() -> str | None:

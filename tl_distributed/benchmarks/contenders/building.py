@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from data_prep.build import build
-from data_prep.sources.base import Chunk
+from data_prep.source import Chunk
 from tl_distributed.benchmarks.synthetic_shards import NoiseSource, build_config
 
 

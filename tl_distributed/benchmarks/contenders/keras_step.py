@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.benchmarks.random_images import NUM_CLASSES, random_images
-from tl_distributed.models.backbones import Backbone, build_backbone, get_backbone
+from tl_distributed.models.backbones import Backbone, get_backbone
+from tl_distributed.models.build import build_backbone
 from tl_distributed.models.flops import count_macs
 
 _PADDING, _DROPOUT, _RATE, _WEIGHT_DECAY = 4, 0.2, 1e-4, 1e-4

@@ -7,19 +7,19 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.benchmarks.random_images import NUM_CLASSES, random_images
-from tl_distributed.config import Config
 from tl_distributed.data.device_split import DeviceSplit
 from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.models.backbones import get_backbone
-from tl_distributed.models.build import build_model
 from tl_distributed.models.flops import count_macs
-from tl_distributed.runtime import start_runtime
+from tl_distributed.runtime.join import join_workers, shared_flags
+from tl_distributed.runtime.settings import RuntimeSettings
+from tl_distributed.settings.config import Config
 from tl_distributed.training.evaluation import Evaluator
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.optimizers import make_optimizer
-from tl_distributed.training.step import TrainStep
-from tl_distributed.training.step_settings import step_settings
-from tl_distributed.workers import join_workers
+from tl_distributed.training.settings import OptimizationSettings
+from tl_distributed.training.start import start_devices, start_model
+from tl_distributed.training.step import TrainStep, step_settings
 
 _RATE = 1e-4
 _INDEX_BYTES = 8  # device mode: the images are there, of which the host names some
@@ -38,14 +38,14 @@ def start(settings: dict[str, Any]) -> Any:
         fields["workers"] = tuple(fields["workers"])
     config = Config(**fields)
     config.validate()
-    workers = join_workers(config).__enter__()  # the process ends with its last block
-    config = config.resolved(native_size=settings["native_size"])
-    runtime = start_runtime(config, workers)
-    with runtime.strategy.scope():
-        model = build_model(config, num_classes=NUM_CLASSES, load_weights=False)
+    joined = join_workers(config.part(RuntimeSettings), shared_flags(config))
+    workers = joined.__enter__()  # the process ends with its last block
+    config, backbone = config.resolved(native_size=settings["native_size"]), get_backbone(config.backbone)
+    runtime = start_devices(config, backbone, workers)
+    model = start_model(config, backbone, runtime, num_classes=NUM_CLASSES, load_weights=False)
     images, labels = random_images(settings["images"], settings["native_size"])
     kind = _Forward if settings["mode"] == "forward" else _Training
-    contender = kind(config, runtime, model, images, labels)
+    contender = kind(config, backbone.normalization, runtime, model, images, labels)
     contender.facts = {
         "device": ", ".join(runtime.devices),
         "replicas": runtime.num_replicas,
@@ -62,10 +62,12 @@ def start(settings: dict[str, Any]) -> Any:
 
 
 class _Training:
-    def __init__(self, config: Config, runtime: Any, model: Any, images: np.ndarray, labels: np.ndarray):
-        rate = tf.constant(_RATE)
-        settings = step_settings(config, model, num_classes=NUM_CLASSES, features=None)
-        step = TrainStep(model, lambda: make_optimizer(config), lambda _: rate, settings, runtime)
+    def __init__(
+        self, config: Config, normalization: str, runtime: Any, model: Any, images: np.ndarray, labels: np.ndarray
+    ):
+        rate, optimization = tf.constant(_RATE), config.part(OptimizationSettings)
+        settings = step_settings(config, model, normalization=normalization, num_classes=NUM_CLASSES, features=None)
+        step = TrainStep(model, lambda: make_optimizer(optimization), lambda _: rate, settings, runtime)
         split = MemorySplit(images, labels)
         if config.input_mode == "device":
             split = DeviceSplit(split, runtime.strategy)
@@ -91,10 +93,12 @@ class _Training:
 
 
 class _Forward:
-    def __init__(self, config: Config, runtime: Any, model: Any, images: np.ndarray, labels: np.ndarray):
+    def __init__(
+        self, config: Config, normalization: str, runtime: Any, model: Any, images: np.ndarray, labels: np.ndarray
+    ):
         self._evaluator = Evaluator(
             model, features=None, image_size=config.image_size,
-            normalization=get_backbone(config.backbone).normalization, runtime=runtime,
+            normalization=normalization, runtime=runtime,
         )  # fmt: skip
         self._images, self._labels, self._batch = images, labels, config.global_batch_size
 

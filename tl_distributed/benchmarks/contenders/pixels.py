@@ -5,6 +5,7 @@ costs it the least. `tf.image` has no zoom that compiles: it does without, and c
 XLA it does without the crop too, since that is compiled anew for every offset.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,7 @@ def start(settings: dict[str, Any]) -> Any:
 def our_settings() -> AugmentSettings:
     """Returns flip, crop and zoom, and nothing else."""
     fields = {"horizontal_flip": True, "crop_padding_pixels": _PADDING, "zoom_fraction": _ZOOM}
-    return AugmentSettings(**{**vars(NAMED_AUGMENTATIONS["none"]), **fields})
+    return dataclasses.replace(NAMED_AUGMENTATIONS["none"], **fields)
 
 
 def _ours(settings: dict[str, Any]) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:

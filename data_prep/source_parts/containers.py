@@ -1,0 +1,224 @@
+"""A folder, a zip or a tar as a list of files to read; archives are never unpacked to the disk.
+
+Untrusted archives: a member that is absolute, climbs with `..` or is a link is refused, as is one that claims an
+absurd size.
+"""
+
+import abc
+import contextlib
+import dataclasses
+import posixpath
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from typing import BinaryIO
+
+from tl_distributed.errors import UserError
+
+MAX_FILE_BYTES = 512 * 2**20  # no photograph is larger; a few kilobytes of zip can claim to be
+
+
+class UnreadableFile(ValueError):
+    """One file cannot be read though the rest of its container can; the message says how."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One file: its path within the container, its size in bytes, and a function that reads it from any thread.
+
+    `read` raises `UnreadableFile`.
+    """
+
+    name: str
+    num_bytes: int
+    read: Callable[[], bytes]
+
+
+class Container(abc.ABC):
+    """Files below one root.
+
+    Attributes:
+      path: Of the folder or archive.
+      files: Paths of the regular files relative to the root, `/` between parts, sorted.
+      folders: Paths of the folders, sorted; an archive may leave out folders that hold files.
+    """
+
+    path: str
+    files: list[str]
+    folders: list[str]
+
+    @abc.abstractmethod
+    def members(self, names: Collection[str]) -> Iterator[Member]:
+        """Yields the named files, in an order that is always the same but not always that of `names`."""
+
+
+def open_container(path: str) -> Container:
+    """Opens the folder or archive at `path` and lists it.
+
+    Raises:
+      UserError: Nothing there, neither folder nor archive, damaged, or with members that are refused.
+    """
+    import tensorflow as tf
+
+    try:
+        if not tf.io.gfile.exists(path):
+            raise UserError(f"--input={path}: no such file or folder")
+        if tf.io.gfile.isdir(path):
+            return _Folder(path)
+        with _open(path) as file, _archive_errors(path):
+            is_zip = zipfile.is_zipfile(file)
+        return _Zip(path) if is_zip else _Tar(path)
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"--input={path}: cannot be read ({error})") from None
+
+
+class _Folder(Container):
+    def __init__(self, path: str):
+        import tensorflow as tf
+
+        self.path = path.rstrip("/") or "/"
+        self.files, self.folders = [], []
+        for parent, folders, files in tf.io.gfile.walk(self.path, onerror=_raise):
+            below = parent[len(self.path) :].strip("/")
+            self.folders += [posixpath.join(below, name.rstrip("/")) for name in folders]
+            self.files += [posixpath.join(below, name) for name in files]
+        self.files.sort()
+        self.folders.sort()
+
+    def members(self, names: Collection[str]) -> Iterator[Member]:
+        for name in sorted(names):
+            yield Member(name, 0, lambda name=name: self._read(name))
+
+    def _read(self, name: str) -> bytes:
+        import tensorflow as tf
+
+        path = posixpath.join(self.path, name)
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                return file.read()
+        except (OSError, tf.errors.OpError) as error:
+            raise UnreadableFile(getattr(error, "message", None) or str(error)) from None
+
+
+class _Zip(Container):
+    def __init__(self, path: str):
+        self.path = path
+        file = _open(path)  # stays open as long as the container lives
+        with _archive_errors(path):
+            self._zip = zipfile.ZipFile(file)
+        self._infos: dict[str, zipfile.ZipInfo] = {}
+        folders = set()
+        for info in self._zip.infolist():
+            name = _safe_name(info.filename, path)
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise UserError(
+                    f"--input={path}: {info.filename!r} is a link; an archive may hold files and folders only"
+                )
+            if info.is_dir():
+                folders.add(name)
+            elif name in self._infos:
+                raise UserError(f"--input={path}: holds {name!r} twice")
+            else:
+                self._infos[name] = info
+        self.files, self.folders = sorted(self._infos), sorted(folders)
+
+    def members(self, names: Collection[str]) -> Iterator[Member]:
+        for name in sorted(names):
+            yield Member(name, self._infos[name].file_size, lambda name=name: self._read(self._infos[name]))
+
+    def _read(self, info: zipfile.ZipInfo) -> bytes:
+        if info.file_size > MAX_FILE_BYTES:
+            raise UnreadableFile(f"claims {info.file_size:,} bytes, more than {MAX_FILE_BYTES:,}")
+        try:
+            return self._zip.read(info)  # stops at the size that the entry claims, and checks its CRC
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+            raise UnreadableFile(str(error)) from None
+
+
+class _Tar(Container):
+    """Any tar that Python knows: plain, gzip, bzip2, xz. A compressed one is read from the front for every pass."""
+
+    def __init__(self, path: str):
+        self.path = path
+        files, folders = set(), set()
+        for _, info in self._walk():
+            name = _safe_name(info.name, path)
+            if info.isdir():
+                folders.add(name)
+            elif not info.isreg():
+                raise UserError(
+                    f"--input={path}: {info.name!r} is a link or device; an archive may hold files and folders only"
+                )
+            elif name in files:
+                raise UserError(f"--input={path}: holds {name!r} twice")
+            else:
+                files.add(name)
+        self.files, self.folders = sorted(files), sorted(folders)
+
+    def members(self, names: Collection[str]) -> Iterator[Member]:
+        wanted = frozenset(names)
+        for tar, info in self._walk():
+            name = posixpath.normpath(info.name)
+            if name not in wanted or not info.isreg():
+                continue
+            if info.size > MAX_FILE_BYTES:
+                yield Member(name, 0, lambda size=info.size: _refuse_size(size))
+                continue
+            with _archive_errors(self.path):
+                data = tar.extractfile(info).read()
+            yield Member(name, info.size, lambda data=data: data)
+
+    def _walk(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+        # Not tarfile's stream mode: it copies its whole buffer for every member.
+        with (
+            _open(self.path) as file,
+            _archive_errors(self.path),
+            tarfile.open(fileobj=file, mode="r:*") as tar,
+        ):
+            while (info := tar.next()) is not None:
+                yield tar, info
+                tar.members.clear()  # else the list of a million members stays in memory
+
+
+def _open(path: str) -> BinaryIO:
+    """Opens an archive to read at any position; a local one without TensorFlow's detour, which is slower."""
+    import tensorflow as tf
+
+    return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb")
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _refuse_size(num_bytes: int) -> bytes:
+    raise UnreadableFile(f"has {num_bytes:,} bytes, more than {MAX_FILE_BYTES:,}")
+
+
+def _safe_name(name: str, archive: str) -> str:
+    """Returns the normalised path of a member, e.g. `train/cat` of `./train//cat/`."""
+    if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:3] in (":\\", ":/"):
+        raise UserError(f"--input={archive}: member {name!r} lies outside the archive's folder; not read")
+    return posixpath.normpath(name)
+
+
+@contextlib.contextmanager
+def _archive_errors(path: str) -> Iterator[None]:
+    import tensorflow as tf
+
+    try:
+        yield
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        ValueError,
+        tf.errors.OpError,
+    ) as error:
+        if isinstance(error, UnreadableFile):
+            raise
+        raise UserError(f"--input={path}: not a tar or zip archive, or a damaged one ({error})") from None

@@ -1,0 +1,123 @@
+"""Where a classifier is cut, and that the two parts together are the classifier."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tl_distributed.bank.cut import cut_at_frozen
+from tl_distributed.models.backbones import get_backbone
+from tl_distributed.models.build import build_backbone
+from tl_distributed.models.freezing import freeze_for
+from tl_distributed.models.heads import build_classifier
+
+SIZE = 16
+
+
+def classifier(backbone: keras.Model, pooling: str = "avg", dropout: float = 0.3) -> keras.Model:
+    return build_classifier(backbone, num_classes=3, pooling=pooling, head_units=(5,), dropout=dropout)
+
+
+@pytest.fixture(scope="module")
+def resnet() -> keras.Model:
+    model = classifier(build_backbone(get_backbone("resnet20"), image_size=SIZE, weights="none"))
+    for variable in model.variables:  # so that BatchNorm's statistics are not those of the identity
+        if "moving" in variable.path:
+            variable.assign(np.random.default_rng(0).uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def freeze(model: keras.Model, first_trained: str = "") -> None:
+    freeze_for(model, "partial" if first_trained else "frozen", unfreeze_last_layers=0, unfreeze_from=first_trained)
+
+
+@pytest.mark.parametrize(
+    "first_trained",
+    ["", "stem_bn", "stage1_block2_2_conv", "stage2_block1_shortcut_conv", "stage3_block1_2_bn", "stage3_block3_add"],
+)
+def test_two_parts_make_the_whole(resnet, first_trained):
+    freeze(resnet, first_trained)
+    cut = cut_at_frozen(resnet)
+    images = np.random.default_rng(1).normal(size=(3, SIZE, SIZE, 3)).astype(np.float32)
+    expected = resnet.predict(images, verbose=0)
+    features = cut.prefix.predict(images, verbose=0)
+    features = features if isinstance(features, list) else [features]
+    assert tuple(part.shape[1:] for part in features) == cut.shapes
+    np.testing.assert_allclose(cut.tail.predict(features, verbose=0), expected, rtol=1e-5, atol=1e-6)
+    assert [id(variable) for variable in cut.tail.trainable_variables] == list(map(id, resnet.trainable_variables))
+    assert not cut.prefix.trainable_variables
+    trained = {layer.name for layer in resnet.layers if layer.trainable and layer.variables}
+    assert trained <= {layer.name for layer in cut.tail.layers}
+    assert all(layer.output.shape[0] is None for layer in resnet.layers)  # layer.output raises for a layer with two
+
+
+def test_all_that_is_frozen_is_cut_off(resnet):
+    freeze(resnet, "stage3_block2_2_conv")
+    cut = cut_at_frozen(resnet)
+    assert set(cut.shapes) == {(4, 4, 64)}
+    assert set(cut.prefix.output_names) == {"stage3_block2_1_relu", "stage3_block1_out"}  # the shortcut is crossed
+    assert "stage3_block2_1_conv" not in {layer.name for layer in cut.tail.layers}
+
+
+@pytest.mark.parametrize(("pooling", "shape"), [("avg", (64,)), ("max", (64,)), ("flatten", (4 * 4 * 64,))])
+def test_frozen_backbone_is_cut_behind_the_pooling(pooling, shape):
+    model = classifier(build_backbone(get_backbone("resnet20"), image_size=SIZE, weights="none"), pooling, 0.0)
+    freeze(model)
+    assert cut_at_frozen(model).shapes == (shape,)
+
+
+@pytest.mark.parametrize("mode", ["full", "scratch"])
+def test_nothing_frozen_nothing_to_cut(resnet, mode):
+    freeze_for(resnet, mode, unfreeze_last_layers=0, unfreeze_from="")
+    assert cut_at_frozen(resnet) is None
+
+
+def test_layers_without_weights_before_the_first_trained_one_are_nothing_to_cut(resnet):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Rescaling(2.0)(inputs)
+    model = classifier(keras.Model(inputs, layers.Conv2D(4, 3, name="conv")(x)))
+    freeze_for(model, "full", unfreeze_last_layers=0, unfreeze_from="")
+    assert cut_at_frozen(model) is None
+
+
+@pytest.mark.parametrize(("tail_filters", "shapes"), [(256, ((8, 8, 4),)), (1, ((8, 8, 24),))])
+def test_narrow_boundary_is_taken_where_computing_the_rest_again_costs_little(tail_filters, shapes):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, padding="same", name="narrow")(inputs)
+    x = layers.Conv2D(24, 1, name="expand")(x)
+    x = layers.Conv2D(tail_filters, 3, padding="same", name="trained")(x)
+    model = classifier(keras.Model(inputs, x))
+    freeze(model, "trained")
+    assert cut_at_frozen(model).shapes == shapes
+
+
+def test_a_single_earlier_tensor_may_replace_two():
+    """An inverted residual whose middle trains: both branches come from its narrow input."""
+    inputs = keras.Input((8, 8, 3))
+    narrow = layers.Conv2D(4, 3, padding="same", name="narrow")(inputs)
+    x = layers.Conv2D(24, 1, name="expand")(narrow)
+    x = layers.ReLU(name="expand_relu")(x)
+    x = layers.Conv2D(64, 3, padding="same", name="trained")(x)
+    x = layers.Add(name="add")([layers.Conv2D(4, 1, name="project")(x), narrow])
+    model = classifier(keras.Model(inputs, layers.Conv2D(64, 3, name="last")(x)))
+    freeze(model, "trained")
+    cut = cut_at_frozen(model)
+    assert (cut.prefix.output_names, cut.shapes) == (["narrow"], ((8, 8, 4),))
+
+
+def test_dropout_is_cut_off_only_where_it_is_frozen():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, padding="same", name="conv1")(inputs)
+    x = layers.Dropout(0.5, name="drop")(x)
+    x = layers.Conv2D(4, 3, padding="same", name="conv2")(x)
+    model = classifier(keras.Model(inputs, x))
+    for first_trained, begins_at in (("conv2", "drop"), ("drop", "conv1")):
+        freeze(model, first_trained)
+        assert cut_at_frozen(model).prefix.output_names == [begins_at]
+
+
+def test_boundary_has_the_type_that_it_is_computed_in():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = classifier(build_backbone(get_backbone("resnet20"), image_size=SIZE, weights="none"))
+    freeze(model)
+    assert cut_at_frozen(model).dtypes == ("bfloat16",)

@@ -1,0 +1,163 @@
+"""Folders and archives: the same list and bytes from each, and what is refused."""
+
+import io
+import stat
+import tarfile
+import zipfile
+
+import pytest
+from image_files import write_folder, write_tar, write_zip
+
+from data_prep.source_parts import containers
+from data_prep.source_parts.containers import UnreadableFile, open_container
+from tl_distributed.errors import UserError
+
+FILES = {"train/cat/1.png": b"one", "train/dog/2.png": b"two", "train/cat/big.png": bytes(5000), "note.txt": b""}
+ENDINGS = ["", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip"]
+
+
+def write(tmp_path, files, ending):
+    path = tmp_path / f"images{ending}"
+    if not ending:
+        return write_folder(path, files)
+    return write_zip(path, files) if ending == ".zip" else write_tar(path, files)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_folder_and_archives_hold_the_same(tmp_path, ending):
+    container = open_container(write(tmp_path, FILES, ending))
+    assert container.files == sorted(FILES)
+    read = {member.name: member.read() for member in container.members(["train/cat/1.png", "train/cat/big.png"])}
+    assert read == {name: FILES[name] for name in ("train/cat/1.png", "train/cat/big.png")}
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".zip"])
+def test_names_are_normalised(tmp_path, ending):
+    container = open_container(write(tmp_path, {"./train//cat/1.png": b"one"}, ending))
+    assert container.files == ["train/cat/1.png"]
+    assert [member.read() for member in container.members(["train/cat/1.png"])] == [b"one"]
+
+
+def test_empty_folders_are_listed(tmp_path):
+    directory = tarfile.TarInfo("train/empty")
+    directory.type = tarfile.DIRTYPE
+    archive = write_tar(tmp_path / "a.tar", {"train/cat/1.png": b"x"}, (directory,))
+    assert "train/empty" in open_container(archive).folders
+    zipped = write_zip(tmp_path / "a.zip", {"train/cat/1.png": b"x", "train/empty/": b""})
+    assert "train/empty" in open_container(zipped).folders
+    (tmp_path / "folder/train/empty").mkdir(parents=True)
+    assert "train/empty" in open_container(str(tmp_path / "folder")).folders
+
+
+@pytest.mark.parametrize("name", ["/etc/cat.png", "../cat.png", "train/../../cat.png", "C:\\cat.png", "..\\cat.png"])
+@pytest.mark.parametrize("ending", [".tar", ".zip"])
+def test_member_outside_the_archive_is_refused(tmp_path, name, ending):
+    with pytest.raises(UserError, match="lies outside the archive's folder"):
+        open_container(write(tmp_path, {"train/cat/1.png": b"x", name: b"y"}, ending))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
+    info = tarfile.TarInfo("train/cat/link.png")
+    info.type, info.linkname = kind, "/etc/passwd"
+    with pytest.raises(UserError, match=r"train/cat/link\.png.*is a link or device"):
+        open_container(write_tar(tmp_path / "a.tar", {}, (info,)))
+
+
+def test_links_in_a_zip_are_refused(tmp_path):
+    info = zipfile.ZipInfo("train/cat/link.png")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(UserError, match=r"train/cat/link\.png.*is a link"):
+        open_container(str(tmp_path / "a.zip"))
+
+
+def test_name_twice_is_refused(tmp_path):
+    archive = write_tar(tmp_path / "a.tar", {"cat/1.png": b"x", "./cat/1.png": b"y"})
+    with pytest.raises(UserError, match=r"holds 'cat/1\.png' twice"):
+        open_container(archive)
+    zipped = write_zip(tmp_path / "a.zip", {"cat/1.png": b"x", "./cat/1.png": b"y"})
+    with pytest.raises(UserError, match=r"holds 'cat/1\.png' twice"):
+        open_container(zipped)
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".zip"])
+def test_file_of_absurd_size_is_not_read(tmp_path, ending, monkeypatch):
+    monkeypatch.setattr(containers, "MAX_FILE_BYTES", 1000)
+    (member,) = open_container(write(tmp_path, {"cat/bomb.png": bytes(2000)}, ending)).members(["cat/bomb.png"])
+    with pytest.raises(UnreadableFile, match="2,000 bytes"):
+        member.read()
+
+
+def test_damaged_member_of_a_zip_is_unreadable_and_the_rest_is_not(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("cat/1.png", b"AAAAAAAA")
+        archive.writestr("cat/2.png", b"BBBBBBBB")
+    path.write_bytes(path.read_bytes().replace(b"AAAAAAAA", b"AAAACAAA"))
+    first, second = open_container(str(path)).members(["cat/1.png", "cat/2.png"])
+    with pytest.raises(UnreadableFile, match="CRC"):
+        first.read()
+    assert second.read() == b"BBBBBBBB"
+
+
+def test_encrypted_zip_is_unreadable(tmp_path):
+    path = tmp_path / "a.zip"
+    write_zip(path, {"cat/1.png": b"x" * 50})
+    data = bytearray(path.read_bytes())
+    data[6] |= 1  # the flag "encrypted", in the local header and in the directory
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    (member,) = open_container(str(path)).members(["cat/1.png"])
+    with pytest.raises(UnreadableFile, match="encrypted"):
+        member.read()
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tar.xz", ".zip"])
+def test_truncated_archive_is_named(tmp_path, ending):
+    files = {f"cat/{i}.png": bytes([i]) * 3000 for i in range(50)}
+    path = tmp_path / f"images{ending}"
+    write(tmp_path, files, ending)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=f"images{ending}: not a tar or zip archive, or a damaged one"):
+        open_container(str(path))
+
+
+def test_what_is_no_archive_is_named(tmp_path):
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(UserError, match="not a tar or zip archive"):
+        open_container(str(tmp_path / "a.txt"))
+    with pytest.raises(UserError, match="no such file or folder"):
+        open_container(str(tmp_path / "missing"))
+
+
+def test_links_of_a_folder_are_followed(tmp_path):
+    """A folder is the user's own; class folders that are links to a store elsewhere are common."""
+    write_folder(tmp_path / "store", {"1.png": b"x"})
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/cat").symlink_to(tmp_path / "store")
+    container = open_container(str(tmp_path / "train"))
+    assert [member.read() for member in container.members(container.files)] == [b"x"]
+
+
+def test_list_of_a_large_tar_is_not_kept(tmp_path, monkeypatch):
+    """tarfile remembers every member it passes; a million of them would fill the memory."""
+    archive = write_tar(tmp_path / "a.tar", {f"cat/{i}.png": b"" for i in range(50)})
+    kept = []
+    true_next = tarfile.TarFile.next
+    monkeypatch.setattr(tarfile.TarFile, "next", lambda tar: kept.append(len(tar.members)) or true_next(tar))
+    assert len(open_container(archive).files) == 50
+    assert max(kept) <= 1
+
+
+def test_reads_through_tensorflows_file_systems():
+    import tensorflow as tf
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("cat/1.png", b"one")
+    with tf.io.gfile.GFile("ram://containers/a.zip", "wb") as file:
+        file.write(buffer.getvalue())
+    (member,) = open_container("ram://containers/a.zip").members(["cat/1.png"])
+    assert member.read() == b"one"

@@ -1,0 +1,315 @@
+"""evaluate, predict and export on a finished run: the same answers from every kind of model, and how they end."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import image_files
+import numpy as np
+import pytest
+import tensorflow as tf
+from paths import REPO
+from toy_dataset import CLASS_NAMES, write_toy_dataset
+
+from tl_distributed.data.decode import decode_image
+from tl_distributed.errors import UserError
+from tl_distributed.evaluate import EvaluateConfig
+from tl_distributed.evaluate import main as evaluate
+from tl_distributed.export import ExportConfig
+from tl_distributed.export import main as export
+from tl_distributed.inference.saved import open_model
+from tl_distributed.predict import PredictConfig
+from tl_distributed.predict import main as predict
+from tl_distributed.settings.command import run_command
+from tl_distributed.settings.config import Config
+from tl_distributed.training.run import train_and_evaluate
+
+KINDS = {"keras": "model.keras", "h5": "model.h5", "saved_model": "saved_model", "tflite": "model.tflite"}
+SIZE = 12
+pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of a few steps, still unsure of itself, and its data set: (workdir, data_dir)."""
+    folder = tmp_path_factory.mktemp("run")
+    data_dir = write_toy_dataset(folder / "data", counts={"train": 60, "val": 12, "test": 33}, size=SIZE)
+    config = Config(
+        backbone="tiny_norm", data_dir=data_dir, workdir=str(folder / "run"), epochs=1, global_batch_size=20,
+        learning_rate=0.02, strategy="one_device", dropout=0.0,
+    )  # fmt: skip
+    config.validate()
+    train_and_evaluate(config)
+    return config.workdir, data_dir
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    """Every kind of model under the names that export chooses: {kind: path}."""
+    workdir, _ = run
+    for kind in KINDS:
+        export(ExportConfig(workdir=workdir, format=kind), [])
+    return {kind: f"{workdir}/export/{name}" for kind, name in KINDS.items()}
+
+
+def model_path(run, exported, kind: str) -> str:
+    return run[0] if kind == "run" else exported[kind]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of images of other sizes and shapes, one of them no image, and a file that is named as none."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(5):
+        (folder / f"{number}.png").write_bytes(image_files.png(number, side=8 + 4 * number))
+    (folder / "2b.jpg").write_bytes(b"not an image")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "UPPER.PNG").write_bytes(image_files.png(9))
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_export_leaves_nothing_but_models_and_labels(run, exported):
+    folder = pathlib.Path(run[0]) / "export"
+    assert {path.name for path in folder.iterdir()} == {*KINDS.values(), "labels.txt"}
+    assert (folder / "labels.txt").read_text().splitlines() == list(CLASS_NAMES)
+
+
+@pytest.mark.parametrize("kind", ["run", *KINDS])
+@pytest.mark.parametrize("batch_size", [5, 128])
+def test_every_kind_reproduces_the_accuracy_of_the_run(run, exported, kind, batch_size, tmp_path, capsys):
+    workdir, data_dir = run
+    results = json.loads((pathlib.Path(workdir) / "results.json").read_text())
+    assert 0.4 < results["test_accuracy"] < 1, "train for longer or shorter: nothing can be compared"
+    output = tmp_path / "score.json"
+    where = {"workdir": workdir} if kind == "run" else {"model": exported[kind], "data_dir": data_dir}
+    evaluate(EvaluateConfig(split="test", batch_size=batch_size, output=str(output), **where), [])
+    score = json.loads(output.read_text())
+    assert score["accuracy"] == results["test_accuracy"]
+    assert score["loss"] == pytest.approx(results["test_loss"], rel=1e-4)
+    assert score["confusion_matrix"] == results["confusion_matrix"]
+    printed = capsys.readouterr().out
+    assert f"test: accuracy {results['test_accuracy']:.2%} of 33 images" in printed
+    for name in CLASS_NAMES:
+        row = next(line for line in printed.splitlines() if line.startswith(name)).split()
+        expected = score["per_class"][name]
+        assert [float(value) for value in row[1:4]] == pytest.approx(
+            [expected["precision"], expected["recall"], expected["f1"]], abs=5e-5
+        )
+        assert int(row[4]) == expected["support"] == 11
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_other_splits(run, split, capsys):
+    evaluate(EvaluateConfig(workdir=run[0], split=split), [])
+    assert f"{split}: accuracy" in capsys.readouterr().out
+
+
+STRANGER = """
+import sys, keras, numpy
+assert not any(name.startswith("tl_distributed") for name in sys.modules)
+model = keras.models.load_model(sys.argv[1])
+numpy.save(sys.argv[3], model.predict(numpy.load(sys.argv[2]), verbose=0))
+try:
+    import tl_distributed
+except ImportError:
+    print("alone")
+"""
+
+
+def test_keras_and_h5_open_where_this_package_is_not(run, exported, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    expected = open_model(run[0]).predict(images)
+    assert np.ptp(expected) > 0.01
+    processes = {}
+    for kind in ("keras", "h5"):
+        command = [sys.executable, "-I", "-c", STRANGER, exported[kind], "images.npy", f"{kind}.npy"]
+        processes[kind] = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for kind, process in processes.items():
+        output, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors.decode()
+        np.testing.assert_allclose(np.load(tmp_path / f"{kind}.npy"), expected, atol=1e-5)
+        if output.decode().strip() != "alone":
+            pytest.skip("the package is installed for every process of this interpreter")
+
+
+@pytest.mark.parametrize("kind", ["keras", "h5"])
+def test_a_plain_call_is_inference_and_training_can_be_asked_for(exported, kind):
+    import keras
+
+    images = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
+    model = keras.models.load_model(exported[kind], compile=False)
+    before = model.get_weights()
+    expected = model(images, training=False)
+    np.testing.assert_array_equal(model(images), expected)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert np.abs(model(images, training=True) - expected).max() > 1e-3
+
+
+def test_existing_export_is_kept_without_overwrite(run, exported):
+    for kind, path in exported.items():
+        modified = pathlib.Path(path).stat().st_mtime_ns
+        with pytest.raises(UserError, match=f"{path} exists; use --overwrite"):
+            export(ExportConfig(workdir=run[0], format=kind), [])
+        assert pathlib.Path(path).stat().st_mtime_ns == modified
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_overwrite_replaces_what_was_there(run, tmp_path, kind):
+    path = tmp_path / "out" / KINDS[kind]
+    if kind == "saved_model":
+        path.mkdir(parents=True)
+        (path / "leftover").write_text("of another model")
+    else:
+        path.parent.mkdir()
+        path.write_text("of another model")
+    export(ExportConfig(workdir=run[0], format=kind, output=str(path), overwrite=True), [])
+    assert open_model(str(path)).class_names == CLASS_NAMES
+    assert not (path / "leftover").exists()
+    assert {file.name for file in path.parent.iterdir()} == {KINDS[kind], "labels.txt"}
+
+
+def test_export_refuses_what_it_cannot_do(run, tmp_path):
+    with pytest.raises(UserError, match=r"--output=a\.keras: --format=tflite is written to \*\.tflite"):
+        export(ExportConfig(workdir=run[0], format="tflite", output="a.keras"), [])
+    with pytest.raises(UserError, match=r"no model\.keras there; the run has not finished"):
+        export(ExportConfig(workdir=str(tmp_path)), [])
+
+
+def predicted(model: str, *paths, **settings) -> tuple[int, list[dict]]:
+    """Returns the exit code and the rows by `predict_files` of what the command prints."""
+    from tl_distributed.inference.predictions import find_images, predict_files
+
+    options = {"top": 3, "batch_size": 4, "crop_to_aspect_ratio": False, **settings}
+    return list(predict_files(model, find_images([str(path) for path in paths]), **options))
+
+
+@pytest.mark.parametrize("kind", ["run", *KINDS])
+def test_predict_names_bad_images_and_goes_on(run, exported, pictures, kind, capsys):
+    code = predict(PredictConfig(model=model_path(run, exported, kind), batch_size=2), [str(pictures)])
+    output = capsys.readouterr()
+    rows = [json.loads(line) for line in output.out.splitlines()]
+    names = [str(pathlib.Path(row["file"]).relative_to(pictures)) for row in rows]
+    assert sorted(names) == sorted(["0.png", "1.png", "2.png", "3.png", "4.png", "inner/UPPER.PNG"])
+    assert code == 1
+    (line,) = output.err.splitlines()
+    assert line.startswith(f"{pictures}/2b.jpg: ") and line.endswith("; left out")
+    model = open_model(model_path(run, exported, kind))
+    for row in rows:
+        pixels = decode_image(pathlib.Path(row["file"]).read_bytes(), size=SIZE, crop_to_aspect_ratio=False)
+        (expected,) = model.predict(pixels[None])
+        order = np.argsort(-expected)
+        assert [best["class"] for best in row["top"]] == [CLASS_NAMES[index] for index in order]
+        assert [best["probability"] for best in row["top"]] == pytest.approx(expected[order], abs=1e-5)
+        assert (row["class"], row["probability"]) == (row["top"][0]["class"], row["top"][0]["probability"])
+
+
+def test_predictions_are_those_of_the_data_set(run):
+    """An image of the data set, as a file of its own, gets the answer that evaluation gave it."""
+    workdir, data_dir = run
+    record = next(iter(tf.data.TFRecordDataset(f"{data_dir}/test-00000-of-00002.tfrecord"))).numpy()
+    content = tf.train.Example.FromString(record).features.feature["image"].bytes_list.value[0]
+    pixels = np.frombuffer(content, np.uint8).reshape(SIZE, SIZE, 3)
+    path = pathlib.Path(workdir) / "one.png"
+    path.write_bytes(tf.io.encode_png(pixels).numpy())
+    (row,) = predicted(workdir, path)
+    (expected,) = open_model(workdir).predict(pixels[None])
+    assert row["probability"] == pytest.approx(expected.max(), abs=1e-6)
+
+
+def test_predict_of_wide_images_squashes_or_crops(run, tmp_path):
+    pixels = np.zeros((20, 60, 3), np.uint8)
+    pixels[:, 20:40] = 255
+    path = tmp_path / "wide.png"
+    path.write_bytes(tf.io.encode_png(pixels).numpy())
+    model = open_model(run[0])
+    for crop in (False, True):
+        (row,) = predicted(run[0], path, crop_to_aspect_ratio=crop)
+        image = decode_image(path.read_bytes(), size=SIZE, crop_to_aspect_ratio=crop)
+        assert row["probability"] == pytest.approx(model.predict(image[None]).max(), abs=1e-5)
+    assert (image == 255).all()  # the middle square
+
+
+def test_predict_as_a_table_in_the_order_given(run, pictures, capsys):
+    files = [str(pictures / name) for name in ("3.png", "0.png")]
+    assert predict(PredictConfig(model=run[0], format="table", top=2), files) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == files
+    assert all(len(line.split()) == 5 and line.endswith("%") for line in lines)
+
+
+def test_predict_without_labels_numbers_the_classes(run, exported, pictures, tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(pathlib.Path(exported["tflite"]).read_bytes())
+    (row,) = predicted(str(path), pictures / "0.png", top=9)
+    assert {best["class"] for best in row["top"]} == {"0", "1", "2"}
+
+
+def test_predict_refuses_paths_without_images(run, tmp_path):
+    for path, message in ((tmp_path / "none", "no such file or folder"), (tmp_path, "no images in this folder")):
+        with pytest.raises(UserError, match=f"{path}: {message}"):
+            predict(PredictConfig(model=run[0]), [str(path)])
+
+
+def test_models_that_cannot_be_opened(run, tmp_path, capsys):
+    _, data_dir = run
+    with pytest.raises(UserError, match=r"no such model; a finished run has model\.keras"):
+        evaluate(EvaluateConfig(model=str(tmp_path / "no.keras"), data_dir=data_dir), [])
+    with pytest.raises(UserError, match=f"--workdir={tmp_path}: no config.json there"):
+        evaluate(EvaluateConfig(workdir=str(tmp_path)), [])
+    for name in ("bad.keras", "bad.h5", "bad.tflite", "bad.onnx"):
+        path = tmp_path / name
+        path.write_bytes(b"not a model")
+        with pytest.raises(UserError, match=f"{path}: cannot be opened as a model") as raised:
+            open_model(str(path))
+        assert "\n" not in str(raised.value)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="cannot be opened as a model"):
+        open_model(str(tmp_path / "folder"))
+    with pytest.raises(SystemExit) as ended:
+        run_command(predict, PredictConfig, "", [f"--model={tmp_path / 'bad.h5'}", "image.png"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_model_with_a_lambda_is_not_run(tmp_path):
+    import keras
+
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs))
+    for name in ("model.keras", "model.h5"):
+        model.save(tmp_path / name)
+        with pytest.raises(UserError, match="cannot be opened as a model"):
+            open_model(str(tmp_path / name))
+
+
+def test_data_sets_that_do_not_fit_the_model(run, exported, tmp_path):
+    path = exported["keras"]
+    other_size = write_toy_dataset(tmp_path / "large", counts={"test": 3}, size=16)
+    with pytest.raises(UserError, match=r"takes images of \(12, 12, 3\), .* has \(16, 16, 3\)"):
+        evaluate(EvaluateConfig(model=path, data_dir=other_size), [])
+    with pytest.raises(UserError, match=r"--split=train: .*large has test"):
+        evaluate(EvaluateConfig(model=path, data_dir=other_size, split="train"), [])
+    other_classes = pathlib.Path(write_toy_dataset(tmp_path / "renamed", counts={"test": 3}, size=SIZE))
+    manifest = other_classes / "dataset.json"
+    manifest.write_text(manifest.read_text().replace('"dark"', '"black"'))
+    with pytest.raises(UserError, match=r"was trained on other classes than those of .*renamed"):
+        evaluate(EvaluateConfig(model=path, data_dir=str(other_classes)), [])
+
+
+def test_export_prints_one_line_and_nothing_else(run, tmp_path):
+    """In processes of their own: what the converter and Keras have to say comes from C++ and absl too."""
+    processes = {}
+    for kind, name in KINDS.items():
+        command = [sys.executable, "-m", "tl_distributed.export", f"--workdir={run[0]}", f"--format={kind}"]
+        processes[tmp_path / kind / name] = subprocess.Popen(
+            [*command, f"--output={tmp_path / kind / name}"],
+            cwd=REPO, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    for path, process in processes.items():
+        output, errors = process.communicate(timeout=180)
+        assert (process.returncode, output.count("\n"), errors) == (0, 1, "")
+        assert output.startswith(f"{path}: ")

@@ -1,0 +1,1 @@
+"""The feature bank: what frozen layers make of each image, computed once."""

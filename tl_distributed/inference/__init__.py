@@ -1,0 +1,1 @@
+"""Trained models as files: packaging, opening, predictions, scores, other formats."""

@@ -1,0 +1,103 @@
+"""Classifies image files: decoded exactly as `data_prep` decodes the images that a model is trained on."""
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tl_distributed.data.decode import EXTENSIONS, UnreadableImage, decode_image
+from tl_distributed.errors import UserError
+from tl_distributed.inference.saved import open_model
+
+
+def find_images(paths: Sequence[str]) -> list[str]:
+    """Returns the files among `paths` and the image files below its folders, each folder's in order of name.
+
+    Raises:
+      UserError: A path that does not exist, or a folder without images.
+    """
+    found: list[str] = []
+    for path in paths:
+        if not tf.io.gfile.exists(path):
+            raise UserError(f"{path}: no such file or folder")
+        if not tf.io.gfile.isdir(path):
+            found.append(path)
+            continue
+        inside = sorted(
+            os.path.join(folder, name)
+            for folder, _, names in tf.io.gfile.walk(path)
+            for name in names
+            if name.lower().endswith(EXTENSIONS)
+        )
+        if not inside:
+            raise UserError(f"{path}: no images in this folder ({', '.join(EXTENSIONS)})")
+        found += inside
+    return found
+
+
+def predict_files(
+    model_path: str, files: Iterable[str], *, top: int, batch_size: int, crop_to_aspect_ratio: bool
+) -> Iterator[dict[str, Any]]:
+    """Yields for each file, in order, `file` and either `class`, `probability`, `top`, or `error`.
+
+    Args:
+      model_path: What `open_model` takes.
+      files: Image files.
+      top: Number of best classes in `top`, a list of {class, probability}.
+      batch_size: Images at once.
+      crop_to_aspect_ratio: As the data set was built.
+
+    Raises:
+      UserError: A model that cannot be opened, or one that takes images that are not square.
+    """
+    model = open_model(model_path)
+    height, width, _ = model.image_shape
+    if height != width:
+        raise UserError(f"{model_path}: takes {height} x {width} images; only square ones are prepared here")
+    remaining = iter(files)
+    while batch := list(itertools.islice(remaining, batch_size)):
+        decoded = [_decode(path, height, crop_to_aspect_ratio) for path in batch]
+        images = [image for image in decoded if isinstance(image, np.ndarray)]
+        rows = iter(model.predict(np.stack(images)) if images else ())
+        for path, image in zip(batch, decoded, strict=True):
+            yield {"file": path, "error": image} if isinstance(image, str) else {
+                "file": path, **_best(next(rows), model.class_names, top)
+            }  # fmt: skip
+
+
+def print_predictions(results: Iterable[dict[str, Any]], *, as_table: bool) -> int:
+    """Prints results as they come, errors to standard error; returns the number of errors."""
+    errors = 0
+    for result in results:
+        if "error" in result:
+            errors += 1
+            print(f"{result['file']}: {result['error']}; left out", file=sys.stderr)
+        elif as_table:
+            best = "  ".join(f"{row['class']} {row['probability']:.1%}" for row in result["top"])
+            print(f"{result['file']}  {best}", flush=True)
+        else:
+            print(json.dumps(result), flush=True)
+    return errors
+
+
+def _decode(path: str, size: int, crop_to_aspect_ratio: bool) -> np.ndarray | str:
+    """Returns the image, or why it cannot be read."""
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return decode_image(file.read(), size=size, crop_to_aspect_ratio=crop_to_aspect_ratio)
+    except UnreadableImage as error:
+        return str(error)
+    except tf.errors.OpError as error:
+        return error.message
+
+
+def _best(probabilities: np.ndarray, class_names: Sequence[str], top: int) -> dict[str, Any]:
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    names = class_names or [str(index) for index in range(len(probabilities))]
+    rows = [{"class": names[index], "probability": round(float(probabilities[index]), 6)} for index in order]
+    return {**rows[0], "top": rows}

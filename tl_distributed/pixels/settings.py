@@ -1,0 +1,15 @@
+"""Settings of what the backbone is shown of an image, beside augmentation."""
+
+import dataclasses
+
+from tl_distributed.pixels.augment_settings import PIXELS
+from tl_distributed.settings.flags import setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PixelSettings:
+    """Flags of the image that the backbone sees."""
+
+    image_size: int = setting(
+        0, "Side in pixels that the backbone sees; 0 is the backbone's own.", topic=PIXELS, minimum=0, maximum=2048
+    )

@@ -1,0 +1,149 @@
+"""Start-up of a process: devices and their memory, strategy, precision, XLA, determinism."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tl_distributed.errors import UserError
+from tl_distributed.runtime.settings import RuntimeSettings
+from tl_distributed.runtime.strategies import start_strategy
+from tl_distributed.runtime.workers import Workers
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """What a run runs on.
+
+    Attributes:
+      strategy: The `tf.distribute.Strategy`; `one_device` and `mirrored` alike go through it.
+      precision: Keras dtype policy: float32, mixed_bfloat16 or mixed_float16.
+      use_xla: Whether the step is compiled.
+      xla_reason: Why it is, or is not.
+      devices: One line a device of this worker, for the log and `config.json`.
+      workers: The processes that train together.
+      num_replicas: Devices that train in step, of all workers.
+      num_local_replicas: Those of this worker.
+      first_replica: Number of this worker's first one.
+    """
+
+    strategy: Any
+    precision: str
+    use_xla: bool
+    xla_reason: str
+    devices: tuple[str, ...]
+    workers: Workers = dataclasses.field(default_factory=Workers)
+
+    @property
+    def num_replicas(self) -> int:
+        return self.strategy.num_replicas_in_sync
+
+    @property
+    def num_local_replicas(self) -> int:
+        return self.num_replicas // self.workers.count
+
+    @property
+    def first_replica(self) -> int:
+        return self.workers.index * self.num_local_replicas
+
+
+def start_runtime(
+    settings: RuntimeSettings,
+    workers: Workers,
+    *,
+    global_batch_size: int,
+    seed: int,
+    deterministic: bool,
+    model_family: str,
+) -> Runtime:
+    """Claims the devices and sets Keras's global precision, seed and TensorFlow's determinism.
+
+    Call it once, before anything touches a device.
+
+    Args:
+      settings: Of devices and workers.
+      workers: All that joined; each calls it.
+      global_batch_size: Images in a step, to be shared out evenly to all replicas.
+      seed: Of Python, numpy and Keras.
+      deterministic: Whether only kernels that always give the same result are used.
+      model_family: Of the backbone, for which the compiler is chosen.
+
+    Raises:
+      UserError: Devices that the strategy or the batch size does not fit, or a precision that the device lacks.
+    """
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        _limit_memory(gpu, settings.gpu_memory_limit_mib)
+    strategy, devices = start_strategy(settings, workers, num_gpus=len(gpus))
+    replicas = strategy.num_replicas_in_sync
+    if global_batch_size % replicas:
+        raise UserError(
+            f"--global_batch_size={global_batch_size} does not divide by the {replicas} replicas; "
+            f"the nearest that does is {max(1, round(global_batch_size / replicas)) * replicas}"
+        )
+    precision = _precision(settings.precision, gpus, workers)
+    keras.config.set_dtype_policy(precision)
+    return Runtime(
+        strategy, precision, *choose_xla(settings.xla, model_family, gpus), _describe(devices, gpus), workers
+    )
+
+
+def choose_xla(wanted: str, model_family: str, gpus: Sequence[Any]) -> tuple[bool, str]:
+    """Returns whether to compile the step, and why.
+
+    Args:
+      wanted: Of `--xla`.
+      model_family: Of the backbone.
+      gpus: That train.
+    """
+    if wanted != "auto":
+        return wanted == "on", f"--xla={wanted}"
+    if not gpus:
+        return False, "--xla=auto: on a CPU TensorFlow's own kernels are faster, most so for depthwise convolutions"
+    return True, f"--xla=auto: it fuses what lies between the matrix products on a GPU; not measured for {model_family}"
+
+
+def _limit_memory(gpu: Any, limit_mib: int) -> None:
+    """Leaves memory to the other processes of a shared node."""
+    if not limit_mib:
+        tf.config.experimental.set_memory_growth(gpu, True)
+        return
+    limit = tf.config.LogicalDeviceConfiguration(memory_limit=limit_mib)
+    try:
+        tf.config.set_logical_device_configuration(gpu, [limit])
+    except RuntimeError:  # claimed already: it cannot be changed any more
+        raise UserError("--gpu_memory_limit_mib: this process has claimed its devices already") from None
+
+
+def _precision(wanted: str, gpus: list[Any], workers: Workers) -> str:
+    capabilities = [_compute_capability(gpu) for gpu in gpus]
+    own = min(capabilities) if capabilities else (0, 0)
+    weakest = min(tuple(other) for other in workers.exchange("compute capability", own))
+    if wanted == "auto":
+        return "mixed_bfloat16" if weakest >= (8, 0) else "mixed_float16" if weakest >= (7, 0) else "float32"
+    if wanted != "float32" and not gpus:
+        _LOG.info("--precision=%s on a CPU is for trying things: it is emulated, and slow.", wanted)
+    return wanted
+
+
+def _compute_capability(gpu: Any) -> tuple[int, int]:
+    return tuple(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)))
+
+
+def _describe(devices: list[str], gpus: list[Any]) -> tuple[str, ...]:
+    if not gpus:
+        return tuple(devices)
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return tuple(
+        f"{name} ({detail.get('device_name', 'GPU')}, compute capability "
+        f"{'.'.join(map(str, detail.get('compute_capability', ('?',))))})"
+        for name, detail in zip(devices, details, strict=False)
+    )

@@ -1,0 +1,99 @@
+"""The settings of a run, composed of what the rooms declare beside their code: flat, as the flags are, and frozen.
+
+No TensorFlow here: a wrong flag is refused before any device is touched.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TypeVar
+
+from tl_distributed.bank.settings import BankSettings, why_nothing_to_bank
+from tl_distributed.data.settings import DataSettings
+from tl_distributed.errors import UserError
+from tl_distributed.models.backbones import get_backbone
+from tl_distributed.models.settings import ModelSettings
+from tl_distributed.pixels.augment_settings import AugmentSettings
+from tl_distributed.pixels.settings import PixelSettings
+from tl_distributed.runtime.settings import RuntimeSettings
+from tl_distributed.settings.recipes import expand_recipes
+from tl_distributed.training.settings import OptimizationSettings, RunSettings
+
+_Part = TypeVar("_Part")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(  # the last one's flags come first: so a dataclass orders the fields of its bases
+    RunSettings,
+    DataSettings,
+    RuntimeSettings,
+    OptimizationSettings,
+    AugmentSettings,
+    PixelSettings,
+    BankSettings,
+    ModelSettings,
+):
+    """Settings of one training run. `None` means: resolved from other settings (`resolved`).
+
+    A room is handed its own part of them: `config.part(RuntimeSettings)`.
+    """
+
+    @staticmethod
+    def expand_arguments(arguments: Sequence[str]) -> list[str]:
+        """Puts the flags of `--recipe=NAME` in its place (`flags.parse_arguments` asks for it)."""
+        return expand_recipes(arguments)
+
+    def part(self, kind: type[_Part]) -> _Part:
+        """Returns the settings of one room, of a class that is one of the bases."""
+        return kind(**{field.name: getattr(self, field.name) for field in dataclasses.fields(kind)})
+
+    def validate(self) -> None:
+        """Raises `UserError` for combinations that cannot be meant; single values are checked by their flag."""
+        for kind in (ModelSettings, BankSettings, RuntimeSettings, RunSettings):
+            self.part(kind).validate()
+        self._check_bank()
+        backbone, transfer = get_backbone(self.backbone), self.transfer_and_weights()[0]
+        if self.image_size and self.image_size < backbone.minimum_size:
+            raise UserError(
+                f"--image_size={self.image_size}: {self.backbone} takes {backbone.minimum_size} pixels or more"
+            )
+        if self.layer_decay != 1 and transfer == "frozen":
+            raise UserError(
+                f"--layer_decay={self.layer_decay:g} has no effect with --transfer=frozen; drop one of them"
+            )
+        if self.virtual_devices and self.global_batch_size % self.virtual_devices and self.strategy != "one_device":
+            raise UserError(
+                f"--global_batch_size={self.global_batch_size} does not divide by "
+                f"--virtual_devices={self.virtual_devices}"
+            )
+
+    def _check_bank(self) -> None:
+        reason = self.why_nothing_to_bank()
+        if self.feature_bank == "on" and reason:
+            raise UserError(f"--feature_bank=on: {reason}")
+        if self.bank_views and self.augment_settings().is_off:
+            raise UserError(f"--bank_views={self.bank_views} has no effect without augmentation; drop it")
+
+    def resolved(self, *, native_size: int) -> "Config":
+        """Returns the config with every `None` and every "0 is automatic" of the model filled in.
+
+        Args:
+          native_size: Side in pixels of the data set's images, taken by backbones without a size of their own.
+        """
+        transfer, weights = self.transfer_and_weights()
+        return dataclasses.replace(
+            self,
+            weights=weights,
+            transfer=transfer,
+            image_size=self.image_size or get_backbone(self.backbone).default_size or native_size,
+            workdir=self.workdir or f"runs/{self.recipe or f'{self.backbone}_{transfer}'}",
+            **self.augment_settings().strengths(),
+        )
+
+    def augment_settings(self) -> AugmentSettings:
+        """Returns the named set with the flags that were given put over it."""
+        return self.part(AugmentSettings).resolved()
+
+    def why_nothing_to_bank(self) -> str:
+        """Returns why the settings leave no features to bank, or nothing where they do."""
+        transfer, _ = self.transfer_and_weights()
+        return why_nothing_to_bank(transfer, self.augment_settings(), bank_views=self.bank_views)

@@ -1,0 +1,222 @@
+"""The phases of a run, one after the other, and what it leaves in the end."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tl_distributed.bank.cut import Cut
+from tl_distributed.data.records import DatasetInfo
+from tl_distributed.data.splits import Split
+from tl_distributed.files import to_json_values, write_json
+from tl_distributed.models.backbones import Backbone
+from tl_distributed.reporting.run_log import NoRunLog, RunLog
+from tl_distributed.runtime.devices import Runtime
+from tl_distributed.runtime.preemption import StopRequest
+from tl_distributed.settings.config import Config
+from tl_distributed.training.checkpoint_files import wait_until_visible
+from tl_distributed.training.checkpoints import Checkpoints, Position
+from tl_distributed.training.evaluation import Evaluation, Evaluator
+from tl_distributed.training.examples import misclassified, preview
+from tl_distributed.training.loop import TrainLoop
+from tl_distributed.training.optimizers import make_optimizer
+from tl_distributed.training.outcome import PREDICTIONS_FILE, make_results, save_packaged_model, save_predictions
+from tl_distributed.training.phase_run import PhaseParts, PhaseRun
+from tl_distributed.training.phases import Phase
+from tl_distributed.training.scaling import one_replica_speeds
+from tl_distributed.training.settings import OptimizationSettings
+from tl_distributed.training.speed import Speedometer, all_reduce_seconds, summary
+from tl_distributed.training.start_log import log_phase, log_start
+from tl_distributed.training.step import TrainStep, step_settings
+from tl_distributed.training.trained_part import open_phase
+from tl_distributed.training.workdir import write_config
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the parts of one run share.
+
+    Attributes:
+      config: Resolved, whole.
+      cuts: Of each phase, where it is banked.
+      resumed: Whether it goes on from a checkpoint.
+    """
+
+    config: Config
+    info: DatasetInfo
+    backbone: Backbone
+    runtime: Runtime
+    splits: dict[str, Split]
+    model: keras.Model
+    phases: Sequence[Phase]
+    cuts: Sequence[Cut | None]
+    checkpoints: Checkpoints
+    resumed: bool
+
+
+class RunPhases:
+    """Trains the phases of a run and ends it; used once."""
+
+    def __init__(self, run: Run):
+        self._run, self._workers = run, run.runtime.workers
+        self._evaluator: Evaluator | None = None
+        self._evaluated_splits = run.splits
+        self._speed_by_phase: dict[str, dict[str, float | None]] = {}
+        names = [phase.name for phase in run.phases]
+        is_chief = self._workers.is_chief
+        self._one_replica_speeds = one_replica_speeds(run.config, run.runtime, names) if is_chief else {}
+
+    def execute(self, position: Position) -> dict[str, Any]:
+        """Trains every phase that is left, then evaluates the best weights and writes the results."""
+        run, config, chief = self._run, self._run.config, self._workers.is_chief
+        log_start(
+            config, run.info, run.phases, run.runtime,
+            examples={name: split.num_examples for name, split in run.splits.items()},
+            resumed_at=position.step if run.resumed else None,
+        )  # fmt: skip
+        if chief:
+            tf.io.gfile.makedirs(config.workdir)
+            written = write_config(config, run.info, run.runtime)
+        self._workers.exchange("config.json is written", None)
+        wait_until_visible(f"{config.workdir}/config.json", self._workers)
+        log = RunLog(config.workdir, last_step=position.step) if chief else NoRunLog()
+        with log, StopRequest(self._workers) as stop, run.checkpoints:
+            if chief:
+                log.start(written)
+            position, timing, step, finished = self._train(position, log, stop)
+            run.checkpoints.restore_best(run.model, step)
+            return self._finish(position, timing, log, finished=finished)
+
+    def _train(
+        self, position: Position, log: RunLog, stop: StopRequest
+    ) -> tuple[Position, np.ndarray, TrainStep, bool]:
+        """Trains from `position` on; returns where it ended, (steps, seconds), the last step, and whether all is done.
+
+        Raises:
+          SystemExit: A signal asked to stop; the checkpoint is written.
+        """
+        run, timing, restore = self._run, np.zeros(2), self._run.resumed
+        if restore and any(run.cuts):
+            run.checkpoints.restore_weights(run.model)
+        while True:
+            phase_run, loop, step, speed = self._prepare(position, log, stop)
+            if restore:
+                run.checkpoints.restore(run.model, step)
+                restore = False
+            elif self._workers.is_chief:
+                log.preview(*preview(step, run.splits["train"], run.info.class_names), position.step)
+            position = phase_run.run()
+            timing += (loop.times.steps, loop.times.seconds)
+            self._speed_by_phase[run.phases[position.phase].name] = speed.in_all()
+            if stop.signal_number is not None:
+                run.checkpoints.wait()
+                _LOG.info("Stopped at step %d, checkpoint written; the same command goes on.", position.step)
+                raise SystemExit(128 + stop.signal_number)
+            last = position.phase + 1 == len(run.phases)
+            if last or not phase_run.complete:  # not complete: --max_steps
+                return position, timing, step, last and phase_run.complete
+            position = dataclasses.replace(
+                position, phase=position.phase + 1, phase_first_step=position.step,
+                stale_epochs=0, phase_best_val_accuracy=-1.0,
+            )  # fmt: skip
+
+    def _prepare(
+        self, position: Position, log: RunLog, stop: StopRequest
+    ) -> tuple[PhaseRun, TrainLoop, TrainStep, Speedometer]:
+        """Freezes for the phase, and builds its step, its input from the position on, and its driver."""
+        run, config, runtime, phase = self._run, self._run.config, self._run.runtime, self._run.phases[position.phase]
+        trained = open_phase(
+            phase, run.cuts[position.phase], run.model, run.splits,
+            config=config, info=run.info, normalization=run.backbone.normalization, runtime=runtime, stop=stop,
+        )  # fmt: skip
+        train = trained.splits["train"]
+        first_step = position.phase_first_step
+        if position.banks_counted <= position.phase:
+            seconds = position.seconds + trained.bank_seconds
+            position = dataclasses.replace(position, seconds=seconds, banks_counted=position.phase + 1)
+        optimization = config.part(OptimizationSettings)
+        step = TrainStep(
+            trained.model,
+            lambda: make_optimizer(optimization),
+            lambda step: phase.schedule(step - first_step),
+            step_settings(
+                config, run.model,
+                normalization=run.backbone.normalization, num_classes=run.info.num_classes, features=trained.layout,
+            ),
+            runtime,
+        )  # fmt: skip
+        self._evaluated_splits = trained.splits
+        self._evaluator = Evaluator(
+            trained.model,
+            features=trained.layout,
+            image_size=config.image_size,
+            normalization=run.backbone.normalization,
+            runtime=runtime,
+        )
+        feed = train.train_feed(
+            global_batch_size=config.global_batch_size,
+            num_replicas=runtime.num_replicas,
+            seed=config.seed,
+            first_step=position.step,
+        )
+        loop = TrainLoop(step, feed, runtime, steps_per_loop=config.steps_per_loop)
+        log_phase(phase, run.model, config.layer_decay)
+        speed = Speedometer(
+            loop,
+            global_batch_size=config.global_batch_size,
+            num_replicas=runtime.num_replicas,
+            all_reduce_seconds=all_reduce_seconds(step, runtime, config.all_reduce_dtype),
+            one_replica_images_per_second=self._one_replica_speeds.get(phase.name),
+        )
+        parts = PhaseParts(
+            config=config, model=run.model, phase=phase, step=step, loop=loop, speed=speed, train=train,
+            validate=lambda: self._evaluate("val", step.averages), checkpoints=run.checkpoints,
+            log_row=log.row, stop=stop, workers=self._workers,
+        )  # fmt: skip
+        return PhaseRun(parts, position), loop, step, speed
+
+    def _evaluate(self, split: str, averages: Sequence[tf.Variable] = ()) -> Evaluation | None:
+        if split not in self._evaluated_splits:
+            return None
+        return self._evaluator.evaluate(
+            self._evaluated_splits[split], batch_size=self._run.config.global_batch_size, averages=averages
+        )
+
+    def _finish(self, position: Position, timing: np.ndarray, log: RunLog, *, finished: bool) -> dict[str, Any]:
+        """Evaluates the best weights once, and writes model, results and plots."""
+        run, config = self._run, self._run.config
+        evaluations = {name: self._evaluate(name) for name in ("val", "test") if name in run.splits}
+        if not self._workers.is_chief:
+            return self._workers.from_chief("results", None)
+        save_packaged_model(run.model, config, normalization=run.backbone.normalization, info=run.info)
+        steps, seconds = timing
+        results = make_results(
+            position,
+            evaluations,
+            run.info.class_names,
+            images_per_second=steps * config.global_batch_size / seconds if seconds else None,
+            images_per_epoch=run.splits["train"].num_examples,
+            finished=finished,
+            model=run.model,
+            config=config,
+        )
+        results |= summary(self._speed_by_phase, run.phases[position.phase].name)
+        results |= {
+            "checkpoints_written": run.checkpoints.written,
+            "checkpoint_blocking_seconds": run.checkpoints.blocking_seconds,
+            "checkpoint_write_seconds": run.checkpoints.write_seconds,
+        }
+        if "test" in evaluations:
+            save_predictions(f"{config.workdir}/{PREDICTIONS_FILE}", evaluations["test"])
+        shown = "test" if "test" in evaluations else "val"
+        wrong = misclassified(run.splits.get(shown), evaluations.get(shown), run.info.class_names)
+        log.finish(results, dataclasses.asdict(config), wrong)
+        write_json(f"{config.workdir}/results.json", results)
+        self._workers.from_chief("results", to_json_values(results))
+        return results

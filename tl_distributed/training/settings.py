@@ -1,0 +1,102 @@
+"""Settings of the optimization, and of the run as a whole."""
+
+import dataclasses
+
+from tl_distributed.errors import UserError
+from tl_distributed.settings.flags import setting
+
+OPTIMIZATION, RUN = "Optimization", "Run"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizationSettings:
+    """Flags of the optimization."""
+
+    epochs: int = setting(10, "Epochs of the main phase.", topic=OPTIMIZATION, minimum=1)
+    head_epochs: int = setting(
+        3, "two_phase: epochs in which only the head trains, before the main phase.", topic=OPTIMIZATION, minimum=1
+    )
+    min_steps: int = setting(
+        0, "Steps that each phase takes at least: small training sets, as of --images_per_class, then get more epochs.",
+        topic=OPTIMIZATION, minimum=0,
+    )  # fmt: skip
+    global_batch_size: int = setting(128, "Images in a step, over all replicas.", topic=OPTIMIZATION, minimum=1)
+    learning_rate: float = setting(
+        1e-3, "Peak rate where only new weights train (scratch, frozen, two_phase's head).",
+        topic=OPTIMIZATION, minimum=0,
+    )  # fmt: skip
+    finetune_learning_rate: float = setting(
+        1e-4, "Peak rate where pretrained weights train (partial, full, two_phase's main phase).",
+        topic=OPTIMIZATION, minimum=0,
+    )  # fmt: skip
+    optimizer: str = setting(
+        "adamw", "Keras optimizer.", topic=OPTIMIZATION, choices=("adam", "adamw", "sgd", "lamb", "lion")
+    )
+    momentum: float = setting(0.9, "sgd: Nesterov momentum.", topic=OPTIMIZATION, minimum=0, maximum=0.9999)
+    schedule: str = setting(
+        "cosine", "Course of the rate within a phase, after warm-up; step divides by 10 at 1/2 and 3/4.",
+        topic=OPTIMIZATION, choices=("constant", "cosine", "linear", "step"),
+    )  # fmt: skip
+    warmup_epochs: float = setting(
+        0.0, "Epochs of linear warm-up at the start of each phase.", topic=OPTIMIZATION, minimum=0
+    )
+    layer_decay: float = setting(
+        1.0, "Factor on the rate from each block of the backbone to the block below; the head keeps the full rate, "
+        "1 is off.", topic=OPTIMIZATION, minimum=0.01, maximum=1,
+    )  # fmt: skip
+    weight_decay: float = setting(
+        1e-4, "Decoupled decay, times the rate; not on biases, norms and layer scales.", topic=OPTIMIZATION, minimum=0
+    )
+    clip_norm: float = setting(0.0, "Largest global norm of the gradient; 0 is off.", topic=OPTIMIZATION, minimum=0)
+    ema_decay: float = setting(
+        0.0, "Decay a step of the averaged weights that are evaluated and saved; 0 is off.",
+        topic=OPTIMIZATION, minimum=0, maximum=0.99999,
+    )  # fmt: skip
+    label_smoothing: float = setting(
+        0.0, "Share of the label spread evenly over all classes.", topic=OPTIMIZATION, minimum=0, maximum=0.9
+    )
+    early_stopping_epochs: int = setting(
+        0, "End a phase after this many epochs without a better validation accuracy; 0 is off.",
+        topic=OPTIMIZATION, minimum=0,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Flags of the run: its folder, its seed, what it keeps and when it ends."""
+
+    recipe: str = setting(
+        "", "Flags of a published walk-through or of good practice; a later flag wins. --recipe=list prints them all.",
+        topic=RUN,
+    )  # fmt: skip
+    workdir: str = setting(
+        "", "Folder of the run; by default runs/RECIPE, or runs/BACKBONE_TRANSFER without one.", topic=RUN
+    )
+    seed: int = setting(0, "Seed of weights, order, augmentation and dropout.", topic=RUN, minimum=0, maximum=2**31 - 1)
+    deterministic: bool = setting(False, "Use deterministic kernels only (slower on GPUs).", topic=RUN)
+    checkpoint_every_steps: int = setting(0, "Steps between checkpoints; 0 is once an epoch.", topic=RUN, minimum=0)
+    keep_checkpoints: int = setting(2, "Newest checkpoints kept, beside the best.", topic=RUN, minimum=1)
+    log_every_steps: int = setting(
+        0, "Steps between lines of metrics.jsonl; 0 is about 20 an epoch.", topic=RUN, minimum=0
+    )
+    resume: str = setting(
+        "auto", "auto goes on where the workdir's run stopped; never wants an empty workdir; must wants a checkpoint.",
+        topic=RUN, choices=("auto", "never", "must"),
+    )  # fmt: skip
+    max_steps: int = setting(0, "Stop after this many steps in all, for trying things; 0 is off.", topic=RUN, minimum=0)
+    scaling_reference: str = setting(
+        "", "Workdir of a run of one replica like this one: its speed is what scaling_efficiency is measured by.",
+        topic=RUN,
+    )  # fmt: skip
+    profile_steps: tuple[int, ...] = setting((), "A,B: profile from step A to B for TensorBoard.", topic=RUN)
+    export_h5: str = setting(
+        "", "Write the model as this Keras HDF5 file too, e.g. cifar10.h5, in the workdir.", topic=RUN
+    )
+
+    def validate(self) -> None:
+        """Raises `UserError` for values that cannot be meant."""
+        edges = self.profile_steps
+        if edges and (len(edges) != 2 or not 0 <= edges[0] < edges[1]):
+            raise UserError(f"--profile_steps={','.join(map(str, edges))}: takes two steps A,B with A < B")
+        if self.export_h5 and ("/" in self.export_h5 or not self.export_h5.endswith(".h5")):
+            raise UserError(f"--export_h5={self.export_h5}: takes a file name that ends in .h5, without folders")

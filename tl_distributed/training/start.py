@@ -1,0 +1,37 @@
+"""How every command that trains claims the devices and builds the model of its config."""
+
+import keras
+
+from tl_distributed.models.backbones import Backbone
+from tl_distributed.models.build import build_model
+from tl_distributed.models.settings import ModelSettings
+from tl_distributed.runtime.devices import Runtime, start_runtime
+from tl_distributed.runtime.settings import RuntimeSettings
+from tl_distributed.runtime.workers import Workers
+from tl_distributed.settings.config import Config
+
+
+def start_devices(config: Config, backbone: Backbone, workers: Workers) -> Runtime:
+    """Starts the runtime that a config asks for; raises as `devices.start_runtime` does."""
+    return start_runtime(
+        config.part(RuntimeSettings),
+        workers,
+        global_batch_size=config.global_batch_size,
+        seed=config.seed,
+        deterministic=config.deterministic,
+        model_family=backbone.family or backbone.name,
+    )
+
+
+def start_model(
+    config: Config, backbone: Backbone, runtime: Runtime, *, num_classes: int, load_weights: bool
+) -> keras.Model:
+    """Builds the classifier of a resolved config on the devices; raises as `build.build_model` does."""
+    with runtime.strategy.scope():
+        return build_model(
+            config.part(ModelSettings),
+            backbone,
+            image_size=config.image_size,
+            num_classes=num_classes,
+            load_weights=load_weights,
+        )
