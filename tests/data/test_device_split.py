@@ -7,7 +7,7 @@ import tensorflow as tf
 from tl_distributed.data.device_split import DeviceSplit
 from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.errors import UserError
-from tl_distributed.runtime.devices import mirrored_strategy
+from tl_distributed.runtime.strategies import mirrored_strategy
 
 BATCH, STEPS = 8, 7
 

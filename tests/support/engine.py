@@ -13,7 +13,8 @@ from tl_distributed.models.freezing import freeze_for
 from tl_distributed.models.heads import build_classifier
 from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS
-from tl_distributed.runtime.devices import Runtime, mirrored_strategy
+from tl_distributed.runtime.devices import Runtime
+from tl_distributed.runtime.strategies import mirrored_strategy
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.step import StepSettings, TrainStep
 
