@@ -1,4 +1,4 @@
-"""Shared fixtures. The CPU is split into four devices once, before anything touches it."""
+"""Shared fixtures. The CPU is split into a host and four devices once, before anything touches it."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the suite compares numbers 
 import pytest
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
-NUM_CPU_DEVICES = 4
+NUM_DEVICES = 4
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -18,7 +18,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from tiny_backbone import register_tiny_backbones
 
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * NUM_CPU_DEVICES)
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * (1 + NUM_DEVICES))
     register_tiny_backbones()
 
 

@@ -1,5 +1,6 @@
 """Files of any file system, whole or not at all, and values as JSON."""
 
+import fnmatch
 import hashlib
 import json
 import math
@@ -66,6 +67,19 @@ def write_file(path: str, content: bytes) -> None:
         if tf.io.gfile.exists(temporary):
             tf.io.gfile.remove(temporary)
         raise
+
+
+def matching_files(folder: str, pattern: str) -> list[str]:
+    """Returns the paths in a folder whose names match a pattern of `fnmatch`, sorted; none where there is no folder.
+
+    Unlike `tf.io.gfile.glob`, to which the folder is a pattern too: `runs/lr[0.1]` is a path that people choose.
+    """
+    import tensorflow as tf
+
+    if not tf.io.gfile.isdir(folder):
+        return []
+    names = (name.rstrip("/") for name in tf.io.gfile.listdir(folder))  # a bucket's folders end in one
+    return [f"{folder}/{name}" for name in sorted(names) if fnmatch.fnmatchcase(name, pattern)]
 
 
 def hash_file(path: str) -> tuple[str, int]:

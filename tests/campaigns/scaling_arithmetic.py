@@ -28,10 +28,10 @@ class ScalingConfig:
     backbones: tuple[str, ...] = setting(_BACKBONES, "Rows of the tables.", topic="Flags")
     num_classes: int = setting(1000, "Of the head.", topic="Flags", minimum=2)
     replica_batch_size: int = setting(64, "Images in a step of each GPU.", topic="Flags", minimum=1)
-    bytes_per_gradient: int = setting(4, "4: --all_reduce_dtype=float32; 2: bfloat16.", topic="Flags", minimum=2)
+    bytes_per_gradient: int = setting(4, "4: --all_reduce_dtype=float32; 2: float16.", topic="Flags", minimum=2)
     gpus_per_node: int = setting(8, "GPUs of a node.", topic="Flags", minimum=1)
     nodes: int = setting(100, "Nodes.", topic="Flags", minimum=2)
-    gpu_tflops: float = setting(75.0, "What training sustains on one GPU.", topic="Flags", minimum=0.01)
+    gpu_tflops: float = setting(162.0, "What training sustains on one GPU.", topic="Flags", minimum=0.01)
     depthwise_gpu_tflops: float = setting(
         10.0, "The same for nets of depthwise convolutions, which wait for memory.", topic="Flags", minimum=0.01
     )

@@ -14,6 +14,7 @@ from toy_dataset import write_toy_dataset
 from tl_distributed.data import dataset
 from tl_distributed.data.records import encode_record, read_manifest
 from tl_distributed.data.shards import image_format
+from tl_distributed.data.stream_split import StreamSplit
 from tl_distributed.errors import UserError
 
 COUNTS = {"train": 37, "val": 10, "test": 5}
@@ -320,3 +321,9 @@ def test_split_that_does_not_fit_into_memory_is_named():  # ten seconds, for whi
     huge = image_format((2**20, 2**20, 3))
     with pytest.raises(UserError, match=r"train-0 and the shards.*\(3,298,534,883 MB\) do not fit.*--input_mode"):
         dataset.open_split([["train-0"]], 1000, huge, mode="memory", shuffle_buffer_examples=1)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(32, 16384), (224, 2**29 // (224 * 224 * 3)), (20_000, 1)])
+def test_a_window_of_large_images_holds_fewer_of_them(side, expected):
+    """The flag counts examples, memory is bytes: 16,384 images of 512 px would be 52 GB with what surrounds them."""
+    assert StreamSplit([["file"]], 10**6, image_format((side, side, 3)), 16384)._buffer_examples == expected

@@ -19,7 +19,7 @@ def split_of(count: int, *shape: int, versions: int = 1) -> MemorySplit:
 
 
 def strategy_of(replicas: int) -> tf.distribute.Strategy:
-    devices = [f"CPU:{index}" for index in range(replicas)]
+    devices = [f"CPU:{1 + index}" for index in range(replicas)]
     return mirrored_strategy(devices) if replicas > 1 else tf.distribute.OneDeviceStrategy(devices[0])
 
 
@@ -62,7 +62,7 @@ def test_each_replica_reads_from_its_own_device():
     )
     (copies,) = feed.host_inputs()
     places = [copy.device[-5:] for copy in strategy.experimental_local_results(copies)]
-    assert places == ["CPU:0", "CPU:1", "CPU:2", "CPU:3"]
+    assert places == ["CPU:1", "CPU:2", "CPU:3", "CPU:4"]
 
 
 def test_evaluation_reads_the_host(tmp_path):

@@ -30,7 +30,7 @@ def _short_measurements(monkeypatch):
 
 
 def test_a_strategy_that_cannot_be_had_fails_and_what_needs_it_is_not_run(data_dir):
-    assert len(tf.config.list_logical_devices("CPU")) == 4  # claimed, so that they cannot be split in two
+    assert len(tf.config.list_logical_devices("CPU")) == 5  # claimed, so that they cannot be split in two
     subject = Subject(doctor_config(virtual_devices=2, data_dir=data_dir))
     found = {check.name: run_check(check, subject) for check in doctor.CHECKS if check.topic != environment.SOFTWARE}
     (strategy,) = found["strategy"]

@@ -71,7 +71,7 @@ def test_facts_are_those_of_this_process(examined):
 
 
 def test_speeds_follow_from_the_raw_times(examined):
-    for index in range(4):
+    for index in range(1, 5):  # CPU:0 is the host
         data = examined[f"matmul CPU:{index}"].data
         assert len(data["seconds"]) == 10 and min(data["seconds"]) > 0
         operations = data["products"] * data["side"] ** 2 * (2 * data["side"])

@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from tl_distributed.errors import UserError
 from tl_distributed.files import to_json_values, write_file, write_json
 from tl_distributed.reporting.metrics_log import MetricsLog, read_metrics
-from tl_distributed.reporting.scores import classification_summary
+from tl_distributed.reporting.scores import ExampleScores, classification_summary, summarise
 
 
 def _predictions(num_examples: int, num_classes: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -195,3 +195,23 @@ def test_processes_can_write_the_same_file_at_the_same_time(tmp_path):
     assert [process.exitcode for process in processes] == [0, 0]
     assert json.loads(path.read_text())["number"] == 199
     assert [other.name for other in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_size_of_a_summary_grows_with_the_classes_not_with_their_square():
+    """10,000 classes: a dense matrix would be 300 MB of JSON, more than workers can tell one another."""
+    num_classes, count = 10_000, 50_000
+    generator = np.random.default_rng(0)
+    labels, predictions = generator.integers(0, num_classes, (2, count))
+    scores = ExampleScores(
+        labels=labels, predictions=predictions, losses=np.ones(count), in_top_k=np.zeros(count, bool)
+    )
+    summary = summarise(scores, [f"class {index}" for index in range(num_classes)])
+    assert summary["confusion_matrix"] == [] and len(json.dumps(summary)) < 4_000_000
+    assert len(summary["most_confused"]) == 2 * num_classes
+
+
+def test_most_confused_are_the_most_frequent_mistakes():
+    labels = np.array([0, 0, 0, 1, 1, 2, 2, 2])
+    predictions = np.array([1, 1, 0, 0, 1, 1, 1, 1])
+    scores = ExampleScores(labels=labels, predictions=predictions, losses=labels * 0.0, in_top_k=labels == 0)
+    assert summarise(scores, list("abc"))["most_confused"] == [["c", "b", 3], ["a", "b", 2], ["b", "a", 1]]

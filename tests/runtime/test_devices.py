@@ -160,3 +160,28 @@ def test_memory_limit_of_gpus(gpus, monkeypatch):
     monkeypatch.setattr(tf.config, "set_logical_device_configuration", claimed)
     with pytest.raises(UserError, match="--gpu_memory_limit_mib: this process has claimed its devices already"):
         start(gpu_memory_limit_mib=4096)
+
+
+def test_nccl_sums_no_bfloat16(gpus):
+    gpus((9, 0), (9, 0))
+    with pytest.raises(UserError, match=r"--all_reduce_dtype=bfloat16: the NCCL .* use float32, or float16"):
+        start(all_reduce_dtype="bfloat16")
+    assert start(all_reduce_dtype="float16").num_replicas == 2
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "expected"),
+    [
+        ((8, 9), ["sm_60", "sm_80", "compute_90"], ""),
+        ((9, 0), ["sm_60", "sm_80", "compute_90"], ""),
+        ((12, 0), ["sm_60", "sm_80", "compute_90"], "the driver compiles it at the first start"),
+        ((12, 0), ["sm_60", "sm_80", "sm_90"], "cannot use this GPU"),
+        ((5, 2), ["sm_60", "compute_90"], "cannot use this GPU"),
+        ((7, 5), ["sm_70"], ""),
+        ((12, 0), [], ""),  # a build without CUDA says nothing
+    ],
+)
+def test_a_gpu_that_tensorflow_was_not_built_for_is_named(capability, built, expected):
+    said = devices.missing_gpu_code(capability, {"cuda_compute_capabilities": built})
+    assert expected in said and bool(expected) == bool(said)
+    assert not said or f"{capability[0]}.{capability[1]}" in said

@@ -289,3 +289,10 @@ def test_output_that_nobody_reads_is_no_defect():
     process.stderr.close()
     assert process.wait(timeout=60) == 128 + signal.SIGPIPE
     assert errors == []
+
+
+@pytest.mark.parametrize("argument", ["--name=~/runs", "--name=~"])
+def test_tilde_is_home_in_every_path(argument, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert parse(argument).name == argument.removeprefix("--name=").replace("~", "/home/somebody")
+    assert parse("--name=a~b").name == "a~b"

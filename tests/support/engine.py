@@ -16,13 +16,14 @@ from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.strategies import mirrored_strategy
 from tl_distributed.training.loop import TrainLoop
-from tl_distributed.training.step import StepSettings, TrainStep
+from tl_distributed.training.step import TrainStep
+from tl_distributed.training.step_settings import StepSettings
 
 IMAGE_SIZE, NUM_CLASSES, BATCH = 16, 3, 8
 
 
 def runtime(num_replicas: int = 1, *, xla: bool = False, precision: str = "float32") -> Runtime:
-    devices = [f"CPU:{index}" for index in range(num_replicas)]
+    devices = [f"CPU:{1 + index}" for index in range(num_replicas)]  # CPU:0 is the host
     one = num_replicas == 1
     strategy = tf.distribute.OneDeviceStrategy(devices[0]) if one else mirrored_strategy(devices)
     keras.config.set_dtype_policy(precision)
@@ -40,7 +41,7 @@ def toy_images(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def settings(**changes) -> StepSettings:
     base = StepSettings(
         features=None, augment=NAMED_AUGMENTATIONS["none"], image_size=IMAGE_SIZE, normalization="tf",
-        num_classes=NUM_CLASSES, global_batch_size=BATCH, label_smoothing=0.0, weight_decay=0.0, rate_multipliers=(),
+        num_classes=NUM_CLASSES, global_batch_size=BATCH, label_smoothing=0.0, weight_decay=0.0, rate_multipliers={},
         clip_norm=0.0, ema_decay=0.0, all_reduce_dtype="float32", seed=0,
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
@@ -87,7 +88,7 @@ def make_engine(
             model.set_weights(initial)
     freeze_for(model, freezing, unfreeze_last_layers=0, unfreeze_from="conv2" if freezing == "partial" else "")
     step_settings = dataclasses.replace(
-        step_settings or settings(), rate_multipliers=tuple(rate_multipliers(model, layer_decay))
+        step_settings or settings(), rate_multipliers=rate_multipliers(model, layer_decay)
     )
     step = TrainStep(model, optimizer, lambda _: tf.constant(learning_rate), step_settings, where)
     split = MemorySplit(*toy_images())

@@ -9,6 +9,8 @@ import pytest
 import tensorflow as tf
 
 from tl_distributed.settings.config import Config
+from tl_distributed.settings.flags import parse_arguments
+from tl_distributed.settings.recipes import read_recipe
 from tl_distributed.training.optimizers import make_optimizer
 
 UPDATES, RATE = 5, 0.02
@@ -67,3 +69,16 @@ def test_replicas_update_their_own_copies_alike(name):
         runs.append(run.weights())
     for one, two in zip(*runs, strict=True):
         np.testing.assert_allclose(one, two, rtol=2e-3, atol=5e-4)
+
+
+def test_decay_of_the_sgd_recipe_is_the_papers_penalty():
+    """He et al. 2015: an L2 penalty of 1e-4 at momentum 0.9, which builds it up tenfold; decoupled decay is not."""
+    recipe = parse_arguments(Config, list(read_recipe("resnet50_full").arguments))[0]
+    rate, steps = 0.05, 400
+    published = keras.Variable(1.0)
+    sgd = keras.optimizers.SGD(rate, momentum=recipe.momentum, nesterov=True)
+    sgd.build([published])
+    for _ in range(steps):
+        sgd.apply([1e-4 * published.value], [published])
+    decoupled = (1 - recipe.weight_decay * rate) ** steps
+    assert 1 - decoupled == pytest.approx(1 - float(published.value), rel=0.05)

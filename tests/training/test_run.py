@@ -18,6 +18,7 @@ from tiny_runs import assert_identical, config
 from toy_dataset import CLASS_NAMES, write_toy_dataset
 
 from tl_distributed.errors import UserError
+from tl_distributed.training.phase_run import PhaseRun
 from tl_distributed.training.run import train_and_evaluate
 
 COUNTS = {"train": 60, "val": 18, "test": 21}
@@ -255,3 +256,52 @@ def test_shards_are_read_from_a_copy_and_the_data_set_keeps_its_name(data_dir, t
     (copy / "dataset.json").write_text((copy / "dataset.json").read_text().replace('"dark"', '"night"'))
     with pytest.raises(UserError, match=f"--data_copy_dir={copy} is no copy of"):
         train_and_evaluate(config(data_dir, tmp_path / "other", data_copy_dir=str(copy), **settings))
+
+
+class _DiedError(Exception):
+    """In place of a kill."""
+
+
+def test_the_best_weights_are_those_of_the_positions_best_step(data_dir, tmp_path, monkeypatch):
+    """A run that dies between a validation and its checkpoint ends without the weights of that lost future."""
+    settings = {"epochs": 5, "checkpoint_every_steps": 9, "steps_per_loop": 1}
+    accuracies, save = iter([0.1, 0.2, 0.9]), PhaseRun._save
+    monkeypatch.setattr(PhaseRun, "_validate", lambda self, progress: next(accuracies))
+
+    def dies(self):
+        if self.position.step >= 27:
+            raise _DiedError
+        save(self)
+
+    monkeypatch.setattr(PhaseRun, "_save", dies)
+    with pytest.raises(_DiedError):
+        train_and_evaluate(config(data_dir, tmp_path / "run", **settings))
+    monkeypatch.setattr(PhaseRun, "_save", save)
+    monkeypatch.setattr(PhaseRun, "_validate", lambda self, progress: 0.05)
+    best = tmp_path / "run" / "checkpoints" / "best"
+    assert {path.stem for path in best.glob("step-*.index")} == {"step-8", "step-15", "step-23"}  # two are named
+    results = train_and_evaluate(config(data_dir, tmp_path / "run", **settings))
+    assert results["best_step"] == 15
+    weights = tf.train.load_checkpoint(str(best / "step-15"))
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    kernel = next(weight for weight in model.weights if weight.path.endswith("conv1/kernel"))
+    names = [name for name, shape in weights.get_variable_to_shape_map().items() if shape == list(kernel.shape)]
+    assert any(np.array_equal(weights.get_tensor(name), kernel.numpy()) for name in names)
+
+
+def test_early_stopping_needs_a_validation_split(tmp_path):
+    data = write_toy_dataset(tmp_path / "data", counts={"train": 16, "test": 4})
+    message = r"--early_stopping_epochs=2 goes by validation accuracy, and .* has no val split"
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(config(data, tmp_path / "run", early_stopping_epochs=2))
+
+
+@pytest.mark.parametrize("name", ["lr[0.1]", "a*", "what?"])
+def test_a_workdir_is_no_pattern(data_dir, tmp_path, name):
+    settings = {"epochs": 4, "transfer": "scratch", "keep_checkpoints": 1}
+    expected = train_and_evaluate(config(data_dir, tmp_path / "plain", **settings))
+    train_and_evaluate(config(data_dir, tmp_path / name, max_steps=10, **settings))
+    found = train_and_evaluate(config(data_dir, tmp_path / name, **settings))
+    assert found["test_loss"] == expected["test_loss"] and found["best_step"] == expected["best_step"]
+    kept = [path.name for path in (tmp_path / name / "checkpoints").iterdir() if path.suffix == ".index"]
+    assert kept == [f"step-{found['steps']}.index"]

@@ -85,7 +85,7 @@ def test_waiting_for_input_is_told_from_the_step(data_dir, monkeypatch, slow):
 
     if slow == "step":
         inner = made.step.replica_step
-        monkeypatch.setattr(made.step, "replica_step", lambda step, *batch: inner(sleeps(step), *batch))
+        monkeypatch.setattr(made.step, "replica_step", lambda *batch: inner(*batch[:-1], sleeps(batch[-1])))
     feed = split.train_feed(global_batch_size=engine.BATCH, num_replicas=1, seed=0, first_step=0)
     if slow == "input":
         batches = split.endless(0, 0).rebatch(engine.BATCH, drop_remainder=True)

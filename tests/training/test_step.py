@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tl_distributed.data.order import example_indices
 from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS
+from tl_distributed.training.loss_scale import make_loss_scale
 
 STEPS = 20
 
@@ -143,14 +144,16 @@ def test_loss_scale_grows_after_enough_good_updates():
 
 def test_averages_follow_the_published_rule():
     decay = 0.9
-    run = engine.make_engine(engine.runtime(2), backbone="tiny", step_settings=engine.settings(ema_decay=decay))
-    expected = [variable.numpy() for variable in run.model.trainable_variables]
+    run = engine.make_engine(engine.runtime(2), step_settings=engine.settings(ema_decay=decay))
+    averaged = [variable for variable in run.model.weights if "seed_generator" not in variable.path]
+    expected = [variable.numpy() for variable in averaged]
     for update in range(5):
         run.train(1)
         rate = min(decay, (1 + update) / (10 + update))
-        weights = [variable.numpy() for variable in run.model.trainable_variables]
+        weights = [variable.numpy() for variable in averaged]
         expected = [rate * old + (1 - rate) * new for old, new in zip(expected, weights, strict=True)]
-    assert_same_weights([value.numpy() for value in run.step.averages], expected, rtol=1e-5, atol=1e-6)
+    found = [run.step.averages[id(variable)].numpy() for variable in averaged]  # BatchNorm's statistics too
+    assert_same_weights(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_travel_in_bfloat16():
@@ -173,3 +176,50 @@ def test_dropout_is_a_function_of_seed_and_step():
     np.testing.assert_array_equal(first, losses(0))
     assert np.abs(first - losses(1)).max() > 1e-4
     assert first[0] != first[5]  # the same five batches come again in another order and with other masks
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_statistics_move_in_float16_however_gradients_travel(dtype):
+    """The norm of scaled gradients overflows float16, so what checks them has to be in float32."""
+    where = engine.runtime(2, precision="mixed_float16")
+    run = engine.make_engine(
+        where, optimizer=lambda: keras.optimizers.Adam(0.0), learning_rate=0.01,
+        step_settings=engine.settings(all_reduce_dtype=dtype),
+    )  # fmt: skip
+    before = {variable.path: variable.numpy() for variable in run.model.weights if "moving" in variable.path}
+    rows = run.train(12)
+    assert rows[-1, 3] == 0
+    for variable in run.model.weights:
+        if variable.path in before:
+            assert np.abs(variable.numpy() - before[variable.path]).max() > 1e-3, variable.path
+
+
+def test_a_skipped_update_leaves_the_statistics(monkeypatch):
+    where = engine.runtime(2, precision="mixed_float16")
+    run = engine.make_engine(where, optimizer=lambda: keras.optimizers.Adam(0.0), learning_rate=0.01)
+    run.train(1)
+    before = run.weights()
+    run.step.loss_scale.scale.assign(2.0**100)
+    assert run.train(1)[0, 3] == 1
+    assert_same_weights(run.weights(), before, rtol=0, atol=0)
+
+
+def test_a_scale_of_another_precision_is_not_taken_over():
+    for precision, restored, expected in (
+        ("mixed_bfloat16", 32768.0, 1.0), ("float32", 1.0, 1.0), ("mixed_float16", 1.0, 32768.0),
+        ("mixed_float16", 512.0, 512.0),
+    ):  # fmt: skip
+        with engine.runtime(2, precision=precision).strategy.scope():
+            scale = make_loss_scale(precision)
+        scale.scale.assign(restored)
+        scale.adopt()
+        assert float(scale.scale.numpy()) == expected
+
+
+def test_rates_are_of_the_variables_whatever_their_order():
+    made = engine.make_engine(engine.runtime(), layer_decay=0.5)
+    settings, variables = made.step._settings, made.model.trainable_variables
+    by_path = {variable.path: settings.rate_multiplier(variable) for variable in reversed(variables)}
+    assert by_path["conv1/kernel"] == 0.25 and by_path["conv2/kernel"] == 0.5
+    with pytest.raises(KeyError):
+        settings.rate_multiplier(keras.Variable(0.0))

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tl_distributed.bank.layout import BankShard, BankShardWriter, FeatureLayout, note_build_seconds
 from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.data.shards import READ_ERRORS, RecordFormat, bad_record, wrong_count
+from tl_distributed.data.splits import HOST
 from tl_distributed.errors import UserError, tensorflow_cause
 from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.pixels.augment import augment_batch, resize_batch
@@ -26,6 +27,7 @@ from tl_distributed.pixels.normalize import normalize
 from tl_distributed.pixels.seeds import per_image_seeds
 from tl_distributed.progress import Progress
 from tl_distributed.runtime.devices import Runtime
+from tl_distributed.runtime.handles import explicitly_ordered, handles_of, read_handles
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.workers import Workers
 
@@ -106,8 +108,9 @@ class BankBuilder:
         self._num_replicas, self._first_replica = runtime.num_local_replicas, runtime.first_replica
         if not runtime.use_xla:
             use_fused_kernels(prefix)
-        self._features = tf.function(self._features_body, autograph=False, jit_compile=runtime.use_xla or None)
-        self._global_batch = tf.function(self._global_batch_body, autograph=False)
+        self.function = tf.function(self._read_and_compute, autograph=False, jit_compile=runtime.use_xla or None)
+        self._concrete: Any = None
+        self._global_batch = explicitly_ordered(self._global_batch_body)
 
     def build(
         self, shards: Sequence[BankShard], images: ImageSource, *, label: str, batch_size: int, stop: StopRequest
@@ -149,9 +152,10 @@ class BankBuilder:
             for pixels, labels in images.batches(shards, batch_size):
                 valid = len(pixels)
                 chosen = _padded(positions[done : done + valid], batch_size)
-                with tf.device("/cpu:0"):
+                with tf.device(HOST):
                     given = tf.constant(_padded(pixels, batch_size)), tf.constant(chosen), tf.constant(view)
-                yield self._global_batch(*given).numpy()[:valid], labels
+                rows = [part.numpy() for part in self._global_batch(*given)]
+                yield np.concatenate(rows)[:valid], labels
                 done += valid
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
@@ -159,21 +163,34 @@ class BankBuilder:
                 "--global_batch_size or --image_size"
             ) from None
 
-    def _global_batch_body(self, images: Any, positions: Any, view: Any) -> tf.Tensor:
+    def _global_batch_body(self, images: Any, positions: Any, view: Any) -> tuple[tf.Tensor, ...]:
         def in_replica() -> tf.Tensor:
             replica_id = tf.distribute.get_replica_context().replica_id_in_sync_group
             size = images.shape[0] // self._num_replicas
-            first = (tf.cast(replica_id, tf.int32) - self._first_replica) * size
-            weights = [
-                [tf.convert_to_tensor(variable.value) for variable in variables]
-                for variables in (self._prefix.trainable_variables, self._prefix.non_trainable_variables)
-            ]
-            return self._features(images[first : first + size], positions[first : first + size], view, *weights)
+            with tf.device(HOST):  # so that only the replica's own part goes to its device
+                first = (tf.cast(replica_id, tf.int32) - self._first_replica) * size
+                own = images[first : first + size], positions[first : first + size]
+            arguments = (
+                *map(tf.identity, (*own, view)), handles_of(self._prefix.trainable_variables),
+                handles_of(self._prefix.non_trainable_variables),
+            )  # fmt: skip
+            if self._concrete is None:
+                self._concrete = self.function.get_concrete_function(*arguments)
+            return self._concrete(*arguments)
 
-        rows = self._strategy.run(in_replica)
-        return tf.concat(self._strategy.experimental_local_results(rows), axis=0)
+        return self._strategy.experimental_local_results(self._strategy.run(in_replica))
 
-    def _features_body(self, images: Any, positions: Any, view: Any, trainable: Any, non_trainable: Any) -> tf.Tensor:
+    def _read_and_compute(
+        self, images: Any, positions: Any, view: Any, trainable: Any, non_trainable: Any
+    ) -> tf.Tensor:
+        return self.compute(
+            images, positions, view,
+            read_handles(trainable, self._prefix.trainable_variables),
+            read_handles(non_trainable, self._prefix.non_trainable_variables),
+        )  # fmt: skip
+
+    def compute(self, images: Any, positions: Any, view: Any, trainable: Any, non_trainable: Any) -> tf.Tensor:
+        """Returns rows of features; the program on values in place of handles."""
         settings = self._settings
         pixels = resize_batch(images, image_size=settings.image_size)
         if settings.augment is not None:

@@ -14,6 +14,7 @@ from tl_distributed.bank.settings import BankSettings
 from tl_distributed.data.dataset import MEMORY_SHARE
 from tl_distributed.data.machine import free_memory_bytes
 from tl_distributed.errors import UserError
+from tl_distributed.files import matching_files
 from tl_distributed.runtime.workers import Workers
 
 _LOG = logging.getLogger(__name__)
@@ -120,4 +121,5 @@ def no_room(folder: str, num_bytes: int) -> str:
 
 def _built_bytes(folder: str) -> int:
     """Returns the size of the banks that are there; which of them are this run's is known when they are opened."""
-    return sum(tf.io.gfile.stat(path).length for path in tf.io.gfile.glob(f"{folder}/*/*.tfrecord"))
+    banks = (path for bank in matching_files(folder, "*") for path in matching_files(bank, "*.tfrecord"))
+    return sum(tf.io.gfile.stat(path).length for path in banks)

@@ -26,6 +26,7 @@ from tl_distributed.data.dataset import open_split
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.shards import PARALLEL_READS, RecordFormat, shard_paths
 from tl_distributed.data.splits import Split
+from tl_distributed.files import matching_files
 
 FORMAT_VERSION = 2
 _LABEL_BYTES = 4
@@ -212,7 +213,7 @@ def note_build_seconds(folder: str, shard: BankShard, seconds: float, *, worker:
 def build_seconds(folder: str) -> float:
     """Returns how long the shards of a bank took to build, in whatever runs."""
     times: dict[str, float] = {}
-    for path in tf.io.gfile.glob(f"{folder}/{_TIMES_NAME}.*.json"):
+    for path in matching_files(folder, f"{_TIMES_NAME}.*.json"):
         times |= _build_times(path)
     return sum(times.values())
 
@@ -227,7 +228,7 @@ def _build_times(path: str) -> dict[str, float]:
 
 def remove_leftovers(folder: str) -> None:
     """Removes the unfinished shards of builds that died on this machine; those of a running build stay."""
-    for path in tf.io.gfile.glob(f"{folder}/*.tfrecord.*{_TEMPORARY}"):
+    for path in matching_files(folder, f"*.tfrecord.*{_TEMPORARY}"):
         host, process = path.removesuffix(_TEMPORARY).rsplit(".tfrecord.", 1)[1].rsplit(".", 1)
         if host == socket.gethostname() and not psutil.pid_exists(int(process)):
             tf.io.gfile.remove(path)

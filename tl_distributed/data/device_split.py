@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.data.memory_split import MemorySplit, batch_rows
+from tl_distributed.data.splits import HOST
 from tl_distributed.errors import UserError
 
 _WORD_BYTES = 4
@@ -34,7 +35,7 @@ class DeviceSplit(MemorySplit):
           UserError: It does not fit.
         """
         del first_step  # the position of a batch is its step number
-        with tf.device("/cpu:0"):
+        with tf.device(HOST):
             words = tf.constant(_as_words(self._images.numpy(), self._labels.numpy()))
         devices = iter(self._strategy.extended.worker_devices)
 

@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from tl_distributed.data.splits import HOST
+
 
 class HostRows:
     """`[num_rows, *row_shape]` of one type, filled block by block; on the host also where there are GPUs.
@@ -13,17 +15,17 @@ class HostRows:
     """
 
     def __init__(self, num_rows: int, row_shape: tuple[int, ...], dtype: tf.DType):
-        with tf.device("/cpu:0"):
+        with tf.device(HOST):
             self._variable = tf.Variable(lambda: tf.zeros([num_rows, *row_shape], dtype), trainable=False)
 
     def write(self, start: int, block: np.ndarray) -> None:
         """Puts `block [k, *row_shape]` at rows `start` to `start + k`."""
-        with tf.device("/cpu:0"):
+        with tf.device(HOST):
             places = tf.range(start, start + len(block))
             self._variable.scatter_update(tf.IndexedSlices(tf.convert_to_tensor(block), places))
 
     def tensor(self) -> tf.Tensor:
         """Returns the rows, which lie where they were written; nothing may be written any more."""
-        with tf.device("/cpu:0"):
+        with tf.device(HOST):
             tf.raw_ops.DisableCopyOnRead(resource=self._variable.handle)
             return self._variable.read_value()

@@ -25,7 +25,10 @@ class DataSettings:
         "memory; 0 is all.", topic=INPUT, minimum=0,
     )  # fmt: skip
     shuffle_buffer_examples: int = setting(
-        16384, "stream: examples held for shuffling; takes four times their bytes, and 0.2 GB.", topic=INPUT, minimum=1
+        16384,
+        "stream: examples held for shuffling, at most 512 MiB of them; takes four times their bytes, and 0.2 GB.",
+        topic=INPUT,
+        minimum=1,
     )
 
     @property

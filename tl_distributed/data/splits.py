@@ -4,7 +4,7 @@ Training: the uint8 images of one replica's slice of global batch number `step`.
 once, in fixed-size batches with the count of real rows. A split may hold rows of features in place of images
 (`feature_bank`), and several versions of each example, of which epoch e shows version e modulo their number.
 No `tf.distribute` dataset is used: its order would depend on the number of replicas, and its position is not a step's
-number. (On CPUs a live one has also been seen to halve the speed of the step; not with TensorFlow 2.21.)
+number.
 """
 
 import dataclasses
@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.errors import UserError
+
+HOST = "/cpu:0"  # where the order, whole batches and counters are: only a replica's own part goes to its device
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,13 +14,14 @@ from tl_distributed.data.shards import (
     ordered,
     wrong_count,
 )  # fmt: skip
-from tl_distributed.data.splits import EvalBatch, TrainFeed, padded_batch
+from tl_distributed.data.splits import HOST, EvalBatch, TrainFeed, padded_batch
 from tl_distributed.errors import UserError
 
 _assert_cardinality = tf.data.experimental.assert_cardinality
 
 _OPEN_FILES = 16
 _READY_BATCHES = 4  # AUTOTUNE keeps up to hundreds
+_WINDOW_BYTES = 2**29  # the most that a window may hold; four times as much is in memory
 _BLOCK_RECORDS, _BLOCK_BYTES = 256, 2**20  # read from a file before the next has its turn: the smaller of the two
 _PARSING, _COUNT = "parse_records_of_shard", "wrong number of records"  # by which errors of the graph are told apart
 
@@ -38,7 +39,8 @@ class StreamSplit:
     ):
         """`versions` are the files of each version, whose records are in the same order."""
         self.num_examples = num_examples
-        self._versions, self._format, self._buffer_examples = versions, record_format, buffer_examples
+        self._versions, self._format = versions, record_format
+        self._buffer_examples = max(1, min(buffer_examples, _WINDOW_BYTES // record_format.num_bytes))
         self._block_records = max(1, min(_BLOCK_RECORDS, _BLOCK_BYTES // record_format.num_bytes))
 
     def train_feed(self, *, global_batch_size: int, num_replicas: int, seed: int, first_step: int) -> TrainFeed:
@@ -169,7 +171,7 @@ class _StreamFeed:
         self, step: tf.Tensor, replica: Any, images: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         del step
-        with tf.device("/cpu:0"):
+        with tf.device(HOST):
             first = tf.cast(replica, tf.int32) * self.replica_batch_size
             images, labels = (part[first : first + self.replica_batch_size] for part in (images, labels))
             images = tf.ensure_shape(images, [self.replica_batch_size, *self.format.shape])

@@ -24,6 +24,8 @@ def gpus(subject: Subject) -> Iterator[Finding]:
     """Driver, GPUs as the driver and as TensorFlow see them, and the libraries that TensorFlow was built for."""
     import tensorflow as tf
 
+    from tl_distributed.runtime.devices import compute_capability, missing_gpu_code
+
     build = tf.sysconfig.get_build_info()
     versions = {name: build.get(f"{name.lower()}_version") for name in ("CUDA", "cuDNN")}
     built = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
@@ -55,6 +57,11 @@ def gpus(subject: Subject) -> Iterator[Finding]:
             value=f"{details.get('device_name', 'unnamed')}, compute capability {capability}",
             data={"compute_capability": capability},
         )  # fmt: skip
+        if missing := missing_gpu_code(compute_capability(gpu), build):
+            yield Finding(
+                topic=GPUS, name=f"code for {gpu.name.removeprefix('/physical_device:')}", value=missing,
+                status=WARNING, remedy="a newer TensorFlow may have it; let the first start take its time",
+            )  # fmt: skip
     if not seen:
         yield Finding(topic=GPUS, name="seen by TensorFlow", value="no GPU: training would run on the CPU")
 

@@ -17,7 +17,8 @@ from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.optimizers import make_optimizer
 from tl_distributed.training.settings import OptimizationSettings
 from tl_distributed.training.start import start_model
-from tl_distributed.training.step import TrainStep, step_settings
+from tl_distributed.training.step import TrainStep
+from tl_distributed.training.step_settings import step_settings
 
 _SMALLEST_SIDE, _LARGEST_SIDE = 512, 8192
 _PRODUCT_SECONDS, _STEP_SECONDS, _MOST_PRODUCTS = 0.005, 0.02, 64

@@ -9,7 +9,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
 
-from tl_distributed.files import write_file
+from tl_distributed.files import matching_files, write_file
 
 METADATA_FILE, SPRITE_FILE, CHECKPOINT = "metadata.tsv", "sprite.png", "features.ckpt"
 CONFIG_FILE = "projector_config.pbtxt"  # the name that the plugin looks for
@@ -25,7 +25,7 @@ def write_images(folder: str, figures: Mapping[str, bytes], step: int) -> None:
       figures: Content of a PNG by tag.
       step: Training step that they are of.
     """
-    earlier = tf.io.gfile.glob(f"{folder}/events.out.tfevents.*")
+    earlier = matching_files(folder, "events.out.tfevents.*")
     writer = tf.summary.create_file_writer(folder)
     with writer.as_default(step):
         for tag, content in figures.items():

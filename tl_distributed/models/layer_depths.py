@@ -39,8 +39,8 @@ def backbone_blocks(classifier: Any) -> list[list[Any]]:
     return blocks
 
 
-def rate_multipliers(classifier: Any, layer_decay: float) -> list[float]:
-    """Returns for each of `classifier.trainable_variables` what the learning rate is multiplied by.
+def rate_multipliers(classifier: Any, layer_decay: float) -> dict[int, float]:
+    """Returns what the learning rate of each of `classifier.trainable_variables` is multiplied by, by its `id`.
 
     1 in the head, `layer_decay` in the backbone's last block, its square in the one before, and so on.
 
@@ -49,7 +49,7 @@ def rate_multipliers(classifier: Any, layer_decay: float) -> list[float]:
       layer_decay: Factor from block to block, in (0, 1].
     """
     if layer_decay == 1:
-        return [1.0] * len(classifier.trainable_variables)
+        return {id(variable): 1.0 for variable in classifier.trainable_variables}
     blocks = backbone_blocks(classifier)
     multipliers = {
         id(variable): layer_decay ** (len(blocks) - index)
@@ -57,7 +57,7 @@ def rate_multipliers(classifier: Any, layer_decay: float) -> list[float]:
         for layer in block
         for variable in layer.variables
     }
-    return [multipliers.get(id(variable), 1.0) for variable in classifier.trainable_variables]
+    return {id(variable): multipliers.get(id(variable), 1.0) for variable in classifier.trainable_variables}
 
 
 def _segments(classifier: Any) -> list[list[Any]]:

@@ -165,7 +165,7 @@ def cubic_gather(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     out_height, out_width = x.shape[1:3]
     left, column_weights = _cubic_taps(x, width)
     top, row_weights = _cubic_taps(y, height)
-    padded = tf.pad(images, [[0, 0], [_CUBIC_REACH, _CUBIC_REACH], [_CUBIC_REACH, _CUBIC_REACH], [0, 0]], "SYMMETRIC")
+    padded = _mirrored(_mirrored(images, axis=1), axis=2)
     stride = width + 2 * _CUBIC_REACH - 1
     words = tf.reshape(_pack_quads(padded), [-1, (height + 2 * _CUBIC_REACH - 1) * stride, 3])
     first = tf.reshape(top * stride + left, [-1, out_height * out_width])
@@ -177,6 +177,14 @@ def cubic_gather(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
             weight = row_weights[down + index // 2] * column_weights[across + index % 2]
             total += _byte_of(quads, index) * weight[..., tf.newaxis]
     return tf.clip_by_value(total, 0.0, 255.0)
+
+
+def _mirrored(images: tf.Tensor, axis: int) -> tf.Tensor:
+    """Pads one axis symmetrically, as `tf.pad` does, which has no kernel for bytes on GPUs."""
+    before, after = [slice(None)] * 4, [slice(None)] * 4
+    before[axis], after[axis] = slice(None, _CUBIC_REACH), slice(-_CUBIC_REACH, None)
+    edges = [tf.reverse(images[tuple(edge)], [axis]) for edge in (before, after)]
+    return tf.concat([edges[0], images, edges[1]], axis)
 
 
 def _cubic_taps(coordinates: tf.Tensor, size: int) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:

@@ -63,9 +63,10 @@ class RunLog:
         names, step = results["class_names"], int(results["steps"])
         figures = {
             "learning_curves": plots.learning_curves(read_metrics(f"{self._workdir}/metrics.jsonl")),
-            tensorboard.CONFUSION_MATRIX: plots.confusion_matrix(np.asarray(results["confusion_matrix"]), names),
             "per_class_accuracy": plots.per_class_accuracy(results["per_class"]),
         }
+        if results["confusion_matrix"]:  # there is none of very many classes
+            figures[tensorboard.CONFUSION_MATRIX] = plots.confusion_matrix(results["confusion_matrix"], names)
         images, captions = misclassified
         if len(images):
             figures[tensorboard.MISCLASSIFIED] = plots.image_grid(images, captions, columns=5)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -74,7 +74,7 @@ def start_runtime(
       model_family: Of the backbone, for which the compiler is chosen.
 
     Raises:
-      UserError: Devices that the strategy or the batch size does not fit, or a precision that the device lacks.
+      UserError: Devices that the strategy or the batch size does not fit, or a type that they cannot sum.
     """
     keras.utils.set_random_seed(seed)
     if deterministic:
@@ -89,6 +89,14 @@ def start_runtime(
             f"--global_batch_size={global_batch_size} does not divide by the {replicas} replicas; "
             f"the nearest that does is {max(1, round(global_batch_size / replicas)) * replicas}"
         )
+    if gpus and replicas > 1 and settings.all_reduce_dtype == "bfloat16":
+        raise UserError(
+            "--all_reduce_dtype=bfloat16: the NCCL in TensorFlow's wheel sums no bfloat16 between GPUs; "
+            "use float32, or float16"
+        )
+    for gpu in gpus:
+        if missing := missing_gpu_code(compute_capability(gpu), tf.sysconfig.get_build_info()):
+            _LOG.warning("%s: %s", gpu.name.removeprefix("/physical_device:"), missing)
     precision = _precision(settings.precision, gpus, workers)
     keras.config.set_dtype_policy(precision)
     return Runtime(
@@ -124,7 +132,7 @@ def _limit_memory(gpu: Any, limit_mib: int) -> None:
 
 
 def _precision(wanted: str, gpus: list[Any], workers: Workers) -> str:
-    capabilities = [_compute_capability(gpu) for gpu in gpus]
+    capabilities = [compute_capability(gpu) for gpu in gpus]
     own = min(capabilities) if capabilities else (0, 0)
     weakest = min(tuple(other) for other in workers.exchange("compute capability", own))
     if wanted == "auto":
@@ -134,7 +142,30 @@ def _precision(wanted: str, gpus: list[Any], workers: Workers) -> str:
     return wanted
 
 
-def _compute_capability(gpu: Any) -> tuple[int, int]:
+def missing_gpu_code(capability: tuple[int, int], build_info: Mapping[str, Any]) -> str:
+    """Returns what to say of a GPU for which TensorFlow was not built, or nothing.
+
+    Code for a capability runs on those of the same major version that are not older; `compute_*` is for later ones too,
+    once the driver has compiled it (tensorflow/tensorflow#97387, #89272: RTX 50).
+
+    Args:
+      capability: Of the GPU, e.g. (12, 0).
+      build_info: Of `tf.sysconfig.get_build_info`.
+    """
+    built = build_info.get("cuda_compute_capabilities") or ()
+    versions = [(name.split("_")[0], divmod(int(name.split("_")[1].rstrip("af")), 10)) for name in built]
+    if not versions or any(kind == "sm" and own[0] == capability[0] and own <= capability for kind, own in versions):
+        return ""
+    if any(kind == "compute" and own[0] == capability[0] and own <= capability for kind, own in versions):
+        return ""
+    shown = f"this TensorFlow has no code for compute capability {capability[0]}.{capability[1]} ({', '.join(built)})"
+    if any(kind == "compute" and own <= capability for kind, own in versions):
+        return f"{shown}: the driver compiles it at the first start, which can take half an hour, or fail"
+    return f"{shown}, and cannot use this GPU; install a TensorFlow that was built for it"
+
+
+def compute_capability(gpu: Any) -> tuple[int, int]:
+    """Returns e.g. (9, 0), or (0, 0) where the driver does not tell."""
     return tuple(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)))
 
 

@@ -17,8 +17,9 @@ class RuntimeSettings:
         "processes.", topic=DEVICES, choices=("auto", "one_device", "mirrored", "multi_worker"),
     )  # fmt: skip
     virtual_devices: int = setting(
-        0, "Split the CPU into N devices, to try replicas without GPUs; 0 is off.", topic=DEVICES, minimum=0, maximum=64
-    )
+        0, "Split the CPU into a host and N devices, to try replicas without GPUs; 0 is off.",
+        topic=DEVICES, minimum=0, maximum=64,
+    )  # fmt: skip
     precision: str = setting(
         "auto", "auto: bfloat16 from compute capability 8.0, float16 at 7.x, float32 elsewhere.",
         topic=DEVICES, choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),

@@ -22,24 +22,28 @@ def start_strategy(settings: RuntimeSettings, workers: Workers, *, num_gpus: int
             f"--virtual_devices={settings.virtual_devices} splits the CPU, but there are {num_gpus} GPUs; "
             "drop it, or hide them with CUDA_VISIBLE_DEVICES="
         )
-    if settings.virtual_devices > 1:
+    if settings.virtual_devices:
         _split_cpu(settings.virtual_devices)
     if workers.count > 1:
         return _join_collectives(settings, workers, num_gpus)
     kind = "GPU" if num_gpus else "CPU"
     devices = [device.name for device in tf.config.list_logical_devices(kind)]
+    if kind == "CPU" and len(devices) > 1:
+        devices = devices[1:]  # of a CPU that was split the first part is the host
     if settings.strategy == "one_device" or (settings.strategy == "auto" and len(devices) == 1):
         return tf.distribute.OneDeviceStrategy(devices[0]), devices
     return mirrored_strategy(devices), devices
 
 
-def _split_cpu(count: int) -> None:
+def _split_cpu(num_devices: int) -> None:
+    """Makes the CPU into a host and as many devices: what lands where is then what would land where on GPUs."""
     cpu = tf.config.list_physical_devices("CPU")[0]
+    parts = [tf.config.LogicalDeviceConfiguration()] * (1 + num_devices)
     try:
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+        tf.config.set_logical_device_configuration(cpu, parts)
     except RuntimeError:  # already claimed in this process: fine if it was split the same way
-        if len(tf.config.list_logical_devices("CPU")) != count:
-            raise UserError(f"--virtual_devices={count}: this process has claimed its devices already") from None
+        if len(tf.config.list_logical_devices("CPU")) != len(parts):
+            raise UserError(f"--virtual_devices={num_devices}: this process has claimed its devices already") from None
 
 
 def mirrored_strategy(devices: list[str]) -> tf.distribute.MirroredStrategy:
@@ -63,7 +67,7 @@ def _join_collectives(settings: RuntimeSettings, workers: Workers, num_gpus: int
     )
     with workers.expect_within(settings.worker_timeout_seconds, late):
         _leave_silent_workers_to(settings.worker_timeout_seconds, workers.count)
-        strategy = _multi_worker_strategy(resolve_cluster(settings), num_gpus, max(settings.virtual_devices, 1))
+        strategy = _multi_worker_strategy(resolve_cluster(settings), num_gpus, settings.virtual_devices)
     return strategy, list(strategy.extended.worker_devices)
 
 
@@ -84,7 +88,9 @@ def _leave_silent_workers_to(timeout_seconds: float, num_workers: int) -> None:
     )
 
 
-def _multi_worker_strategy(cluster: Cluster, num_gpus: int, num_cpus: int) -> tf.distribute.MultiWorkerMirroredStrategy:
+def _multi_worker_strategy(
+    cluster: Cluster, num_gpus: int, num_virtual: int
+) -> tf.distribute.MultiWorkerMirroredStrategy:
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
         task_type="worker",
@@ -94,12 +100,12 @@ def _multi_worker_strategy(cluster: Cluster, num_gpus: int, num_cpus: int) -> tf
     )
     kind = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(implementation=kind.NCCL if num_gpus else kind.RING)
-    if num_cpus > 1:
-        return _strategy_of_virtual_devices(resolver, options, num_cpus)
+    if num_virtual:
+        return _strategy_of_virtual_devices(resolver, options, num_virtual)
     return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
 
 
-def _strategy_of_virtual_devices(resolver: Any, options: Any, num_cpus: int) -> Any:
+def _strategy_of_virtual_devices(resolver: Any, options: Any, num_virtual: int) -> Any:
     """Returns the strategy with several CPU devices a worker, for trying a layout without its GPUs.
 
     TensorFlow's own takes one CPU a worker and has no setting for it: which devices a worker has, a method of its
@@ -109,7 +115,7 @@ def _strategy_of_virtual_devices(resolver: Any, options: Any, num_cpus: int) -> 
 
     class Extended(collective.CollectiveAllReduceExtended):
         def _initialize_local_devices(self, _: Any, worker_device: str) -> tuple[tuple[str, ...], str]:
-            return tuple(f"{worker_device}/device:CPU:{index}" for index in range(num_cpus)), "CPU"
+            return tuple(f"{worker_device}/device:CPU:{1 + index}" for index in range(num_virtual)), "CPU"
 
     class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         def __init__(self) -> None:

@@ -6,6 +6,7 @@ composes them. Nothing below the commands reads absl's flags.
 
 import dataclasses
 import math
+import os
 import textwrap
 import types
 import typing
@@ -78,6 +79,8 @@ class _SettingParser(flags.ArgumentParser):
             if str(argument).lower() not in words:
                 raise ValueError
             return words[str(argument).lower()]
+        if self._kind is str and str(argument).startswith("~"):  # of a path; nothing else begins so
+            return os.path.expanduser(argument)
         return self._kind(argument)
 
 

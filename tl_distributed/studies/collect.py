@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tl_distributed.files import read_json
 from tl_distributed.reporting.metrics_log import read_metrics
+from tl_distributed.reporting.scores import confusion_counts
 from tl_distributed.reporting.spread import Spread
 from tl_distributed.studies.plan import Plan, Run
 from tl_distributed.studies.runner import FAILURE_FILE
@@ -49,7 +50,12 @@ class Record:
     epochs: tuple[Epoch, ...] = ()
     devices: tuple[str, ...] = ()
     labels: np.ndarray | None = None
-    right: np.ndarray | None = None
+    predictions: np.ndarray | None = None
+
+    @property
+    def right(self) -> np.ndarray:
+        """`[n] bool`, which test images the run got right."""
+        return self.predictions == self.labels
 
     @property
     def best_epoch(self) -> Epoch | None:
@@ -95,8 +101,18 @@ class ArmSummary:
     @property
     def confusion(self) -> np.ndarray:
         """`[classes, classes]` shares of the true class, over all seeds."""
-        counts = np.sum([record.results["confusion_matrix"] for record in self.records], axis=0)
+        num_classes = len(self.records[0].results["class_names"])
+        counts = sum(confusion_counts(record.labels, record.predictions, num_classes) for record in self.records)
         return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+    @property
+    def per_class_accuracy(self) -> np.ndarray:
+        """`[classes]`, over all seeds; 0 of a class without test images."""
+        num_classes = len(self.records[0].results["class_names"])
+        labels = np.concatenate([record.labels for record in self.records])
+        right = np.concatenate([record.right for record in self.records])
+        counts = np.bincount(labels, minlength=num_classes)
+        return np.bincount(labels[right], minlength=num_classes) / np.maximum(counts, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +137,10 @@ def _load(run: Run, folder: str) -> Record:
         return Record(run, folder, "failed", failure["reason"]) if failure else Record(run, folder, "not run")
     with tf.io.gfile.GFile(f"{folder}/{PREDICTIONS_FILE}", "rb") as file:
         saved = np.load(io.BytesIO(file.read()), allow_pickle=False)
-        labels, right = saved["labels"], saved["probabilities"].argmax(1) == saved["labels"]
+        labels, predictions = saved["labels"], saved["probabilities"].argmax(1)
     epochs = tuple(epochs_of(read_metrics(f"{folder}/metrics.jsonl")))
     devices = tuple(read_json(f"{folder}/config.json")["devices"])
-    return Record(run, folder, "done", "", results, epochs, devices, labels, right)
+    return Record(run, folder, "done", "", results, epochs, devices, labels, predictions)
 
 
 def epochs_of(rows: Sequence[dict[str, Any]]) -> list[Epoch]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.figure import Figure
 
 from tl_distributed.data.records import DatasetInfo
+from tl_distributed.reporting.scores import MOST_CLASSES_IN_MATRIX
 from tl_distributed.studies import findings
 from tl_distributed.studies.collect import ArmSummary, Pair, Record, at_largest_size, compare_all, summarise
 from tl_distributed.studies.figures import Figures
@@ -62,15 +63,23 @@ def make_sections(plan: Plan, records: Sequence[Record], info: DatasetInfo, data
         Section("By class", (), None, (
             Picture("per_class_accuracy", "Test accuracy of each class, the hardest on top.",
                     lambda figures: figures.per_class_accuracy(arms)),
-            *(Picture(f"confusion_{arm.name}", f"{arm.name}: confusion matrix, % of the true class.",
-                      lambda figures, arm=arm: figures.confusion(arm)) for arm in arms),
-            *(Picture(f"confusion_difference_{arm.name}", f"{arm.name} minus {plan.baseline}, percentage points: on "
-                      "the diagonal more is better, off it less.",
-                      lambda figures, arm=arm: figures.confusion_difference(arm, baseline)) for arm in others),
+            *(_confusions(plan, arms, others, baseline) if info.num_classes <= MOST_CLASSES_IN_MATRIX else ()),
         )),
         _terms(plan, records, info, data_dir),
     ]  # fmt: skip
     return [section for section in sections if section.sentences or section.table or section.pictures]
+
+
+def _confusions(
+    plan: Plan, arms: Sequence[ArmSummary], others: Sequence[ArmSummary], baseline: ArmSummary | None
+) -> list[Picture]:
+    return [
+        *(Picture(f"confusion_{arm.name}", f"{arm.name}: confusion matrix, % of the true class.",
+                  lambda figures, arm=arm: figures.confusion(arm)) for arm in arms),
+        *(Picture(f"confusion_difference_{arm.name}", f"{arm.name} minus {plan.baseline}, percentage points: on the "
+                  "diagonal more is better, off it less.",
+                  lambda figures, arm=arm: figures.confusion_difference(arm, baseline)) for arm in others),
+    ]  # fmt: skip
 
 
 def _result(plan: Plan, arms: Sequence[ArmSummary], pairs: Sequence[Pair], records: Sequence[Record]) -> Section:

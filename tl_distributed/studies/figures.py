@@ -102,7 +102,7 @@ class Figures:
 
     def per_class_accuracy(self, arms: Sequence[ArmSummary]) -> Figure:
         """Accuracy of each class under each arm, the class that is hardest on average on top."""
-        accuracies = np.array([np.diag(arm.confusion) for arm in arms])
+        accuracies = np.array([arm.per_class_accuracy for arm in arms])
         order = np.argsort(-accuracies.mean(0), kind="stable")
         figure = self._figure(9, min(1.6 + (0.3 + 0.06 * len(arms)) * len(order), 24.0))
         axes = figure.subplots()

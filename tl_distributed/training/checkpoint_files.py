@@ -1,18 +1,24 @@
 """The files of a folder of checkpoints: which there are, whether they are whole, and when every worker sees them."""
 
+import contextlib
 import logging
+import os
+import tempfile
 import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tl_distributed.errors import UserError
+from tl_distributed.files import matching_files
 from tl_distributed.runtime.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 
 DAMAGED = (tf.errors.OpError, RuntimeError, ValueError, TypeError, LookupError)  # what TensorFlow's reader raises
+VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # how TensorFlow ends the name of a variable's value
 _VISIBLE_SECONDS = 30.0
 
 
@@ -29,9 +35,60 @@ def verified_scalars(path: str) -> dict[str, Any]:
     Raises:
       DAMAGED: One of them.
     """
-    reader = tf.train.load_checkpoint(path)
-    tensors = ((name, reader.get_tensor(name)) for name in reader.get_variable_to_shape_map())
-    return {name: value for name, value in tensors if not np.shape(value)}
+    with checkpoint_reader(path) as reader:
+        tensors = ((name, reader.get_tensor(name)) for name in reader.get_variable_to_shape_map())
+        return {name: value for name, value in tensors if not np.shape(value)}
+
+
+@contextlib.contextmanager
+def checkpoint_reader(path: str) -> Iterator[Any]:
+    """Opens a checkpoint; TensorFlow takes its path for a pattern, so that of `runs/lr[0.1]` is seen through a link."""
+    if "://" in path or not any(character in path for character in "*?[\\"):
+        yield tf.train.load_checkpoint(path)
+        return
+    folder, _, name = os.path.abspath(path).rpartition("/")
+    with tempfile.TemporaryDirectory() as elsewhere:
+        os.symlink(folder, f"{elsewhere}/checkpoints")
+        yield tf.train.load_checkpoint(f"{elsewhere}/checkpoints/{name}")
+
+
+def restore_variables(
+    path: str, content: Mapping[str, tf.Variable | Sequence[tf.Variable]], *, besides: Collection[str] | None = ()
+) -> None:
+    """Puts a checkpoint's values into variables, under the names that `tf.train.Checkpoint(**content)` gives them.
+
+    `tf.train.Checkpoint.restore` takes the path for a pattern, and finds nothing in `runs/lr[0.1]`.
+
+    Args:
+      path: Of the checkpoint.
+      content: Variables, and lists of them.
+      besides: Names that may be there besides; `None` allows any.
+
+    Raises:
+      ValueError: Names or shapes that differ; nothing is changed then.
+    """
+    variables = {}
+    for key, value in content.items():
+        if isinstance(value, (list, tuple)):
+            variables |= {f"{key}/{index}/{VALUE}": variable for index, variable in enumerate(value)}
+        else:
+            variables[f"{key}/{VALUE}"] = value
+    with checkpoint_reader(path) as reader:
+        _restore(reader, variables, besides)
+
+
+def _restore(reader: Any, variables: Mapping[str, tf.Variable], besides: Collection[str] | None) -> None:
+    shapes = {name: shape for name, shape in reader.get_variable_to_shape_map().items() if name.endswith(VALUE)}
+    if missing := sorted(variables.keys() - shapes.keys()):
+        raise ValueError(f"it has no {missing[0]}")
+    extra = set() if besides is None else shapes.keys() - variables.keys() - {*besides, f"save_counter/{VALUE}"}
+    if extra:
+        raise ValueError(f"it has {min(extra)} besides")
+    for name, variable in variables.items():
+        if list(variable.shape) != list(shapes[name]):
+            raise ValueError(f"{name} is of shape {list(shapes[name])} there and {list(variable.shape)} here")
+    for name, variable in variables.items():
+        variable.assign(reader.get_tensor(name))
 
 
 def put_aside(folder: str, path: str, error: Exception) -> None:
@@ -40,14 +97,37 @@ def put_aside(folder: str, path: str, error: Exception) -> None:
         "DAMAGED CHECKPOINT %s (%s: %s): renamed to *.damaged; the run goes on from the one before, if there is one.",
         path, type(error).__name__, str(error).strip().splitlines()[0],
     )  # fmt: skip
-    for file in tf.io.gfile.glob(f"{path}.*"):
+    for file in _files_of(folder, path):
         tf.io.gfile.rename(file, f"{file}.damaged", overwrite=True)
     # The list of a folder is TensorFlow's; `CheckpointManager` would go on with the missing one.
     rest = list(reversed(checkpoint_paths(folder)))
     if rest:
-        tf.compat.v1.train.update_checkpoint_state(folder, rest[-1], rest)
+        _list_as(folder, rest)
     else:
         tf.io.gfile.remove(f"{folder}/checkpoint")
+
+
+def keep_only(folder: str, *, newest: int, steps: Collection[int]) -> None:
+    """Deletes the checkpoints of a folder but the newest few and those of some steps.
+
+    `tf.train.CheckpointManager` would take the folder for a pattern, and delete nothing in `runs/lr[0.1]`.
+    """
+    paths = checkpoint_paths(folder)
+    kept = [path for place, path in enumerate(paths) if place < newest or int(path.rsplit("-", 1)[1]) in steps]
+    for path in set(paths) - set(kept):
+        for file in _files_of(folder, path):
+            tf.io.gfile.remove(file)
+    _list_as(folder, list(reversed(kept)))
+
+
+def _list_as(folder: str, paths: Sequence[str]) -> None:
+    """Writes the folder's list, the newest last; those without a time are forgotten by TensorFlow's manager."""
+    times = [1.0 + place for place in range(len(paths))]  # later than the last one that was "preserved", which is 0
+    tf.compat.v1.train.update_checkpoint_state(folder, paths[-1], paths, all_model_checkpoint_timestamps=times)
+
+
+def _files_of(folder: str, path: str) -> list[str]:
+    return matching_files(folder, f"{path.rpartition('/')[2]}.*")
 
 
 def wait_until_visible(path: str, workers: Workers) -> None:
@@ -63,11 +143,11 @@ def wait_until_visible(path: str, workers: Workers) -> None:
                 f"{workers.name(workers.index)} does not see {path}, which {workers.name(0)} wrote; put --workdir on a "
                 "file system that all workers share"
             )
-        tf.io.gfile.glob(f"{path}*")  # listing the folder makes NFS look again
+        matching_files(path.rpartition("/")[0], "*")  # listing the folder makes NFS look again
         time.sleep(0.1)
 
 
 def remove_unfinished(folder: str) -> None:
     """Removes what a write that was cut short left: TensorFlow collects a checkpoint in `step-N_temp`."""
-    for path in tf.io.gfile.glob(f"{folder}/step-*_temp"):
+    for path in matching_files(folder, "step-*_temp"):
         tf.io.gfile.rmtree(path)

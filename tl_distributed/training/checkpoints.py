@@ -15,21 +15,26 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tl_distributed.data.splits import HOST
 from tl_distributed.errors import UserError, tensorflow_cause
 from tl_distributed.runtime.workers import Workers
 from tl_distributed.training.background_writer import BackgroundWriter
 from tl_distributed.training.checkpoint_files import (
     DAMAGED,
+    VALUE,
     checkpoint_paths,
+    checkpoint_reader,
+    keep_only,
     put_aside,
     remove_unfinished,
+    restore_variables,
     verified_scalars,
     wait_until_visible,
 )
@@ -37,7 +42,8 @@ from tl_distributed.training.step import TrainStep
 
 _LOG = logging.getLogger(__name__)
 
-_POSITION_KEY = "position/.ATTRIBUTES/VARIABLE_VALUE"
+_POSITION_KEY = f"position/{VALUE}"
+_ALL = 2**31 - 1  # of TensorFlow's manager, which forgets all but the last where it is to keep any number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +86,7 @@ class Checkpoints:
     def __init__(self, workdir: str, *, keep: int, workers: Workers):
         self._folder, self._keep, self._workers = f"{workdir}/checkpoints", keep, workers
         self._newest: str | None = None  # the one to go on from
+        self._best_steps: dict[int, int] = {}  # of each checkpoint that is kept: where its best weights are from
         self._writer = BackgroundWriter()
         self.blocking_seconds = 0.0
 
@@ -141,11 +148,12 @@ class Checkpoints:
         paths = checkpoint_paths(self._folder)
         for path in paths:
             try:
-                position = dataclasses.asdict(Position(**json.loads(verified_scalars(path)[_POSITION_KEY])))
+                position = Position(**json.loads(verified_scalars(path)[_POSITION_KEY]))
             except DAMAGED as error:
                 put_aside(self._folder, path, error)
                 continue
-            return path, self._with_best(position)
+            self._note_best_steps()
+            return path, dataclasses.asdict(self._with_best(position))
         if paths:
             raise UserError(
                 f"{self._folder}: none of its {len(paths)} checkpoints can be read, see above; delete the folder to "
@@ -153,14 +161,30 @@ class Checkpoints:
             )
         return None
 
-    def _with_best(self, position: dict[str, Any]) -> dict[str, Any]:
-        for path in checkpoint_paths(f"{self._folder}/best"):
-            try:
-                verified_scalars(path)
-            except DAMAGED as error:
-                put_aside(f"{self._folder}/best", path, error)
-                return {**position, "best_val_accuracy": -1.0, "best_step": 0}
-        return position
+    def _note_best_steps(self) -> None:
+        for path in checkpoint_paths(self._folder):
+            with contextlib.suppress(*DAMAGED):  # an older one that is damaged is found when it is needed
+                with checkpoint_reader(path) as reader:
+                    position = Position(**json.loads(reader.get_tensor(_POSITION_KEY)))
+                self._best_steps[position.step] = position.best_step
+
+    def _with_best(self, position: Position) -> Position:
+        """Returns the position, without its best weights where they are not there whole: they are chosen anew then."""
+        path = self._best_path(position)
+        if path is None:
+            return position
+        try:
+            verified_scalars(path)
+            return position
+        except tf.errors.NotFoundError:
+            _LOG.warning("%s: the best weights so far are gone; they are chosen anew.", path)
+        except DAMAGED as error:
+            put_aside(f"{self._folder}/best", path, error)
+        return dataclasses.replace(position, best_val_accuracy=-1.0, best_step=0)
+
+    def _best_path(self, position: Position) -> str | None:
+        """Returns the checkpoint of the best weights: the position's own, since later ones may be of a lost future."""
+        return f"{self._folder}/best/step-{position.best_step}" if position.best_val_accuracy >= 0 else None
 
     def restore(self, model: keras.Model, step: TrainStep) -> None:
         """Restores every variable from the checkpoint that `latest_position` found.
@@ -168,19 +192,16 @@ class Checkpoints:
         Raises:
           UserError: Variables that do not fit.
         """
-        position = tf.Variable("", dtype=tf.string)
         try:
-            checkpoint = tf.train.Checkpoint(**_variables(model, step), position=position)
-            checkpoint.restore(self._newest).assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            restore_variables(self._newest, _variables(model, step), besides={_POSITION_KEY})
+            step.loss_scale.adopt()
+        except (ValueError, tf.errors.OpError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise UserError(f"{self._newest}: does not fit this run ({first_line}); use another --workdir") from None
 
     def restore_weights(self, model: keras.Model) -> None:
         """Restores the model's weights alone, for what has to be computed from them before the step is built."""
-        weights = [variable.value for variable in _weights(model)]
-        restored = tf.train.Checkpoint(weights=weights).restore(self._newest)
-        restored.assert_existing_objects_matched().expect_partial()
+        restore_variables(self._newest, {"weights": [variable.value for variable in _weights(model)]}, besides=None)
 
     def save(self, model: keras.Model, step: TrainStep, position: Position) -> None:
         """Saves everything, as it is now. A checkpoint of the same step is written over.
@@ -189,46 +210,47 @@ class Checkpoints:
           UserError: An earlier one could not be written.
         """
         content = {**_variables(model, step), "position": json.dumps(dataclasses.asdict(position))}
+        self._best_steps[position.step] = position.best_step
+        self._best_steps = dict(sorted(self._best_steps.items())[-self._keep :])
         self._save(self._folder, position.step, self._keep, content)
 
     def save_best(self, model: keras.Model, step: TrainStep, at_step: int) -> None:
         """Saves the weights that were evaluated: the averages where there are any.
 
+        Those that a checkpoint names which is kept stay too: a run that goes on from it may have to end with them.
+
         Raises:
           UserError: An earlier checkpoint could not be written.
         """
-        values = [variable.value for variable in step.trainable_variables]
-        evaluated = dict(zip(map(id, values), step.averages or values, strict=True))
-        weights = [evaluated.get(id(variable.value), variable.value) for variable in _weights(model)]
-        self._save(f"{self._folder}/best", at_step, 1, {"weights": weights})
+        weights = [step.averages.get(id(variable), variable.value) for variable in _weights(model)]
+        self._save(f"{self._folder}/best", at_step, 1, {"weights": weights}, self._best_steps.values())
 
-    def _save(self, folder: str, number: int, keep: int, content: dict[str, Any]) -> None:
+    def _save(self, folder: str, number: int, keep: int, content: dict[str, Any], kept: Collection[int] = ()) -> None:
         """Copies the variables in `content`, and has the copies written; the chief's alone."""
         if not self._workers.is_chief:
             return
         with _Stopwatch() as watch:
             self._writer.make_room()
             copies = tf.nest.map_structure(_copy_to_host, content)
-            self._writer.submit(_write_job(copies, folder, number=number, keep=keep))
+            self._writer.submit(_write_job(copies, folder, number=number, keep=keep, kept=frozenset(kept)))
         self.blocking_seconds += watch.seconds
 
-    def restore_best(self, model: keras.Model, step: TrainStep) -> None:
+    def restore_best(self, model: keras.Model, step: TrainStep, position: Position) -> None:
         """Puts the best weights into the model; before any validation the newest, averaged if there are averages.
 
         Raises:
           UserError: What was saved could not be written.
         """
         self.wait()
-        own = tf.train.latest_checkpoint(f"{self._folder}/best") if self._workers.is_chief else None
-        path = self._workers.from_chief("best weights", own)
+        path = self._best_path(position)
         if path is None:
             _LOG.info("No epoch has been validated yet: the newest weights are taken.")
-            for average, variable in zip(step.averages, step.trainable_variables, strict=bool(step.averages)):
-                variable.assign(average)
+            for variable in _weights(model):
+                if id(variable) in step.averages:
+                    variable.assign(step.averages[id(variable)])
             return
         wait_until_visible(f"{path}.index", self._workers)
-        weights = [variable.value for variable in _weights(model)]
-        tf.train.Checkpoint(weights=weights).restore(path).assert_consumed()
+        restore_variables(path, {"weights": [variable.value for variable in _weights(model)]})
 
 
 def _weights(model: keras.Model) -> list[Any]:
@@ -241,7 +263,7 @@ def _variables(model: keras.Model, step: TrainStep) -> dict[str, Any]:
     return {
         "weights": [variable.value for variable in _weights(model)],
         "optimizer": [variable.value for variable in step.optimizer.variables],
-        "averages": list(step.averages),
+        "averages": list(step.averages.values()),
         "loss_scale": step.loss_scale.scale,
         "loss_scale_good_steps": step.loss_scale.good_steps,
     }
@@ -252,24 +274,28 @@ def _copy_to_host(value: Any) -> Any:
     return value if isinstance(value, str) else value.numpy()
 
 
-def _write_job(content: dict[str, Any], folder: str, *, number: int, keep: int) -> Callable[[], None]:
+def _write_job(
+    content: dict[str, Any], folder: str, *, number: int, keep: int, kept: Collection[int]
+) -> Callable[[], None]:
     """Returns what writes a checkpoint; it appears in the folder's list once all of it is there.
 
     Args:
       content: Arrays and text, in the structure of the checkpoint.
       folder: Where it goes.
       number: Of the step; part of the name.
-      keep: Checkpoints of the folder that are kept.
+      keep: How many of the folder's newest checkpoints are kept.
+      kept: Steps of those that are kept besides.
     """
 
     def write() -> None:
         try:
-            with tf.device("/cpu:0"):
+            with tf.device(HOST):
                 variables = tf.nest.map_structure(tf.Variable, content)
             manager = tf.train.CheckpointManager(
-                tf.train.Checkpoint(**variables), folder, max_to_keep=keep, checkpoint_name="step"
+                tf.train.Checkpoint(**variables), folder, max_to_keep=_ALL, checkpoint_name="step"
             )
             manager.save(checkpoint_number=number)
+            keep_only(folder, newest=keep, steps=kept)
         except (tf.errors.OpError, OSError) as error:
             with contextlib.suppress(tf.errors.OpError, OSError):
                 remove_unfinished(folder)  # it may be what fills the disk

@@ -30,8 +30,8 @@ def misclassified(
     """Returns the wrong answers that the model was surest of: uint8 images, and a caption each."""
     if split is None or evaluation is None:
         return np.zeros((0, 1, 1, 3), np.uint8), []
-    predictions = evaluation.probabilities.argmax(1)
-    sureness = evaluation.probabilities.max(1) * (predictions != evaluation.labels)
+    labels, predictions = evaluation.scores.labels, evaluation.scores.predictions
+    sureness = evaluation.confidences * (predictions != labels)
     chosen = [index for index in np.argsort(-sureness, kind="stable")[:_MISCLASSIFIED_IMAGES] if sureness[index] > 0]
     images: dict[int, np.ndarray] = {}
     for number, batch in enumerate(split.eval_batches(_READ_BATCH)):
@@ -39,7 +39,7 @@ def misclassified(
             if 0 <= (row := index - number * _READ_BATCH) < batch.num_valid:
                 images[index] = batch.images[row]
     captions = [
-        f"{class_names[evaluation.labels[index]]}, taken for\n{class_names[predictions[index]]} {sureness[index]:.0%}"
+        f"{class_names[labels[index]]}, taken for\n{class_names[predictions[index]]} {sureness[index]:.0%}"
         for index in chosen
     ]
     shape = (0, 1, 1, 3)

@@ -2,16 +2,19 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.data.splits import TrainFeed
+from tl_distributed.data.splits import HOST, TrainFeed
 from tl_distributed.errors import UserError, tensorflow_cause
 from tl_distributed.runtime.devices import Runtime
-from tl_distributed.training.step import TrainStep
+from tl_distributed.runtime.handles import explicitly_ordered
+from tl_distributed.training.step import TrainStep, local_index
 
+_STEPS_AHEAD = 4  # batches that may be on the way to the devices
 _TARGET_CALL_SECONDS = 1.0  # how long a stop signal or the progress bar may wait
 
 
@@ -48,7 +51,8 @@ class TrainLoop:
         self._next_length = steps_per_loop or 1
         self._compiled = False
         self._sums = np.zeros(4, np.float32)
-        self._run_steps = tf.function(self._run_steps_body)
+        self._first_replica = runtime.first_replica
+        self._run_steps = explicitly_ordered(self._run_steps_body)
         self.times = LoopTimes(input_wait_seconds=0.0 if feed.waits_for_input else None)
 
     def run(self, first_step: int, last_step: int) -> int:
@@ -61,7 +65,9 @@ class TrainLoop:
         start = time.perf_counter()
         try:
             # Tensors, not Python numbers: those would trace the loop again for every value.
-            sums, waited = self._run_steps(tf.constant(first_step, tf.int64), tf.constant(length, tf.int64))
+            with tf.device(HOST):
+                steps = tf.constant(first_step, tf.int64), tf.constant(length, tf.int64)
+            sums, waited = self._run_steps(*steps)
             self._sums, waited = sums.numpy(), float(waited)
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
@@ -88,26 +94,48 @@ class TrainLoop:
         return sums
 
     def _run_steps_body(self, first_step: tf.Tensor, num_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the sums so far, which only exist when the devices are done, and the seconds of waiting for input."""
+        """Returns the sums so far, which only exist when the devices are done, and the seconds of waiting for input.
 
-        def in_replica(step: tf.Tensor, *host_inputs: Any) -> None:
-            replica_id = tf.distribute.get_replica_context().replica_id_in_sync_group
-            images, labels = self._feed.replica_batch(step, replica_id, *host_inputs)
-            self._step.replica_step(step, images, labels)
+        The counter is on the host and depends on nothing else, and a replica's step depends on the token of its last
+        update, which stays on its device. So the host never waits for a device within the loop, and draws and sends
+        the batches of some steps ahead.
+        """
 
-        waited = tf.zeros([], tf.float64)
-        for offset in tf.range(num_steps):
-            inputs, seconds = self._next_inputs()
-            waited += seconds
-            self._strategy.run(in_replica, args=(first_step + offset, *inputs))
-        return self._step.read_sums(), waited
+        def in_replica(step: tf.Tensor, tokens: Sequence[tf.Tensor], *host_inputs: Any) -> tf.Tensor:
+            replica = tf.distribute.get_replica_context()
+            images, labels = self._feed.replica_batch(step, replica.replica_id_in_sync_group, *host_inputs)
+            token = tokens[local_index(replica, self._first_replica)]
+            return self._step.replica_step(step, images, labels, token)
 
-    def _next_inputs(self) -> tuple[tuple[Any, ...], tf.Tensor]:
-        """Returns what the feed gives on the host for a step, and for how long that was waited for."""
+        def one_step(step: tf.Tensor, waited: tf.Tensor, *tokens: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            with tf.device(HOST):
+                inputs, waited = self._next_inputs(waited)
+                following = step + 1
+            tokens = self._strategy.run(in_replica, args=(step, tokens, *inputs))
+            return following, waited, *self._strategy.experimental_local_results(tokens)
+
+        def goes_on(step: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+            with tf.device(HOST):
+                return step < last_step
+
+        with tf.device(HOST):
+            last_step = first_step + num_steps
+            begin = first_step, tf.zeros([], tf.float64)
+        tokens = self._strategy.experimental_local_results(self._strategy.run(lambda: tf.zeros([])))
+        with tf.device(HOST):
+            _, waited, *tokens = tf.while_loop(
+                goes_on, one_step, (*begin, *tokens), parallel_iterations=_STEPS_AHEAD
+            )  # fmt: skip
+        with tf.control_dependencies(tokens):
+            return self._step.read_sums(), waited
+
+    def _next_inputs(self, waited: tf.Tensor) -> tuple[tuple[Any, ...], tf.Tensor]:
+        """Returns what the feed gives on the host for a step, and for how long was waited for batches so far."""
         if not self._feed.waits_for_input:
-            return self._feed.host_inputs(), tf.zeros([], tf.float64)
-        start = tf.timestamp()
+            return self._feed.host_inputs(), waited
+        with tf.control_dependencies([waited]):  # of the batch before
+            start = tf.timestamp()
         with tf.control_dependencies([start]):
             inputs = self._feed.host_inputs()
         with tf.control_dependencies(inputs):
-            return inputs, tf.timestamp() - start
+            return inputs, waited + (tf.timestamp() - start)

@@ -13,7 +13,7 @@ from tl_distributed.inference.packaging import package_model
 from tl_distributed.inference.saved import LABELS_FILE, save_model
 from tl_distributed.models.flops import count_macs
 from tl_distributed.models.freezing import parameter_counts
-from tl_distributed.reporting.scores import classification_summary
+from tl_distributed.reporting.scores import summarise
 from tl_distributed.settings.config import Config
 from tl_distributed.training.checkpoints import Position
 from tl_distributed.training.evaluation import Evaluation
@@ -45,12 +45,7 @@ def make_results(
       model: As it trained in the last phase.
       config: Resolved.
     """
-    summaries = {
-        name: classification_summary(
-            labels=evaluation.labels, probabilities=evaluation.probabilities, class_names=class_names
-        )
-        for name, evaluation in evaluations.items()
-    }
+    summaries = {name: summarise(evaluation.scores, class_names) for name, evaluation in evaluations.items()}
     trainable, frozen = parameter_counts(model)
     shown = summaries.get("test") or summaries.get("val") or {}
     results = {
@@ -66,6 +61,7 @@ def make_results(
         "forward_flops_per_image": 2 * count_macs(model),
         "per_class": shown.get("per_class", {}),
         "confusion_matrix": shown.get("confusion_matrix", []),
+        "most_confused": shown.get("most_confused", []),
         "class_names": list(class_names),
         "workdir": config.workdir,
         "num_examples": {name: evaluation.num_examples for name, evaluation in evaluations.items()},
@@ -95,5 +91,5 @@ def save_packaged_model(model: keras.Model, config: Config, *, normalization: st
 def save_predictions(path: str, evaluation: Evaluation) -> None:
     """Writes `labels [n] int32` and `probabilities [n, num_classes] float32` in the split's order, as a .npz file."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, labels=evaluation.labels, probabilities=evaluation.probabilities)
+    np.savez_compressed(buffer, labels=evaluation.scores.labels, probabilities=evaluation.probabilities)
     write_file(path, buffer.getvalue())

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from tl_distributed.data.settings import DataSettings
-from tl_distributed.errors import full_disk_to_mend
+from tl_distributed.errors import UserError, full_disk_to_mend
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.runtime.join import join_workers, shared_flags
 from tl_distributed.runtime.settings import RuntimeSettings
@@ -36,6 +36,11 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
     """
     with join_workers(config.part(RuntimeSettings), shared_flags(config)) as workers:
         info = read_data_set(config.part(DataSettings), workers)
+        if config.early_stopping_epochs and "val" not in info.splits:
+            raise UserError(
+                f"--early_stopping_epochs={config.early_stopping_epochs} goes by validation accuracy, and "
+                f"--data_dir={config.data_dir} has no val split; drop it, or build the data set with --val_fraction"
+            )
         config = config.resolved(native_size=max(info.image_shape[:2]))
         backbone = get_backbone(config.backbone)
         checkpoints = Checkpoints(config.workdir, keep=config.keep_checkpoints, workers=workers)

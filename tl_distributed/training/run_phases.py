@@ -31,7 +31,8 @@ from tl_distributed.training.scaling import one_replica_speeds
 from tl_distributed.training.settings import OptimizationSettings
 from tl_distributed.training.speed import Speedometer, all_reduce_seconds, summary
 from tl_distributed.training.start_log import log_phase, log_start
-from tl_distributed.training.step import TrainStep, step_settings
+from tl_distributed.training.step import TrainStep
+from tl_distributed.training.step_settings import step_settings
 from tl_distributed.training.trained_part import open_phase
 from tl_distributed.training.workdir import write_config
 
@@ -90,7 +91,7 @@ class RunPhases:
             if chief:
                 log.start(written)
             position, timing, step, finished = self._train(position, log, stop)
-            run.checkpoints.restore_best(run.model, step)
+            run.checkpoints.restore_best(run.model, step, position)
             return self._finish(position, timing, log, finished=finished)
 
     def _train(
@@ -158,6 +159,7 @@ class RunPhases:
             image_size=config.image_size,
             normalization=run.backbone.normalization,
             runtime=runtime,
+            averages=step.averages,
         )
         feed = train.train_feed(
             global_batch_size=config.global_batch_size,
@@ -176,22 +178,26 @@ class RunPhases:
         )
         parts = PhaseParts(
             config=config, model=run.model, phase=phase, step=step, loop=loop, speed=speed, train=train,
-            validate=lambda: self._evaluate("val", step.averages), checkpoints=run.checkpoints,
+            validate=lambda: self._evaluate("val", use_averages=bool(step.averages)), checkpoints=run.checkpoints,
             log_row=log.row, stop=stop, workers=self._workers,
         )  # fmt: skip
         return PhaseRun(parts, position), loop, step, speed
 
-    def _evaluate(self, split: str, averages: Sequence[tf.Variable] = ()) -> Evaluation | None:
+    def _evaluate(self, split: str, **options: bool) -> Evaluation | None:
         if split not in self._evaluated_splits:
             return None
         return self._evaluator.evaluate(
-            self._evaluated_splits[split], batch_size=self._run.config.global_batch_size, averages=averages
+            self._evaluated_splits[split], batch_size=self._run.config.global_batch_size, **options
         )
 
     def _finish(self, position: Position, timing: np.ndarray, log: RunLog, *, finished: bool) -> dict[str, Any]:
         """Evaluates the best weights once, and writes model, results and plots."""
         run, config = self._run, self._run.config
-        evaluations = {name: self._evaluate(name) for name in ("val", "test") if name in run.splits}
+        evaluations = {
+            name: self._evaluate(name, keep_probabilities=name == "test")
+            for name in ("val", "test")
+            if name in run.splits
+        }
         if not self._workers.is_chief:
             return self._workers.from_chief("results", None)
         save_packaged_model(run.model, config, normalization=run.backbone.normalization, info=run.info)

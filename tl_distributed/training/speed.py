@@ -14,8 +14,8 @@ class Speedometer:
     """Turns the loop's clock into the figures of `metrics.jsonl` and `results.json`.
 
     - `images_per_second`, `images_per_second_per_replica`, `step_seconds`: as measured, compilation excluded.
-    - `input_wait_seconds`: of a step, for which the host waited for the next batch. A GPU works behind the host, so
-      that it need not have stood still for so long. `None` where the batch is gathered in the step itself.
+    - `input_wait_seconds`: of a step, for which the host waited for the next batch. It draws batches some steps
+      ahead of the devices, which need not have stood still for so long. `None` where a batch is a gather in memory.
     - `all_reduce_seconds`: of a step, to sum the gradients over the replicas, as it was measured alone before the phase
       began. The step's sum begins when the forward and backward pass has ended, and the update waits for it, so it
       hides behind nothing; what a replica waits for a slower one is not in it. 0 for one replica.

@@ -3,7 +3,7 @@
 import keras
 
 from tl_distributed.models.backbones import Backbone
-from tl_distributed.models.build import build_model
+from tl_distributed.models.build import build_backbone, build_model
 from tl_distributed.models.settings import ModelSettings
 from tl_distributed.runtime.devices import Runtime, start_runtime
 from tl_distributed.runtime.settings import RuntimeSettings
@@ -26,7 +26,15 @@ def start_devices(config: Config, backbone: Backbone, workers: Workers) -> Runti
 def start_model(
     config: Config, backbone: Backbone, runtime: Runtime, *, num_classes: int, load_weights: bool
 ) -> keras.Model:
-    """Builds the classifier of a resolved config on the devices; raises as `build.build_model` does."""
+    """Builds the classifier of a resolved config on the devices; raises as `build.build_model` does.
+
+    Where several workers download ImageNet weights, perhaps into one home, the chief is first: the others find them.
+    """
+    workers = runtime.workers
+    if workers.count > 1 and load_weights and config.weights == "imagenet":
+        if workers.is_chief:  # outside the strategy, whose variables all workers make together
+            build_backbone(backbone, image_size=config.image_size, weights="imagenet")
+        workers.exchange("the weights are there", None)
     with runtime.strategy.scope():
         return build_model(
             config.part(ModelSettings),

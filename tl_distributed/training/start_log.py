@@ -69,7 +69,7 @@ def log_phase(phase: Phase, model: keras.Model, layer_decay: float) -> None:
     """Says what a phase trains, at which rates, and warns of BatchNorm statistics that cannot follow."""
     trainable, frozen = parameter_counts(model)
     _LOG.info("Phase %s: %s parameters train, %s are frozen.", phase.name, f"{trainable:,}", f"{frozen:,}")
-    multipliers = set(rate_multipliers(model, layer_decay))
+    multipliers = set(rate_multipliers(model, layer_decay).values())
     if len(multipliers) > 1:
         _LOG.info(
             "Layer-wise decay: %d rates, from %.3g of the peak in the lowest block to all of it in the head.",

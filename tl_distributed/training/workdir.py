@@ -82,13 +82,16 @@ def settings_of(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def layout_change(workdir: str, runtime: Runtime) -> str:
-    """Returns what to say where the run in `workdir` went on another number of workers or replicas, or nothing."""
+    """Returns what to say where the run in `workdir` had other workers, replicas or precision so far, or nothing."""
     with tf.io.gfile.GFile(f"{workdir}/config.json") as file:
         saved = json.loads(file.read())
     before = saved.get("workers", 1), saved["replicas"]
     now = runtime.workers.count, runtime.num_replicas
+    other = ""
+    if saved["precision"] != runtime.precision:
+        other = f"So far it ran in {saved['precision']}, now in {runtime.precision}: it is a run of both."
     if before == now:
-        return ""
+        return other
     differs = "only the order in which sums are rounded differs"
     if before[1] != now[1]:
         differs = (
@@ -97,7 +100,7 @@ def layout_change(workdir: str, runtime: Runtime) -> str:
         )
     return (
         f"So far it ran on {before[0]} workers with {before[1]} replicas, now on {now[0]} with {now[1]}: the global "
-        f"batch, the order of the data and its augmentation stay; {differs}."
+        f"batch, the order of the data and its augmentation stay; {differs}. {other}".rstrip()
     )
 
 

@@ -19,7 +19,8 @@ from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.optimizers import make_optimizer
 from tl_distributed.training.settings import OptimizationSettings
 from tl_distributed.training.start import start_devices, start_model
-from tl_distributed.training.step import TrainStep, step_settings
+from tl_distributed.training.step import TrainStep
+from tl_distributed.training.step_settings import step_settings
 
 _RATE = 1e-4
 _INDEX_BYTES = 8  # device mode: the images are there, of which the host names some
