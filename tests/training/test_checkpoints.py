@@ -242,3 +242,19 @@ def test_a_write_that_is_cut_short_leaves_the_checkpoint_before(tmp_path, how):
     assert all(
         np.all(np.isfinite(reader.get_tensor(f"weights/{index}/.ATTRIBUTES/VARIABLE_VALUE"))) for index in (0, 1)
     )
+
+
+def test_a_workdir_may_be_moved(data_dir, tmp_path):
+    train_and_evaluate(config(data_dir, tmp_path / "run", max_steps=6, **SETTINGS))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert of(tmp_path / "moved").latest_position().step == 6
+    listed = tf.train.get_checkpoint_state(str(tmp_path / "moved" / "checkpoints"))
+    assert [pathlib.Path(path).name for path in listed.all_model_checkpoint_paths] == ["step-4", "step-6"]
+    text = (tmp_path / "moved" / "checkpoints" / "checkpoint").read_text()
+    assert str(tmp_path) not in text
+
+
+def test_keeping_checkpoints_says_nothing(data_dir, tmp_path, caplog):
+    """TensorFlow calls its own function for this deprecated, on every start."""
+    train_and_evaluate(config(data_dir, tmp_path / "run", max_steps=4, **SETTINGS))
+    assert not [record for record in caplog.records if "Checkpoint" in record.getMessage()]

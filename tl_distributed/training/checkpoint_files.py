@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.errors import UserError
-from tl_distributed.files import matching_files
+from tl_distributed.files import matching_files, write_file
 from tl_distributed.runtime.workers import Workers
 
 _LOG = logging.getLogger(__name__)
@@ -121,9 +121,15 @@ def keep_only(folder: str, *, newest: int, steps: Collection[int]) -> None:
 
 
 def _list_as(folder: str, paths: Sequence[str]) -> None:
-    """Writes the folder's list, the newest last; those without a time are forgotten by TensorFlow's manager."""
-    times = [1.0 + place for place in range(len(paths))]  # later than the last one that was "preserved", which is 0
-    tf.compat.v1.train.update_checkpoint_state(folder, paths[-1], paths, all_model_checkpoint_timestamps=times)
+    """Writes the folder's list, the newest last; by names, so that the folder may be moved."""
+    names = [path.rpartition("/")[2] for path in paths]
+    # TensorFlow's manager forgets those without a time, and those not later than the last that it "preserved": 0.
+    times = [1.0 + place for place in range(len(names))]
+    absolute = "/"  # else the names are taken to be relative to where this process is
+    state = tf.compat.v1.train.generate_checkpoint_state_proto(
+        absolute, names[-1], all_model_checkpoint_paths=names, all_model_checkpoint_timestamps=times
+    )
+    write_file(f"{folder}/checkpoint", str(state).encode())
 
 
 def _files_of(folder: str, path: str) -> list[str]:
