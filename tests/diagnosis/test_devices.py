@@ -2,31 +2,14 @@
 
 import types
 
-import pytest
 import tensorflow as tf
 from single_checks import doctor_config, run
-from toy_dataset import write_toy_dataset
 
 from tl_distributed import doctor
 from tl_distributed.diagnosis import devices, environment, measure
 from tl_distributed.diagnosis.checks import Check, Subject, run_check
 from tl_distributed.diagnosis.report import FACT, FAILED, NOT_RUN, OK, WARNING
 from tl_distributed.runtime import all_reduce
-
-COUNTS = {"train": 24, "val": 6}
-
-
-@pytest.fixture
-def data_dir(tmp_path) -> str:
-    return write_toy_dataset(tmp_path / "data", counts=COUNTS)
-
-
-@pytest.fixture(autouse=True)
-def _short_measurements(monkeypatch):
-    monkeypatch.setattr(measure, "_SMALLEST_SIDE", 64)
-    monkeypatch.setattr(measure, "_PRODUCT_SECONDS", 0.0)
-    monkeypatch.setattr(measure, "_STEP_SECONDS", 1e-9)
-    monkeypatch.setattr(devices, "_ALL_REDUCE_BYTES", {"CPU": 4000})
 
 
 def test_a_strategy_that_cannot_be_had_fails_and_what_needs_it_is_not_run(data_dir):

@@ -25,19 +25,6 @@ from tl_distributed.diagnosis.report import FACT, FAILED, OK, WARNING, Finding, 
 COUNTS = {"train": 24, "val": 6}
 
 
-@pytest.fixture
-def data_dir(tmp_path) -> str:
-    return write_toy_dataset(tmp_path / "data", counts=COUNTS)
-
-
-@pytest.fixture(autouse=True)
-def _short_measurements(monkeypatch):
-    monkeypatch.setattr(measure, "_SMALLEST_SIDE", 64)
-    monkeypatch.setattr(measure, "_PRODUCT_SECONDS", 0.0)
-    monkeypatch.setattr(measure, "_STEP_SECONDS", 1e-9)
-    monkeypatch.setattr(devices, "_ALL_REDUCE_BYTES", {"CPU": 4000})
-
-
 @pytest.fixture(scope="module")
 def examined(tmp_path_factory) -> dict[str, Finding]:
     """Every check on four replicas, by name of the finding."""

@@ -17,14 +17,6 @@ from tl_distributed.diagnosis.report import FACT, FAILED, OK, as_json
 from tl_distributed.runtime import all_reduce
 
 
-@pytest.fixture(autouse=True)
-def _short_measurements(monkeypatch):
-    monkeypatch.setattr(measure, "_SMALLEST_SIDE", 64)
-    monkeypatch.setattr(measure, "_PRODUCT_SECONDS", 0.0)
-    monkeypatch.setattr(measure, "_STEP_SECONDS", 1e-9)
-    monkeypatch.setattr(devices, "_ALL_REDUCE_BYTES", {"CPU": 4000})
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_error_of_a_product_is_within_rounding(dtype):
     assert 0 < measure.matmul_error("CPU:0", dtype) <= 1

@@ -9,13 +9,6 @@ from toy_dataset import write_toy_dataset
 from tl_distributed.diagnosis import storage
 from tl_distributed.diagnosis.report import FAILED, OK, WARNING
 
-COUNTS = {"train": 24, "val": 6}
-
-
-@pytest.fixture
-def data_dir(tmp_path) -> str:
-    return write_toy_dataset(tmp_path / "data", counts=COUNTS)
-
 
 @pytest.mark.parametrize("kind", ["missing", "cut", "bit"])
 def test_a_broken_shard_is_named(data_dir, kind):

@@ -7,32 +7,14 @@ import subprocess
 import sys
 
 import planted_checks
-import pytest
 from paths import REPO
 from planted_checks import planted
 from single_checks import doctor_config
-from toy_dataset import write_toy_dataset
 from worker_processes import WorkerProcesses
 
-from tl_distributed.diagnosis import devices, measure
 from tl_distributed.diagnosis.checks import Subject, run_check
 from tl_distributed.diagnosis.report import FAILED, NOT_RUN, OK, WARNING
 from tl_distributed.diagnosis.supervision import examine
-
-COUNTS = {"train": 24, "val": 6}
-
-
-@pytest.fixture
-def data_dir(tmp_path) -> str:
-    return write_toy_dataset(tmp_path / "data", counts=COUNTS)
-
-
-@pytest.fixture(autouse=True)
-def _short_measurements(monkeypatch):
-    monkeypatch.setattr(measure, "_SMALLEST_SIDE", 64)
-    monkeypatch.setattr(measure, "_PRODUCT_SECONDS", 0.0)
-    monkeypatch.setattr(measure, "_STEP_SECONDS", 1e-9)
-    monkeypatch.setattr(devices, "_ALL_REDUCE_BYTES", {"CPU": 4000})
 
 
 def test_a_check_that_raises_is_reported_and_what_it_found_is_kept():
