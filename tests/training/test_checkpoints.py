@@ -258,3 +258,13 @@ def test_keeping_checkpoints_says_nothing(data_dir, tmp_path, caplog):
     """TensorFlow calls its own function for this deprecated, on every start."""
     train_and_evaluate(config(data_dir, tmp_path / "run", max_steps=4, **SETTINGS))
     assert not [record for record in caplog.records if "Checkpoint" in record.getMessage()]
+
+
+def test_best_weights_that_are_gone_are_chosen_anew(data_dir, tmp_path, caplog):
+    caplog.set_level("WARNING")
+    train_and_evaluate(config(data_dir, tmp_path / "run", **SETTINGS))
+    for path in (tmp_path / "run" / "checkpoints" / "best").iterdir():
+        path.unlink()
+    position = of(tmp_path / "run").latest_position()
+    assert (position.step, position.best_val_accuracy, position.best_step) == (8, -1.0, 0)
+    assert "the best weights so far are gone; they are chosen anew" in caplog.text
