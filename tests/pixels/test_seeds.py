@@ -55,7 +55,7 @@ def test_seeds_do_not_depend_on_the_replica_layout():
 def test_same_numbers_with_and_without_xla():
     def draw(run_seed, step, positions):
         found = seeds_lib.per_image_seeds(run_seed, step, positions)
-        return found, seeds_lib.uniform(found, 3), seeds_lib.all_uniforms(found)
+        return found, seeds_lib.uniforms(found, 30)
 
     arguments = (tf.constant(-11), tf.constant(2**33 + 5, tf.int64), tf.range(33))
     plain = tf.function(draw)(*arguments)
@@ -64,17 +64,18 @@ def test_same_numbers_with_and_without_xla():
         np.testing.assert_array_equal(first, second)
 
 
-def test_all_uniforms_equals_one_draw_at_a_time():
+def test_uniforms_are_the_upper_bits_of_the_generator_whatever_else_is_drawn():
     found = seeds_lib.per_image_seeds(0, 0, tf.range(16))
-    table = seeds_lib.all_uniforms(found).numpy()
-    assert table.dtype == np.float32 and table.shape == (16, len(seeds_lib.Draw))
-    for draw in seeds_lib.Draw:
-        np.testing.assert_array_equal(table[:, draw], seeds_lib.uniform(found, draw))
-    assert sorted(seeds_lib.Draw) == list(range(len(seeds_lib.Draw)))
+    table = seeds_lib.uniforms(found, 27).numpy()
+    assert table.dtype == np.float32 and table.shape == (16, 27)
+    for draw, column in enumerate(table.T):
+        bits, _ = seeds_lib.threefry_2x32((found[:, 0], found[:, 1]), words(draw, 0))
+        np.testing.assert_array_equal(column, (bits.numpy() >> 8) / 2**24)
+    np.testing.assert_array_equal(seeds_lib.uniforms(found, 3), table[:, :3])
 
 
 def test_numbers_are_uniform_and_draws_independent():
-    table = seeds_lib.all_uniforms(seeds_lib.per_image_seeds(123, 4, tf.range(20_000))).numpy()
+    table = seeds_lib.uniforms(seeds_lib.per_image_seeds(123, 4, tf.range(20_000)), 27).numpy()
     assert table.min() >= 0.0 and table.max() < 1.0
     p_values = [stats.kstest(column, "uniform").pvalue for column in table.T]
     assert min(p_values) > 1e-4, p_values  # 27 columns: chance alone gives less in 3 of 1,000 choices of the seed

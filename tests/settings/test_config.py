@@ -6,7 +6,7 @@ import pytest
 
 from tl_distributed.errors import UserError
 from tl_distributed.models.backbones import BACKBONES
-from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS, AugmentSettings
+from tl_distributed.pixels.augment_settings import AUGMENTATIONS, NAMED_AUGMENTATIONS, AugmentSettings
 from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import parse_arguments
 
@@ -114,14 +114,15 @@ def test_named_augmentations_are_taken_whole_and_flags_are_put_over_them(name):
 
 
 def test_every_augmentation_has_its_flag():
-    different = AugmentSettings(
-        horizontal_flip=True, crop_padding_pixels=3, resized_crop_min_area=0.5, width_shift_fraction=0.11,
-        height_shift_fraction=0.12, zoom_fraction=0.13, rotation_degrees=14.0, brightness_fraction=0.15,
-        contrast_fraction=0.16, saturation_fraction=0.17, random_erasing_probability=0.18, mixup=0.19,
-        cutmix=0.21,
-    )  # fmt: skip
-    arguments = [f"--{key.removesuffix('_alpha')}={value}" for key, value in dataclasses.asdict(different).items()]
-    config = read("--augment=none", *arguments)
+    strengths = {}
+    for number, (name, field) in enumerate(AUGMENTATIONS.items(), start=1):  # another for each
+        off, lowest = field.metadata["strengths"]["none"], field.metadata["minimum"]
+        if isinstance(off, bool):
+            strengths[name] = not off
+        else:
+            strengths[name] = off + number * (1 if isinstance(off, int) else 0.01) * (1 if off == lowest else -1)
+    different = AugmentSettings(augment="none", **strengths)
+    config = read("--augment=none", *(f"--{name}={value}" for name, value in strengths.items()))
     config.validate()
     assert config.augment_settings() == different
     assert config.resolved(native_size=32).augment_settings() == different

@@ -58,7 +58,7 @@ def why_nothing_to_bank(transfer: str, augment: AugmentSettings, *, bank_views: 
     if transfer in ("scratch", "full"):
         return f"--transfer={transfer} freezes nothing"
     if augment.mixes_images:
-        return "MixUp and CutMix mix other images in every epoch; --mixup=0 and --cutmix=0 switch them off"
+        return f"images are mixed with others in every epoch, unless {' '.join(augment.flags_against_mixing())}"
     if not augment.is_off and not bank_views:
         return "augmentation changes the images in every epoch; --augment=none or --bank_views=K allow it"
     return ""

@@ -5,14 +5,16 @@ gives the same result without XLA. Which branches exist is decided when the prog
 augmentation that is off leaves no operation behind.
 """
 
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
 import tensorflow as tf
 
 from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS, AugmentSettings
-from tl_distributed.pixels.colour import random_colour
-from tl_distributed.pixels.mixing import mix_images, random_erasing
+from tl_distributed.pixels.augmentation import View
+from tl_distributed.pixels.augmentations import STAGES
 from tl_distributed.pixels.resample import resample, resize_batch, turn
-from tl_distributed.pixels.seeds import all_uniforms
-from tl_distributed.pixels.views import random_view
+from tl_distributed.pixels.seeds import uniforms
 
 __all__ = ["NAMED_AUGMENTATIONS", "AugmentSettings", "augment_batch", "resize_batch"]
 
@@ -28,15 +30,15 @@ def augment_batch(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Augments a batch and brings it to the model's size.
 
-    The order is rotation, colour, the rest of the geometry, erasing, mixing. Rotation and colour work on the source,
-    usually the smaller image: 49 times fewer pixels from 32 to 224. MixUp and CutMix take the next image of the batch;
-    without them each image depends on its own pixels and seed alone.
+    The order is rotation, what changes the source (colour), the rest of the geometry, what changes the output
+    (erasing), mixing; see `augmentations`. MixUp and CutMix take the next image of the batch; without them each
+    image depends on its own pixels and seed alone.
 
     Args:
       images: `[batch, height, width, 3] uint8` RGB; height and width are static.
       labels: `[batch] int32`, class indices.
       seeds: `[batch, 2] uint32`, see `per_image_seeds`.
-      settings: Which augmentations, how strong.
+      settings: Which augmentations, how strong; resolved.
       image_size: Edge of the output, in pixels.
       num_classes: Width of the labels returned.
 
@@ -44,17 +46,55 @@ def augment_batch(
       Images, `[batch, image_size, image_size, 3] float32` in [0, 255], and labels,
       `[batch, num_classes] float32`, rows that sum to 1 (one-hot unless images are mixed).
     """
-    height, width = images.shape[1:3]
-    uniforms = all_uniforms(seeds)
-    view = random_view(uniforms, settings=settings, height=height, width=width)
-    if settings.rotation_degrees > 0:
+    stages = stages_of(settings, seeds)
+    source_size = tuple(images.shape[1:3])
+    view = random_view(stages["change_view"], seeds, source_size) if stages["change_view"] else None
+    if view is not None and view.angle is not None:
         images = turn(images, view)
-    if settings.changes_colour:
-        images = random_colour(images, uniforms, settings=settings)
-    if settings.changes_geometry:
-        images = resample(images, view, image_size=image_size)
-    else:
+    for change in stages["change_source"]:
+        images = change(images)
+    if view is None:
         images = resize_batch(images, image_size=image_size)
-    soft_labels = tf.one_hot(labels, num_classes, dtype=tf.float32)
-    images = random_erasing(images, uniforms, settings=settings)
-    return mix_images(images, soft_labels, uniforms, settings=settings)
+    else:
+        images = resample(images, view, image_size=image_size)
+    for change in stages["change_output"]:
+        images = change(images)
+    labels = tf.one_hot(labels, num_classes, dtype=tf.float32)
+    for mix in stages["mix"]:
+        images, labels = mix(images, labels)
+    return images, labels
+
+
+def stages_of(settings: AugmentSettings, seeds: tf.Tensor) -> Mapping[str, Sequence[Callable]]:
+    """Returns the functions of each stage in order, what they draw and the settings filled in: the rest is arguments.
+
+    Args:
+      settings: Resolved.
+      seeds: `[batch, 2] uint32`, see `per_image_seeds`.
+    """
+    modules = settings.switched_on()
+    stages: dict[str, list[Callable]] = {stage: [] for stage in STAGES}
+    if not modules:
+        return stages
+    columns = uniforms(seeds, 1 + max(draw for module in modules for draw in module.DRAWS))
+    for module in modules:
+        own = [columns[:, draw] for draw in module.DRAWS]
+        for stage in STAGES:
+            if hasattr(module, stage):
+                stages[stage].append(functools.partial(getattr(module, stage), uniforms=own, settings=settings))
+    return stages
+
+
+def random_view(changes: Sequence[Callable], seeds: tf.Tensor, source_size: tuple[int, int]) -> View:
+    """Draws a view for each image: the whole source, changed in turn.
+
+    Args:
+      changes: Of the stage `change_view`, see `stages_of`.
+      seeds: `[batch, 2] uint32`.
+      source_size: Height and width of the sources, in pixels.
+    """
+    span_y, span_x = (tf.fill(tf.shape(seeds)[:1], float(size)) for size in source_size)
+    view = View(span_x / 2, span_y / 2, span_x, span_y, angle=None)
+    for change in changes:
+        view = change(view, source_size=source_size)
+    return view

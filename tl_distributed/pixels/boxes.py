@@ -3,23 +3,25 @@
 import math
 from typing import NamedTuple
 
-import tensorflow as tf
+from tl_distributed.pixels.augmentation import Tensor
 
 
 class Boxes(NamedTuple):
     """Boxes in whole pixels, right and bottom exclusive; all `[batch] int32`."""
 
-    left: tf.Tensor
-    top: tf.Tensor
-    right: tf.Tensor
-    bottom: tf.Tensor
+    left: Tensor
+    top: Tensor
+    right: Tensor
+    bottom: Tensor
 
-    def outside(self, image_size: int) -> tf.Tensor:
+    def outside(self, image_size: int) -> Tensor:
         """Returns `[batch, image_size, image_size, 1] float32`, 0 inside of the box and 1 outside.
 
         A pixel is outside if its row is, or if its row is not and its column is: a matrix product over the two
         cases. XLA stores the result of one, where it would else place each box anew for each pixel.
         """
+        import tensorflow as tf
+
         pixels = tf.range(image_size)[tf.newaxis]
         columns = (pixels < self.left[:, tf.newaxis]) | (pixels >= self.right[:, tf.newaxis])
         rows = (pixels < self.top[:, tf.newaxis]) | (pixels >= self.bottom[:, tf.newaxis])
@@ -27,20 +29,20 @@ class Boxes(NamedTuple):
         by_column = tf.cast(tf.stack([tf.ones_like(columns), columns], axis=1), tf.float32)
         return tf.matmul(by_row, by_column)[..., tf.newaxis]
 
-    def area(self) -> tf.Tensor:
+    def area(self) -> Tensor:
         """Returns `[batch] int32`, pixels inside of the box."""
         return (self.right - self.left) * (self.bottom - self.top)
 
 
 def random_box_size(
-    area_uniform: tf.Tensor,
-    aspect_uniform: tf.Tensor,
+    area_uniform: Tensor,
+    aspect_uniform: Tensor,
     *,
     width: int,
     height: int,
     area_range: tuple[float, float],
     aspect_range: tuple[float, float],
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Draws the width and height of boxes that fit into an image.
 
     The usual recipe draws until a box fits, which no compiled program can. Here the area is drawn first, uniformly,
@@ -56,6 +58,8 @@ def random_box_size(
     Returns:
       Width and height in pixels, `[batch] float32`, not rounded.
     """
+    import tensorflow as tf
+
     low_aspect, high_aspect = aspect_range
     largest = min(1.0, high_aspect * height / width, width / (height * low_aspect))
     low_area, high_area = (min(area, largest) for area in area_range)
@@ -66,3 +70,11 @@ def random_box_size(
     box_width, box_height = tf.sqrt(area * aspect), tf.sqrt(area / aspect)
     # Rounding alone can exceed the image where the only aspect ratio that fits fills it.
     return tf.minimum(box_width, float(width)), tf.minimum(box_height, float(height))
+
+
+def whole_number_below(uniforms: Tensor, limit: Tensor | int) -> Tensor:
+    """Maps [0, 1) to the whole numbers 0 to limit - 1, equally likely; `[batch] int32`."""
+    import tensorflow as tf
+
+    limit = tf.cast(limit, tf.float32)
+    return tf.cast(tf.minimum(tf.floor(uniforms * limit), limit - 1.0), tf.int32)  # 0.99999994 * limit may round up

@@ -14,28 +14,13 @@ appears. Inside the image this is `tf.image.resize` to the last pixel.
 """
 
 import itertools
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tl_distributed.pixels.augmentation import View
+
 _CUBIC_REACH = 2  # pixels beyond the edge that cubic convolution may read
-
-
-class View(NamedTuple):
-    """The part of each source image that the output shows; all `[batch] float32`.
-
-    Attributes:
-      center_x, center_y: Middle of the view, in source pixels.
-      span_x, span_y: Size of the view, in source pixels; negative mirrors that axis.
-      angle: Radians by which the content turns counter-clockwise on the screen, or None for no rotation.
-    """
-
-    center_x: tf.Tensor
-    center_y: tf.Tensor
-    span_x: tf.Tensor
-    span_y: tf.Tensor
-    angle: tf.Tensor | None
 
 
 def resize_batch(images: tf.Tensor, *, image_size: int) -> tf.Tensor:

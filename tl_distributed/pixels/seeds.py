@@ -6,49 +6,11 @@ on every device, so a resumed run, another number of replicas and XLA on or off 
 TensorFlow's own stateless generators differ between devices and compilers.
 """
 
-import enum
-
 import tensorflow as tf
 
 _KEY_PARITY = 0x1BD11BDA
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _MANTISSA_BITS = 24  # a float32 in [0, 1) has this many bits that a shift alone makes uniform
-
-
-class Draw(enum.IntEnum):
-    """What a random number of an image is for.
-
-    The numbers are part of a run's reproducibility: append, never renumber. Each augmentation owns its
-    draws, so that switching one on leaves the others as they were.
-    """
-
-    FLIP = 0
-    PADDED_CROP_X = 1
-    PADDED_CROP_Y = 2
-    RESIZED_CROP_AREA = 3
-    RESIZED_CROP_ASPECT = 4
-    RESIZED_CROP_X = 5
-    RESIZED_CROP_Y = 6
-    SHIFT_X = 7
-    SHIFT_Y = 8
-    ZOOM = 9
-    ROTATION = 10
-    BRIGHTNESS = 11
-    CONTRAST = 12
-    SATURATION = 13
-    ERASE = 14
-    ERASE_AREA = 15
-    ERASE_ASPECT = 16
-    ERASE_X = 17
-    ERASE_Y = 18
-    ERASE_RED = 19
-    ERASE_GREEN = 20
-    ERASE_BLUE = 21
-    MIX_CHOICE = 22
-    MIXUP_WEIGHT = 23
-    CUTMIX_WEIGHT = 24
-    CUTMIX_X = 25
-    CUTMIX_Y = 26
 
 
 Words = tuple[tf.Tensor, tf.Tensor]
@@ -93,27 +55,20 @@ def per_image_seeds(run_seed: tf.Tensor, step: tf.Tensor, positions: tf.Tensor) 
     return tf.stack(threefry_2x32((run_seed, step_high), (step_low, positions)), axis=-1)
 
 
-def uniform(seeds: tf.Tensor, draw: int) -> tf.Tensor:
-    """Returns one uniform number an image; different draws are independent.
+def uniforms(seeds: tf.Tensor, count: int) -> tf.Tensor:
+    """Returns uniform numbers of each image; column `draw` is for the draw of that number, and independent of others.
+
+    One evaluation for all draws, because without XLA the cost is in the number of operations.
 
     Args:
       seeds: `[batch, 2] uint32`, see `per_image_seeds`.
-      draw: What the number is for, at least 0.
+      count: Of draws.
 
     Returns:
-      `[batch] float32` in [0, 1), multiples of 2**-24.
+      `[batch, count] float32` in [0, 1), multiples of 2**-24, the same whatever the count.
     """
-    words, _ = threefry_2x32((seeds[:, 0], seeds[:, 1]), (_word(draw), _word(0)))
-    return _to_unit_interval(words)
-
-
-def all_uniforms(seeds: tf.Tensor) -> tf.Tensor:
-    """Returns `[batch, len(Draw)] float32`; column `draw` is `uniform(seeds, draw)`.
-
-    One evaluation for all draws, because without XLA the cost is in the number of operations.
-    """
-    counters = tf.range(len(Draw), dtype=tf.int32)[tf.newaxis]
-    words, _ = threefry_2x32((seeds[:, :1], seeds[:, 1:]), (tf.bitcast(counters, tf.uint32), _word(0)))
+    counters = tf.bitcast(tf.range(count, dtype=tf.int32)[tf.newaxis], tf.uint32)
+    words, _ = threefry_2x32((seeds[:, :1], seeds[:, 1:]), (counters, _word(0)))
     return _to_unit_interval(words)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tl_distributed.pixels.augment_settings import PIXELS
+from tl_distributed.pixels.augmentation import PIXELS
 from tl_distributed.settings.flags import setting
 
 

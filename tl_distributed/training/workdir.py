@@ -76,8 +76,11 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
 
 
 def settings_of(saved: dict[str, Any]) -> dict[str, Any]:
-    """Returns saved settings, with the default of each that the version which saved them did not have."""
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    """Returns saved settings; what the version that saved them did not have is its default, an augmentation off."""
+    defaults = {
+        field.name: field.metadata.get("strengths", {}).get("none", field.default)
+        for field in dataclasses.fields(Config)
+    }
     return {**json.loads(json.dumps(defaults)), **saved}
 
 
