@@ -52,7 +52,7 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "notebook": ["jupyterlab>=4"],
-        "bench": ["torch>=2.6", "timm>=1.0"],
+        "bench": ["torch>=2.6", "timm>=1.0", "tf_keras>=2.20,<2.22", "jax>=0.5"],
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
     },
 )

@@ -13,8 +13,8 @@ import tensorflow as tf
 from paths import PYTHONPATH, REPO
 from toy_dataset import write_toy_dataset
 
-from tl_distributed.benchmarks import memory, processes, random_images, report, step, whole_processes
-from tl_distributed.benchmarks.contenders import building, keras_step, ours_step, pixels, reading
+from tl_distributed.benchmarks import memory, processes, random_images, report, step, step_contenders, whole_processes
+from tl_distributed.benchmarks.contenders import building, keras_input, keras_step, ours_step, pixels, reading
 from tl_distributed.benchmarks.growth_plot import plot_growth
 from tl_distributed.benchmarks.processes import Contender, Outcome, take_turns
 from tl_distributed.benchmarks.report import times_as_fast
@@ -83,10 +83,24 @@ def test_teraflops_follow_from_the_table():
     assert forward["ours"] == pytest.approx(found["ours"] / 3)
 
 
-def test_best_stock_keras_is_the_one_of_the_highest_median():
-    outcomes = [outcome("ours", 30, 60), outcome("keras_best", 20, 30), outcome("keras_best_xla", 10, 90)]
-    assert step.best_stock_keras(outcomes) == ("keras_best_xla", pytest.approx([3, 60 / 90]))
-    assert step.best_stock_keras(outcomes[1:]) == (None, [])
+def test_the_fastest_is_the_one_of_the_highest_median(tmp_path, capsys):
+    stock = [outcome("keras_best", 20, 30), outcome("keras_best_xla", 10, 90)]
+    ours_first = [outcome("ours", 30, 60), outcome("ours_no_xla", 900, 900), *stock]
+    assert step.fastest(ours_first, step_contenders.STOCK_KERAS) == ("keras_best_xla", pytest.approx([3, 60 / 90]))
+    assert step.fastest(stock, step_contenders.PEERS) == (None, [])
+    config = StepConfig(output=str(tmp_path / "report.json"))
+    found = [dataclasses.replace(one, facts={"precision": "float32", "bytes_to_device_per_image": 1}) for one in stock]
+    ahead = dataclasses.replace(found[0], contender=Contender(name="tf_keras", module="", settings=()))
+    ahead.blocks = outcome("tf_keras", 60, 60).blocks
+    mine = dataclasses.replace(ours_first[0], facts=found[0].facts)
+    peak = outcome("matmul", status="failed", message="no product")
+    step.show_steps([mine, *found, ahead], peak, config, report.machine(), "step")
+    printed = capsys.readouterr().out.splitlines()
+    assert "ours is 0.75 (0.5-1) times as fast as tf_keras, the fastest peer" in printed
+    assert "ours is 1.83 (0.667-3) times as fast as keras_best_xla, the best stock Keras" in printed
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["fastest_peer"] == {"name": "tf_keras", "times_as_fast": [0.5, 1.0]}
+    assert content["best_stock_keras"]["name"] == "keras_best_xla"
 
 
 # --- processes
@@ -108,19 +122,20 @@ def test_contenders_take_turns(tmp_path):
     first, second = take_turns(made, repeats=3, amount=4)
     assert (tmp_path / "journal").read_text().split() == ["a1", "b1", "a2", "b2", "a3", "b3"]
     assert first.rates() == [6.0] * 3 and second.rates() == [20.0] * 3
-    assert first.warm_up_seconds >= 0.05 and first.facts == {"device": "toy", "name": "a"}
+    assert first.warm_up_seconds >= 0.05 and first.facts == {"device": "toy", "name": "a", "is_warm": True}
     assert first.others_busy_share < 0.5
 
 
 def test_what_cannot_be_measured_is_said_and_the_others_go_on(tmp_path):
     made = toys(
         tmp_path, {"name": "missing", "missing": True}, {"name": "defect", "defect": True}, {"name": "well"},
-        {"name": "mortal", "dies_in_block": 2},
+        {"name": "mortal", "dies_in_block": 2}, {"name": "unable", "unable": True},
     )  # fmt: skip
-    missing, defect, well, mortal = take_turns(made, repeats=2, amount=1)
+    missing, defect, well, mortal, unable = take_turns(made, repeats=2, amount=1)
     assert (missing.status, missing.message) == ("not installed", "torch is not installed: pip install -e .[bench]")
     assert (defect.status, defect.message) == ("failed", "ZeroDivisionError: a defect")
     assert len(well.blocks) == 2
+    assert (unable.status, unable.message, unable.blocks) == ("not measured", "no such network there", [])
     assert mortal.status == "failed" and mortal.blocks == [] and mortal.message.endswith("ended with 3: last words")
 
 
@@ -168,7 +183,7 @@ def test_peak_is_of_what_was_held(tmp_path):
 STEP = {
     "backbone": "tiny_norm", "image_size": 16, "native_size": 8, "images": 12, "global_batch_size": 4,
     "augment": "basic", "precision": "float32", "replicas": 0, "mode": "train", "folder": "", "augment_in_map": False,
-    "jit_compile": False,
+    "jit_compile": False, "library": "keras", "jax": False, "clustered": False,
 }  # fmt: skip
 
 
@@ -196,7 +211,7 @@ def test_keras_contender_does_the_steps_that_it_says(tmp_path, kind):
     settings = dict(STEP)
     if kind != "best":
         config = StepConfig(backbone="resnet20", image_size=16, native_size=8, images=12, global_batch_size=4)
-        step.write_image_folder(str(tmp_path), config)
+        step_contenders.write_image_folder(str(tmp_path), config)
         settings |= {"folder": str(tmp_path), "jit_compile": "auto", "augment_in_map": kind == "tutorial_map"}
     contender = keras_step.start(settings)
     contender.warm_up()
@@ -226,7 +241,7 @@ def test_an_error_inside_fit_is_not_waited_for():
 
 def test_crop_shows_a_window_of_the_padded_image():
     images = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
-    cropped = keras_step._random_crop(tf.constant(images)).numpy()
+    cropped = keras_input.random_crop(tf.constant(images)).numpy()
     padded = np.pad(images, [(0, 0), (4, 4), (4, 4), (0, 0)], mode="symmetric")
     for before, after in zip(padded, cropped, strict=True):
         windows = [before[row : row + 8, column : column + 8] for row in range(9) for column in range(9)]
@@ -380,7 +395,7 @@ def test_step_startup_and_scaling_for_real(tmp_path):
         done = run(name, *small, *flags, f"--output={output}")
         assert done.returncode == 0, done.stderr
         for entry in json.loads(output.read_text())["contenders"]:
-            if not entry["name"].startswith("torch"):
+            if not entry["name"].startswith(("torch", "tf_keras", "keras_jax")):  # see test_peers.py
                 assert entry["status"] == "measured", entry
     output = tmp_path / "startup.json"
     small = ("--backbone=mobilenet_v2", "--image_size=32", "--global_batch_size=8", "--repeats=1")

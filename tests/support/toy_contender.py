@@ -13,6 +13,10 @@ def start(settings):
         from tl_distributed.errors import UserError
 
         raise UserError("--colour=pink: no such colour")
+    if settings.get("unable"):
+        from tl_distributed.benchmarks.not_measured import NotMeasured
+
+        raise NotMeasured("no such network there")
     return Toy(settings)
 
 
@@ -24,6 +28,7 @@ class Toy:
 
     def warm_up(self):
         time.sleep(self._settings.get("warm_up_seconds", 0))
+        self.facts["is_warm"] = True
 
     def block(self, amount):
         self._blocks += 1

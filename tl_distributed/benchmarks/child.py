@@ -14,14 +14,16 @@ import time
 import traceback
 from typing import Any, Protocol, TextIO
 
-PEER_PACKAGES = ("torch", "timm", "tensorflow", "keras", "tensorflow_datasets")
+from tl_distributed.benchmarks.not_measured import NotMeasured
+
+PEER_PACKAGES = ("torch", "timm", "tensorflow", "keras", "tf_keras", "jax", "jaxlib", "tensorflow_datasets")
 
 
 class Contender(Protocol):
     """What is measured.
 
     Attributes:
-      facts: What it is: device, versions, bytes an image; JSON values.
+      facts: What it is: device, versions, bytes an image; JSON values. Warming up may add to them.
     """
 
     facts: dict[str, Any]
@@ -47,7 +49,7 @@ def main(module: str, settings: str) -> None:
             elif request["do"] == "warm_up":
                 start = time.perf_counter()
                 contender.warm_up()
-                answer = {"seconds": time.perf_counter() - start}
+                answer = {"facts": contender.facts, "seconds": time.perf_counter() - start}
             else:
                 answer = contender.block(request["amount"])
         except Exception as error:
@@ -59,6 +61,8 @@ def main(module: str, settings: str) -> None:
 def _explain(error: Exception) -> dict[str, str]:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in PEER_PACKAGES:
         return {"not_installed": error.name.split(".")[0]}
+    if isinstance(error, NotMeasured):
+        return {"not_measured": str(error)}
     if hasattr(error, "exit_code"):  # a UserError: one line that says what to mend
         return {"mistake": str(error)}
     traceback.print_exc()

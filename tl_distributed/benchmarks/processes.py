@@ -49,7 +49,7 @@ class Outcome:
 
     Attributes:
       contender: What was measured.
-      status: measured, not installed, or failed.
+      status: measured, not measured, not installed, or failed.
       message: Where it was not measured: why.
       facts: What it says of itself.
       start_seconds: Imports and building.
@@ -105,6 +105,8 @@ class ContenderProcess:
                 raise UserError(f"{self._name}: {answer['mistake']}")
             if "not_installed" in answer:
                 raise _Lost("not installed", f"{answer['not_installed']} is not installed: {EXTRA}")
+            if "not_measured" in answer:
+                raise _Lost("not measured", answer["not_measured"])
             if "failed" in answer:
                 raise _Lost("failed", answer["failed"])
         return {**answers[0], "seconds": max(answer["seconds"] for answer in answers)}
@@ -218,7 +220,8 @@ def log_turn(name: str, turn: int, repeats: int) -> None:
 def _prepare(process: ContenderProcess, outcome: Outcome) -> None:
     answer = process.request(do="start")
     outcome.facts, outcome.start_seconds = answer["facts"], answer["seconds"]
-    outcome.warm_up_seconds = process.request(do="warm_up")["seconds"]
+    answer = process.request(do="warm_up")
+    outcome.facts, outcome.warm_up_seconds = answer["facts"], answer["seconds"]
 
 
 def _give_up(outcome: Outcome, lost: _Lost, process: ContenderProcess) -> None:

@@ -17,7 +17,7 @@ from tl_distributed.reporting.spread import Spread
 from tl_distributed.settings.command import import_tensorflow
 
 _BUSY_SHARE = 0.05  # of a core, above which contenders that wait are said to have disturbed the one at work
-_PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "torch", "timm")
+_PACKAGES = ("tensorflow", "keras", "tf_keras", "jax", "tensorflow-datasets", "numpy", "torch", "timm")
 OURS = "ours"
 
 Column = tuple[str, Callable[[Outcome], str]]

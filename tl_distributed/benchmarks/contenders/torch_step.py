@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tl_distributed.benchmarks.not_measured import NotMeasured
 from tl_distributed.benchmarks.random_images import NUM_CLASSES, random_images
 
 _TIMM_NAMES = {
@@ -37,10 +38,10 @@ def start(settings: dict[str, Any]) -> Any:
       settings: As of `keras_step`, with `compile` in place of `jit_compile`, and `threads`.
 
     Raises:
-      LookupError: timm has no counterpart of the backbone that is known here.
+      NotMeasured: timm has no counterpart of the backbone that is known here.
     """
     if settings["backbone"] not in _TIMM_NAMES:
-        raise LookupError(f"no timm counterpart of {settings['backbone']} is known here")
+        raise NotMeasured(f"no timm counterpart of {settings['backbone']} is known here")
     torch.manual_seed(0)
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
