@@ -3,8 +3,10 @@
 import dataclasses
 
 from data_prep import sources
+from data_prep.source_parts.archive_limits import ArchiveLimits
+from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.errors import UserError
-from tl_distributed.settings.flags import setting
+from tl_distributed.settings.flags import borrowed, setting
 
 _EXAMPLES = {"input": "PATH", "tfds_name": "NAME, e.g. --tfds_name=oxford_flowers102"}  # in messages
 
@@ -36,6 +38,8 @@ class BuildConfig:
         "Leave out images that cannot be decoded and count them, instead of stopping at the first.",
         topic="Source",
     )
+    max_archive_members: int = borrowed(ArchiveLimits, "max_archive_members", topic="Source")
+    max_archive_gib: float = borrowed(ArchiveLimits, "max_archive_gib", topic="Source")
     image_size: int = setting(
         32,
         "Height and width of the stored images in pixels; others are resized.",
@@ -48,6 +52,7 @@ class BuildConfig:
         "Cut the largest centred square out of an image that is not square, instead of squashing it.",
         topic="Images",
     )
+    max_megapixels: float = borrowed(DecodeSettings, "max_megapixels", topic="Images")
     val_fraction: float = setting(
         0.2,
         "Share of each class of train that becomes the validation split; not used where the source has its own.",
@@ -93,13 +98,19 @@ class BuildConfig:
         """Raises `UserError` for a flag that the source would ignore in silence, or that it needs."""
         modules = {name: sources.source_module(name) for name in sources.NAMES}
         own = modules[self.source]
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for flag in sorted({flag for module in modules.values() for flag in module.TAKES} - set(own.TAKES)):
-            if getattr(self, flag):
+            if getattr(self, flag) != defaults[flag]:
                 takers = ", ".join(name for name, module in modules.items() if flag in module.TAKES)
                 raise UserError(f"--{flag} is not used by --source={self.source}, only by {takers}")
         for flag in own.NEEDS:
             if not getattr(self, flag):
                 raise UserError(f"--source={self.source} needs --{flag}={_EXAMPLES[flag]}")
+
+    @property
+    def archive_limits(self) -> ArchiveLimits:
+        """Of a zip or tar that `input` names."""
+        return ArchiveLimits(self.max_archive_members, self.max_archive_gib)
 
     @property
     def num_threads(self) -> int:

@@ -10,9 +10,10 @@ is named on standard error and the rest go on; the exit code is then 1.
 import dataclasses
 import functools
 
+from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.errors import UserError
 from tl_distributed.settings.command import import_tensorflow, run_command
-from tl_distributed.settings.flags import setting
+from tl_distributed.settings.flags import borrowed, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class PredictConfig:
     crop_to_aspect_ratio: bool = setting(
         False, "Cut the middle square out instead of squashing, as the data set was built.", topic="How"
     )
+    max_megapixels: float = borrowed(DecodeSettings, "max_megapixels", topic="How")
 
 
 def main(config: PredictConfig, positional: list[str]) -> int:
@@ -43,6 +45,7 @@ def main(config: PredictConfig, positional: list[str]) -> int:
         top=config.top,
         batch_size=config.batch_size,
         crop_to_aspect_ratio=config.crop_to_aspect_ratio,
+        max_megapixels=config.max_megapixels,
     )
     return 1 if print_predictions(results, as_table=config.format == "table") else 0
 

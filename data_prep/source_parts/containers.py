@@ -1,27 +1,28 @@
 """A folder, a zip or a tar as a list of files to read; archives are never unpacked to the disk.
 
 Untrusted archives: a member that is absolute, climbs with `..` or is a link is refused, as is one that claims an
-absurd size.
+absurd size; what is read of headers, names, members and of the whole is bounded (`archive_limits`).
 """
 
 import abc
 import contextlib
 import dataclasses
+import lzma
 import posixpath
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
-from tl_distributed.errors import UserError
+from data_prep.source_parts import zip_archive
+from data_prep.source_parts.archive_limits import ArchiveLimits, RefusedArchive, UnreadableFile
+from data_prep.source_parts.tar_archive import TarReader
+from tl_distributed.errors import UserError, one_line
 
 MAX_FILE_BYTES = 512 * 2**20  # no photograph is larger; a few kilobytes of zip can claim to be
-
-
-class UnreadableFile(ValueError):
-    """One file cannot be read though the rest of its container can; the message says how."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +55,20 @@ class Container(abc.ABC):
         """Yields the named files, in an order that is always the same but not always that of `names`."""
 
 
-def open_container(path: str) -> Container:
+def open_container(path: str, limits: ArchiveLimits | None = None) -> Container:
     """Opens the folder or archive at `path` and lists it.
 
+    Args:
+      path: Of a folder, zip or tar (plain or compressed).
+      limits: Of an archive; None: the default ones.
+
     Raises:
-      UserError: Nothing there, neither folder nor archive, damaged, or with members that are refused.
+      UserError: Nothing there, neither folder nor archive, damaged, over the limits, or with members that are
+        refused.
     """
     import tensorflow as tf
+
+    limits = limits or ArchiveLimits()
 
     try:
         if not tf.io.gfile.exists(path):
@@ -69,7 +77,7 @@ def open_container(path: str) -> Container:
             return _Folder(path)
         with _open(path) as file, _archive_errors(path):
             is_zip = zipfile.is_zipfile(file)
-        return _Zip(path) if is_zip else _Tar(path)
+        return _Zip(path, limits) if is_zip else _Tar(path, limits)
     except (OSError, tf.errors.OpError) as error:
         raise UserError(f"--input={path}: cannot be read ({error})") from None
 
@@ -103,20 +111,21 @@ class _Folder(Container):
 
 
 class _Zip(Container):
-    def __init__(self, path: str):
+    def __init__(self, path: str, limits: ArchiveLimits):
         self.path = path
         file = _open(path)  # stays open as long as the container lives
         with _archive_errors(path):
-            self._zip = zipfile.ZipFile(file)
+            self._zip = zip_archive.open_zip(file, limits)
         self._infos: dict[str, zipfile.ZipInfo] = {}
         folders = set()
         for info in self._zip.infolist():
-            name = _safe_name(info.filename, path)
+            stored_name = zip_archive.name_of(info)
+            name = _safe_name(stored_name, path)
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise UserError(
-                    f"--input={path}: {info.filename!r} is a link; an archive may hold files and folders only"
+                    f"--input={path}: {stored_name!r} is a link; an archive may hold files and folders only"
                 )
-            if info.is_dir():
+            if stored_name.endswith("/"):
                 folders.add(name)
             elif name in self._infos:
                 raise UserError(f"--input={path}: holds {name!r} twice")
@@ -129,57 +138,39 @@ class _Zip(Container):
             yield Member(name, self._infos[name].file_size, lambda name=name: self._read(self._infos[name]))
 
     def _read(self, info: zipfile.ZipInfo) -> bytes:
-        if info.file_size > MAX_FILE_BYTES:
-            raise UnreadableFile(f"claims {info.file_size:,} bytes, more than {MAX_FILE_BYTES:,}")
-        try:
-            return self._zip.read(info)  # stops at the size that the entry claims, and checks its CRC
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise UnreadableFile(str(error)) from None
+        return zip_archive.read_member(self._zip, info, max_bytes=MAX_FILE_BYTES)
 
 
 class _Tar(Container):
     """Any tar that Python knows: plain, gzip, bzip2, xz. A compressed one is read from the front for every pass."""
 
-    def __init__(self, path: str):
-        self.path = path
+    def __init__(self, path: str, limits: ArchiveLimits):
+        self.path, self._limits = path, limits
         files, folders = set(), set()
-        for _, info in self._walk():
-            name = _safe_name(info.name, path)
-            if info.isdir():
-                folders.add(name)
-            elif not info.isreg():
-                raise UserError(
-                    f"--input={path}: {info.name!r} is a link or device; an archive may hold files and folders only"
-                )
-            elif name in files:
-                raise UserError(f"--input={path}: holds {name!r} twice")
-            else:
-                files.add(name)
+        with _open(path) as file, _archive_errors(path):
+            for stored_name, info in TarReader(file, limits).walk():
+                name = _safe_name(stored_name, path)
+                if info.isdir():
+                    folders.add(name)
+                elif not info.isreg():
+                    raise UserError(
+                        f"--input={path}: {stored_name!r} is a link or device; an archive may hold files and "
+                        "folders only"
+                    )
+                elif name in files:
+                    raise UserError(f"--input={path}: holds {name!r} twice")
+                else:
+                    files.add(name)
         self.files, self.folders = sorted(files), sorted(folders)
 
     def members(self, names: Collection[str]) -> Iterator[Member]:
         wanted = frozenset(names)
-        for tar, info in self._walk():
-            name = posixpath.normpath(info.name)
-            if name not in wanted or not info.isreg():
-                continue
-            if info.size > MAX_FILE_BYTES:
-                yield Member(name, 0, lambda size=info.size: _refuse_size(size))
-                continue
-            with _archive_errors(self.path):
-                data = tar.extractfile(info).read()
-            yield Member(name, info.size, lambda data=data: data)
-
-    def _walk(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-        # Not tarfile's stream mode: it copies its whole buffer for every member.
-        with (
-            _open(self.path) as file,
-            _archive_errors(self.path),
-            tarfile.open(fileobj=file, mode="r:*") as tar,
-        ):
-            while (info := tar.next()) is not None:
-                yield tar, info
-                tar.members.clear()  # else the list of a million members stays in memory
+        with _open(self.path) as file, _archive_errors(self.path):
+            reader = TarReader(file, self._limits)
+            for stored_name, info in reader.walk():
+                name = posixpath.normpath(stored_name)
+                if name in wanted and info.isreg():
+                    yield _read_now(name, info, reader)
 
 
 def _open(path: str) -> BinaryIO:
@@ -189,12 +180,17 @@ def _open(path: str) -> BinaryIO:
     return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb")
 
 
-def _raise(error: Exception) -> None:
+def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-def _refuse_size(num_bytes: int) -> bytes:
-    raise UnreadableFile(f"has {num_bytes:,} bytes, more than {MAX_FILE_BYTES:,}")
+def _read_now(name: str, info: tarfile.TarInfo, reader: TarReader) -> Member:
+    """Returns a member that holds its bytes, or why it has none: a tar is read where it stands."""
+    try:
+        data = reader.read(info, max_bytes=MAX_FILE_BYTES)
+    except UnreadableFile as error:
+        return Member(name, 0, lambda cause=str(error): _raise(UnreadableFile(cause)))
+    return Member(name, info.size, lambda: data)
 
 
 def _safe_name(name: str, archive: str) -> str:
@@ -210,15 +206,19 @@ def _archive_errors(path: str) -> Iterator[None]:
 
     try:
         yield
+    except RefusedArchive as error:
+        raise UserError(f"--input={path}: {error}") from None
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
         zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        NotImplementedError,
         EOFError,
         OSError,
         ValueError,
+        OverflowError,
         tf.errors.OpError,
     ) as error:
-        if isinstance(error, UnreadableFile):
-            raise
-        raise UserError(f"--input={path}: not a tar or zip archive, or a damaged one ({error})") from None
+        raise UserError(f"--input={path}: not a tar or zip archive, or a damaged one ({one_line(error)})") from None

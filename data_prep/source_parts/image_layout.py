@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from data_prep.source_parts.containers import Container
-from tl_distributed.data.decode import EXTENSIONS
+from tl_distributed.data.decode import EXTENSIONS, FORMATS_IN_WORDS
 from tl_distributed.errors import UserError
 
 _SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -41,7 +41,7 @@ def find_layout(container: Container) -> Layout:
     others = [name for name in container.files if _is_visible(name) and not name.lower().endswith(EXTENSIONS)]
     ignored = Counter(posixpath.splitext(name)[1].lower() or "no extension" for name in others)
     if not images:
-        raise UserError(f"--input={container.path}: no JPEG, PNG, BMP or GIF files there")
+        raise UserError(f"--input={container.path}: no {FORMATS_IN_WORDS} files there")
     folders = [name for name in container.folders if _is_visible(name)]
     folders += {parent for name in images for parent in _parents(name)}
     prefix = _wrapping_folder(images, folders)

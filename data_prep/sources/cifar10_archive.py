@@ -15,11 +15,12 @@ import numpy as np
 
 from data_prep.config import BuildConfig
 from data_prep.source import Chunk, Source
+from data_prep.source_parts.archive_limits import ArchiveLimits
 from data_prep.source_parts.containers import UnreadableFile, open_container
 from tl_distributed.data.decode import resize_array
 from tl_distributed.errors import UserError
 
-TAKES, NEEDS = ("input",), ("input",)
+TAKES, NEEDS = ("input", "max_archive_members", "max_archive_gib"), ("input",)
 _SIDE = 32
 _IMAGE_BYTES = 3 * _SIDE * _SIDE
 _CHUNK_IMAGES = 1000
@@ -42,18 +43,19 @@ class Cifar10ArchiveSource(Source):
     name = "cifar10_archive"
     splits = ("train", "test")
 
-    def __init__(self, *, path: str, image_size: int):
+    def __init__(self, *, path: str, image_size: int, limits: ArchiveLimits | None = None):
         """Finds the files and reads the class names.
 
         Args:
           path: `cifar-10-binary.tar.gz`, `cifar-10-python.tar.gz`, or a folder with the files of one of them.
           image_size: Height and width in pixels; other than 32 resizes.
+          limits: Of an archive; None: the default ones.
 
         Raises:
           UserError: Files are missing (named) or damaged.
         """
         self.image_size = image_size
-        self._container = open_container(path)
+        self._container = open_container(path, limits)
         self._paths = {posixpath.basename(name): name for name in self._container.files}
         self._is_binary = "data_batch_1.bin" in self._paths
         self._ending = ".bin" if self._is_binary else ""
@@ -134,4 +136,4 @@ def _parse_python(data: bytes, expected_md5: str) -> tuple[np.ndarray, np.ndarra
 
 def open_source(config: BuildConfig) -> Source:
     """Raises `UserError` as the source's constructor does."""
-    return Cifar10ArchiveSource(path=config.input, image_size=config.image_size)
+    return Cifar10ArchiveSource(path=config.input, image_size=config.image_size, limits=config.archive_limits)

@@ -8,19 +8,23 @@ import numpy as np
 
 from data_prep.config import BuildConfig
 from data_prep.source import Chunk, Source
+from data_prep.source_parts.archive_limits import ArchiveLimits
 from data_prep.source_parts.containers import Member, UnreadableFile, open_container
 from data_prep.source_parts.image_layout import find_layout
-from tl_distributed.data.decode import UnreadableImage, decode_image
+from data_prep.source_parts.sample_bits import SampleBits
+from tl_distributed.data.decode import FORMATS_IN_WORDS, Picture, UnreadableImage, decode_picture
+from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.errors import UserError
 
-TAKES, NEEDS = ("input", "skip_unreadable", "crop_to_aspect_ratio"), ("input",)
+_LIMITS = ("max_megapixels", "max_archive_members", "max_archive_gib")
+TAKES, NEEDS = ("input", "skip_unreadable", "crop_to_aspect_ratio", *_LIMITS), ("input",)
 _CHUNK_IMAGES = 256
 _CHUNK_BYTES = 16 * 2**20  # of files read ahead for one chunk: large photographs travel in smaller chunks
 _NAMES_KEPT = 100  # unreadable images that `details` names
 
 
 class ImageFolderSource(Source):
-    """`train/<class>/*` with optional `val/` and `test/`, or `<class>/*`; JPEG, PNG, BMP and GIF.
+    """`train/<class>/*` with optional `val/` and `test/`, or `<class>/*`, of any format that `decode` reads.
 
     Pixels become what `decode.decode_image` describes. Threads decode, in the order of the files.
     """
@@ -28,8 +32,9 @@ class ImageFolderSource(Source):
     name = "image_folder"
 
     def __init__(
-        self, *, path: str, image_size: int, crop_to_aspect_ratio: bool, skip_unreadable: bool, num_threads: int
-    ):
+        self, *, path: str, image_size: int, crop_to_aspect_ratio: bool, skip_unreadable: bool, num_threads: int,
+        max_megapixels: float = DecodeSettings.max_megapixels, limits: ArchiveLimits | None = None,
+    ):  # fmt: skip
         """Lists the container and checks its layout; reads no pixels.
 
         Args:
@@ -38,17 +43,21 @@ class ImageFolderSource(Source):
           crop_to_aspect_ratio: Cut the centred square instead of squashing.
           skip_unreadable: Leave out, count and name images that cannot be decoded; otherwise the first one is an error.
           num_threads: Threads that decode.
+          max_megapixels: Million pixels that one picture may hold once decoded.
+          limits: Of an archive; None: the default ones.
 
         Raises:
           UserError: The path or its layout is not what it should be.
         """
         self.image_size = image_size
         self._crop, self._skip_unreadable, self._num_threads = crop_to_aspect_ratio, skip_unreadable, num_threads
-        self._container = open_container(path)
+        self._container = open_container(path, limits)
         self._layout = find_layout(self._container)
         self.class_names = self._layout.class_names
         self.splits = tuple(self._layout.files)
         self._unreadable: list[str] = []
+        self._max_megapixels = max_megapixels
+        self._sample_bits = SampleBits()
         fitting = "centred square" if crop_to_aspect_ratio else "squashed to a square"
         self.details = {"resize": f"bilinear, antialiased, {fitting}", "unreadable": 0, "unreadable_files": []}
         self.notes = []
@@ -56,7 +65,7 @@ class ImageFolderSource(Source):
             self.notes.append(f"{path}: no train/ there, so every class folder is train and there is no test split")
         if self._layout.ignored:
             listed = ", ".join(f"{count:,} {kind}" for kind, count in self._layout.ignored.items())
-            self.notes.append(f"{path}: ignored files that are no JPEG, PNG, BMP or GIF in a class folder: {listed}")
+            self.notes.append(f"{path}: ignored files that are no {FORMATS_IN_WORDS} in a class folder: {listed}")
 
     def count(self, split: str) -> int:
         return len(self._layout.files[split])
@@ -76,15 +85,18 @@ class ImageFolderSource(Source):
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
         self._report()
+        self.notes += self._sample_bits.notes(self._container.path, split)
 
-    def _decode(self, batch: list[Member]) -> list[tuple[str, np.ndarray | str]]:
-        """Returns (name, pixels, or what is wrong with the file) of each member; runs in a thread."""
-        decoded: list[tuple[str, np.ndarray | str]] = []
+    def _decode(self, batch: list[Member]) -> list[tuple[str, Picture | str]]:
+        """Returns (name, picture, or what is wrong with the file) of each member; runs in a thread."""
+        decoded: list[tuple[str, Picture | str]] = []
         for member in batch:
             try:
                 data = member.read()
-                pixels = decode_image(data, size=self.image_size, crop_to_aspect_ratio=self._crop)
-                decoded.append((member.name, pixels))
+                picture = decode_picture(
+                    data, size=self.image_size, crop_to_aspect_ratio=self._crop, max_megapixels=self._max_megapixels
+                )
+                decoded.append((member.name, picture))
             except (UnreadableFile, UnreadableImage) as error:
                 decoded.append((member.name, str(error)))
         return decoded
@@ -92,9 +104,10 @@ class ImageFolderSource(Source):
     def _collect(self, future: concurrent.futures.Future, labels: dict[str, int]) -> Chunk:
         images, names = [], []
         for name, result in future.result():
-            if isinstance(result, np.ndarray):
-                images.append(result)
+            if isinstance(result, Picture):
+                images.append(result.pixels)
                 names.append(name)
+                self._sample_bits.add(name, result)
             elif self._skip_unreadable:
                 self._unreadable.append(f"{name}: {result}")
             else:
@@ -136,4 +149,6 @@ def open_source(config: BuildConfig) -> Source:
         crop_to_aspect_ratio=config.crop_to_aspect_ratio,
         skip_unreadable=config.skip_unreadable,
         num_threads=config.num_threads,
+        max_megapixels=config.max_megapixels,
+        limits=config.archive_limits,
     )

@@ -408,6 +408,8 @@ def test_class_of_which_nothing_can_be_read_is_refused(tmp_path):
         (["--source=tfds"], "needs --tfds_name"),
         (["--source=synthetic", "--input=x"], "--input is not used by --source=synthetic"),
         (["--tfds_name=mnist"], "--tfds_name is not used by --source=cifar10"),
+        (["--source=synthetic", "--max_megapixels=9"], "--max_megapixels is not used by --source=synthetic"),
+        (["--source=tfds", "--tfds_name=x", "--max_archive_gib=9"], "--max_archive_gib is not used by --source=tfds"),
         (["--source=imagenet"], "takes one of cifar10, cifar10_archive"),
         (["--val_fraction=1"], "at most 0.9"),
         (["--num_shards=0"], "at least 1"),

@@ -161,3 +161,50 @@ def test_reads_through_tensorflows_file_systems():
         file.write(buffer.getvalue())
     (member,) = open_container("ram://containers/a.zip").members(["cat/1.png"])
     assert member.read() == b"one"
+
+
+def write_raw_zip(path, raw_name, flags=0):
+    """A zip with one stored member whose name is `raw_name`, bytes of any encoding."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("x" * len(raw_name), b"one")
+    data = bytearray(path.read_bytes().replace(b"x" * len(raw_name), raw_name))
+    data[7], data[data.index(b"PK\x01\x02") + 9] = flags >> 8, flags >> 8
+    path.write_bytes(data)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("raw_name", "flags", "name"),
+    [
+        ("cat/é.png".encode(), 0x800, "cat/é.png"),
+        ("cat/é.png".encode(), 0, "cat/é.png"),  # as many programs write it
+        ("cat/é.png".encode("cp437"), 0, "cat/é.png"),
+        (b"cat\\1.png", 0, "cat/1.png"),
+    ],
+)
+def test_names_of_a_zip_are_read_as_they_were_meant(tmp_path, raw_name, flags, name):
+    container = open_container(write_raw_zip(tmp_path / "a.zip", raw_name, flags))
+    assert container.files == [name]
+    assert [member.read() for member in container.members([name])] == [b"one"]
+
+
+def test_backslash_at_the_end_of_a_zips_name_is_a_folder(tmp_path):
+    write_raw_zip(tmp_path / "a.zip", b"train\\empty\\")
+    container = open_container(str(tmp_path / "a.zip"))
+    assert (container.files, container.folders) == ([], ["train/empty"])
+
+
+def test_name_of_a_tar_that_is_not_utf8_can_be_shown_and_read(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
+        info = tarfile.TarInfo("cat/café.png")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"one"))
+    container = open_container(str(path))
+    assert container.files == ["cat/café.png"]
+    assert [member.read() for member in container.members(container.files)] == [b"one"]
+
+
+def test_name_of_a_zip_that_breaks_its_own_encoding_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.zip: .*a damaged one"):
+        open_container(write_raw_zip(tmp_path / "a.zip", b"cat/caf\xe9.png", 0x800))

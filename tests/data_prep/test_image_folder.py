@@ -1,8 +1,11 @@
 """Class folders: layouts, labels, order, and what is said about a broken one."""
 
+import io
+
 import numpy as np
 import pytest
 from image_files import class_files, pixels, png, write_folder, write_tar, write_zip
+from PIL import Image
 
 from data_prep.sources.image_folder import ImageFolderSource
 from tl_distributed.errors import UserError
@@ -10,13 +13,14 @@ from tl_distributed.errors import UserError
 COUNTS = {"train/cat": 3, "train/dog": 2, "val/dog": 1, "test/cat": 2}
 
 
-def open_source(path, *, size=8, skip_unreadable=False, num_threads=2, crop=False):
+def open_source(path, *, size=8, skip_unreadable=False, num_threads=2, crop=False, **options):
     return ImageFolderSource(
         path=path,
         image_size=size,
         crop_to_aspect_ratio=crop,
         skip_unreadable=skip_unreadable,
         num_threads=num_threads,
+        **options,
     )
 
 
@@ -94,14 +98,14 @@ def test_hidden_and_system_files_are_ignored_and_others_counted(tmp_path):
         "__MACOSX/train/a/0000.png": b"no image",
         ".git/cat.png": b"no image",
         "train/a/Thumbs.db": b"",
-        "train/a/x.webp": b"",
+        "train/a/x.svg": b"",
         "LICENSE": b"",
         "figure.png": png(99),
     }
     source = open_source(write_zip(tmp_path / "a.zip", files))
     assert source.count("train") == 2
     assert len(source.notes) == 1
-    for words in ("1 .db", "1 .webp", "1 no extension", "1 images outside train/"):
+    for words in ("1 .db", "1 .svg", "1 no extension", "1 images outside train/"):
         assert words in source.notes[0]
 
 
@@ -140,7 +144,7 @@ def test_stopping_early_leaves_no_thread_running(tmp_path):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"readme.txt": b""}, "no JPEG, PNG, BMP or GIF files there"),
+        ({"readme.txt": b""}, "no JPEG, PNG, BMP, GIF, WebP, TIFF or AVIF files there"),
         (class_files({"train/a": 1, "train/b": 1, "test/c": 1}), "class 'c' of test has no folder in train"),
         (class_files({"train/a": 1, "train/b": 1, "val/c": 1}), "class 'c' of val has no folder in train"),
         (class_files({"val/a": 1, "test/b": 1}), "but no train/"),
@@ -161,3 +165,24 @@ def test_empty_class_folder_is_named(tmp_path):
     (tmp_path / "a/train/c").mkdir()
     with pytest.raises(UserError, match="class folder train/c/ is empty"):
         open_source(path)
+
+
+def test_16_bit_pictures_that_use_12_are_said(tmp_path):
+    """Scanners and X-ray devices write such files; their upper byte, which is kept, is nearly black."""
+    files = class_files({"train/a": 2, "train/b": 2})
+    for number, most in enumerate((4095, 1000, 65535)):
+        buffer = io.BytesIO()
+        Image.fromarray(np.linspace(0, most, 64).astype(np.uint16).reshape(8, 8)).save(buffer, "PNG")
+        files[f"train/a/scan{number}.png"] = buffer.getvalue()
+    source = open_source(write_zip(tmp_path / "a.zip", files))
+    read(source, "train")
+    (note,) = [note for note in source.notes if "16-bit" in note]
+    assert "2 of 3 16-bit pictures of train use at most 12 bits (the first: train/a/scan0.png)" in note
+    assert "multiply their values by 16 " in note
+
+
+def test_picture_over_the_limit_is_named_with_the_flag(tmp_path):
+    files = class_files({"train/a": 1, "train/b": 1}) | {"train/b/large.png": png(7, side=40)}
+    source = open_source(write_folder(tmp_path / "a", files), max_megapixels=0.001)
+    with pytest.raises(UserError, match=r"cannot read train/b/large\.png \(40 x 40 pixels .*--max_megapixels=0\.001"):
+        read(source, "train")

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.data.decode import EXTENSIONS, UnreadableImage, decode_image
+from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.errors import UserError
 from tl_distributed.inference.saved import open_model
 
@@ -41,8 +42,9 @@ def find_images(paths: Sequence[str]) -> list[str]:
 
 
 def predict_files(
-    model_path: str, files: Iterable[str], *, top: int, batch_size: int, crop_to_aspect_ratio: bool
-) -> Iterator[dict[str, Any]]:
+    model_path: str, files: Iterable[str], *, top: int, batch_size: int, crop_to_aspect_ratio: bool,
+    max_megapixels: float = DecodeSettings.max_megapixels,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Yields for each file, in order, `file` and either `class`, `probability`, `top`, or `error`.
 
     Args:
@@ -51,6 +53,7 @@ def predict_files(
       top: Number of best classes in `top`, a list of {class, probability}.
       batch_size: Images at once.
       crop_to_aspect_ratio: As the data set was built.
+      max_megapixels: Million pixels that one picture may hold once decoded.
 
     Raises:
       UserError: A model that cannot be opened, or one that takes images that are not square.
@@ -61,7 +64,7 @@ def predict_files(
         raise UserError(f"{model_path}: takes {height} x {width} images; only square ones are prepared here")
     remaining = iter(files)
     while batch := list(itertools.islice(remaining, batch_size)):
-        decoded = [_decode(path, height, crop_to_aspect_ratio) for path in batch]
+        decoded = [_decode(path, height, crop_to_aspect_ratio, max_megapixels) for path in batch]
         images = [image for image in decoded if isinstance(image, np.ndarray)]
         rows = iter(model.predict(np.stack(images)) if images else ())
         for path, image in zip(batch, decoded, strict=True):
@@ -85,11 +88,13 @@ def print_predictions(results: Iterable[dict[str, Any]], *, as_table: bool) -> i
     return errors
 
 
-def _decode(path: str, size: int, crop_to_aspect_ratio: bool) -> np.ndarray | str:
+def _decode(path: str, size: int, crop_to_aspect_ratio: bool, max_megapixels: float) -> np.ndarray | str:
     """Returns the image, or why it cannot be read."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
-            return decode_image(file.read(), size=size, crop_to_aspect_ratio=crop_to_aspect_ratio)
+            return decode_image(
+                file.read(), size=size, crop_to_aspect_ratio=crop_to_aspect_ratio, max_megapixels=max_megapixels
+            )
     except UnreadableImage as error:
         return str(error)
     except tf.errors.OpError as error:

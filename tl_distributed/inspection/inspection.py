@@ -53,7 +53,10 @@ def inspect_run(config: InspectConfig) -> list[str]:
     if before.image_shape != after.image_shape:
         raise UserError(f"--before={config.before}: takes images of {before.image_shape}, the run {after.image_shape}")
     inspection = _Inspection(config, info, before, after)
-    samples, shown = read_samples(data_dir, info, config.split, num_images=config.num_images, shown=config.images)
+    samples, shown = read_samples(
+        data_dir, info, config.split, num_images=config.num_images, shown=config.images,
+        max_megapixels=config.max_megapixels,
+    )  # fmt: skip
     folder = (config.output_dir or f"{workdir}/inspection").rstrip("/")
     return inspection.write(folder, samples, shown, step=_steps(workdir))
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from tl_distributed.settings.flags import setting
+from tl_distributed.data.decode_settings import DecodeSettings
+from tl_distributed.settings.flags import borrowed, setting
 
 WHAT, MAPS, NUMBERS, HOW = "What", "Feature maps", "Numbers", "How"
 MOST_SHOWN = 16
@@ -50,3 +51,4 @@ class InspectConfig:
     )
     seed: int = setting(0, "Seed of PCA and t-SNE.", topic=NUMBERS, minimum=0, maximum=2**31 - 1)
     batch_size: int = setting(64, "Images at once.", topic=HOW, minimum=1)
+    max_megapixels: float = borrowed(DecodeSettings, "max_megapixels", topic=HOW)

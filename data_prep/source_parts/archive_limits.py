@@ -1,0 +1,58 @@
+"""How much of an archive is believed: nobody vouches for what its headers claim."""
+
+import dataclasses
+
+from tl_distributed.settings.flags import setting
+
+MAX_NAME_BYTES = 4096  # no file system has longer paths
+MAX_HEADER_BYTES = 2**16  # of one member of a tar, with its long name and extended attributes
+READ_BYTES = 2**20  # of a member at once
+GIB = 2**30
+
+
+class UnreadableFile(ValueError):
+    """One file cannot be read though the rest of its container can; the message says how."""
+
+
+class RefusedArchive(Exception):
+    """An archive is whole perhaps, but not read; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchiveLimits:
+    """Flags of whoever reads a zip or tar."""
+
+    max_archive_members: int = setting(
+        2_000_000, "Files and folders that a zip or tar may hold.", topic="Source", minimum=1
+    )
+    max_archive_gib: float = setting(
+        256.0,
+        "GiB that the files of a zip or tar may hold, unpacked; a few kilobytes can claim any number.",
+        topic="Source",
+        minimum=0.001,
+    )
+
+    def check_count(self, count: int) -> None:
+        """Raises `RefusedArchive` for more members than the limit."""
+        if count > self.max_archive_members:
+            raise RefusedArchive(
+                f"holds more than --max_archive_members={self.max_archive_members} files and folders; raise the flag "
+                "if you trust the archive"
+            )
+
+    def check_bytes(self, num_bytes: int) -> None:
+        """Raises `RefusedArchive` for more bytes than the limit."""
+        if num_bytes > self.max_archive_gib * GIB:
+            raise RefusedArchive(
+                f"holds, or claims to hold, more than --max_archive_gib={self.max_archive_gib:g} GiB unpacked; raise "
+                "the flag if you trust the archive"
+            )
+
+
+def check_name(name: str) -> None:
+    """Raises `RefusedArchive` for a name that no file system would take."""
+    num_bytes = len(name.encode("utf-8", "surrogateescape"))
+    if num_bytes > MAX_NAME_BYTES:
+        raise RefusedArchive(
+            f"a member's name has {num_bytes:,} bytes, more than {MAX_NAME_BYTES:,} ({name[:40]!r}...)"
+        )

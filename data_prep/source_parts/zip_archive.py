@@ -1,0 +1,98 @@
+"""Zips that nobody vouches for: what headers claim is checked before zipfile acts on it.
+
+Bombs this stands against: a member that inflates to more than it claims, members that share their bytes (David
+Fifield, "A better zip bomb", WOOT 2019), a directory of millions of members or of a size that is only claimed.
+"""
+
+import contextlib
+import zipfile
+import zlib
+from typing import BinaryIO
+
+from data_prep.source_parts.archive_limits import (
+    READ_BYTES,
+    ArchiveLimits,
+    RefusedArchive,
+    UnreadableFile,
+    check_name,
+)
+
+_DIRECTORY_BYTES_PER_MEMBER = 256  # on the average; 46, the name, and a few of attributes
+_LOCAL_HEADER_BYTES = 30  # without the name
+_ENTRY_SIGNATURE = b"PK\x01\x02"
+_UTF8_FLAG = 0x800
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class _Guarded:
+    """A file of which zipfile reads the directory, in one piece, only if its size and its count are within limits."""
+
+    def __init__(self, file: BinaryIO, limits: ArchiveLimits):
+        self._file, self._limits = file, limits
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, num_bytes: int = -1) -> bytes:
+        most = max(READ_BYTES, _DIRECTORY_BYTES_PER_MEMBER * self._limits.max_archive_members)
+        if num_bytes > most:
+            raise RefusedArchive(
+                f"its directory claims {num_bytes:,} bytes, more than {most:,}: damaged, or raise --max_archive_members"
+            )
+        data = self._file.read(num_bytes)
+        self._limits.check_count(data.count(_ENTRY_SIGNATURE))
+        return data
+
+    def seekable(self) -> bool:
+        return True
+
+
+def open_zip(file: BinaryIO, limits: ArchiveLimits) -> zipfile.ZipFile:
+    """Opens a zip whose directory is within the limits and honest about where members lie.
+
+    Raises:
+      RefusedArchive: More members or bytes than the limits, a name too long, or members that overlap.
+      zipfile.BadZipFile: Damaged; zipfile raises other errors, too.
+    """
+    archive = zipfile.ZipFile(_Guarded(file, limits))
+    infos = archive.infolist()
+    limits.check_count(len(infos))
+    limits.check_bytes(sum(info.file_size for info in infos))
+    for info in infos:
+        check_name(info.orig_filename)
+    by_offset = sorted(infos, key=lambda info: info.header_offset)
+    ends = [info.header_offset for info in by_offset[1:]] + [archive.start_dir]
+    for info, end in zip(by_offset, ends, strict=False):
+        if info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size > end:
+            raise RefusedArchive(f"member {info.filename!r} overlaps what follows it, as in a zip bomb; not read")
+    return archive
+
+
+def name_of(info: zipfile.ZipInfo) -> str:
+    """Returns a member's name with `/` between its parts.
+
+    The format knows UTF-8, marked as such, and code page 437. Many programs write UTF-8 without the mark, and some
+    of Windows write backslashes.
+    """
+    name = info.orig_filename
+    if not info.flag_bits & _UTF8_FLAG:
+        with contextlib.suppress(UnicodeError):  # code page 437 then
+            name = name.encode("cp437").decode("utf-8")
+    return name.split("\0")[0].replace("\\", "/")
+
+
+def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, max_bytes: int) -> bytes:
+    """Returns the member's bytes; inflates no more than it claims to have. Safe from any thread.
+
+    Raises:
+      UnreadableFile: It claims more than `max_bytes`, is encrypted, damaged, or compressed in another way than
+        deflate.
+    """
+    if info.file_size > max_bytes:
+        raise UnreadableFile(f"claims {info.file_size:,} bytes, more than {max_bytes:,}")
+    if info.compress_type not in _METHODS:
+        method = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")
+        raise UnreadableFile(f"is compressed by {method}; only stored and deflate are read, so pack the zip anew")
+    try:
+        with archive.open(info) as file:  # checks the checksum at the end
+            return b"".join(iter(lambda: file.read(READ_BYTES), b""))
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        raise UnreadableFile(str(error)) from None
