@@ -5,6 +5,7 @@ import dataclasses
 from data_prep import sources
 from data_prep.source_parts.archive_limits import ArchiveLimits
 from tl_distributed.data.decode_settings import DecodeSettings
+from tl_distributed.data.fit_rules import DEFAULT_FIT, FITS
 from tl_distributed.errors import UserError
 from tl_distributed.settings.flags import borrowed, setting
 
@@ -47,11 +48,14 @@ class BuildConfig:
         minimum=1,
         maximum=4096,
     )
-    crop_to_aspect_ratio: bool = setting(
-        False,
-        "Cut the largest centred square out of an image that is not square, instead of squashing it.",
+    fit: str | None = setting(
+        None,
+        "What becomes of an image that is not square: squash it, crop its largest centred square, or pad it with "
+        f"black. Models that are trained on the data set do the same. [default: {DEFAULT_FIT}]",
         topic="Images",
+        choices=FITS,
     )
+    crop_to_aspect_ratio: bool = setting(False, "The same as --fit=crop.", topic="Images")
     max_megapixels: float = borrowed(DecodeSettings, "max_megapixels", topic="Images")
     val_fraction: float = setting(
         0.2,
@@ -91,6 +95,8 @@ class BuildConfig:
         self._check_source()
         if not self.output_dir:
             raise UserError("--output_dir must name a folder")
+        if self.crop_to_aspect_ratio and self.fit not in (None, "crop"):
+            raise UserError(f"--crop_to_aspect_ratio is --fit=crop, not --fit={self.fit}; drop one of them")
         if self.seed >= 2**63:
             raise UserError(f"--seed={self.seed}: takes at most 2**63 - 1")
 
@@ -111,6 +117,11 @@ class BuildConfig:
     def archive_limits(self) -> ArchiveLimits:
         """Of a zip or tar that `input` names."""
         return ArchiveLimits(self.max_archive_members, self.max_archive_gib)
+
+    @property
+    def fitting_rule(self) -> str:
+        """How images that are not square become so: what the flags say, or the default."""
+        return "crop" if self.crop_to_aspect_ratio else self.fit or DEFAULT_FIT
 
     @property
     def num_threads(self) -> int:

@@ -8,6 +8,7 @@ from data_prep import splits
 from data_prep.config import BuildConfig
 from data_prep.source import Source
 from tl_distributed.data.records import MANIFEST_FILE, DatasetInfo, Shard, Split
+from tl_distributed.errors import printable
 
 
 def describe(
@@ -38,8 +39,8 @@ def describe(
         "repeats_within": assignment.repeats_within,
         "source": source.details,
     }
-    size = source.image_size
-    return DatasetInfo(tuple(source.class_names), (size, size, 3), config.seed, source.name, described, details)
+    shape = (source.image_size, source.image_size, 3)
+    return DatasetInfo(tuple(source.class_names), shape, config.seed, source.name, described, details, fit=source.fit)
 
 
 def write(folder: str, info: DatasetInfo) -> None:
@@ -55,10 +56,11 @@ def write(folder: str, info: DatasetInfo) -> None:
 def table(info: DatasetInfo) -> str:
     """Returns a table of images by class and split, for the terminal."""
     names = list(info.splits)
-    width = max(len("images"), *map(len, info.class_names))
+    shown = {label: printable(label) for label in info.class_names}
+    width = max(len("images"), *map(len, shown.values()))
     header = " ".join([" " * width, *(f"{name:>10}" for name in names)])
     rows = [
-        " ".join([f"{label:<{width}}", *(f"{info.splits[name].counts_per_class[label]:>10,}" for name in names)])
+        " ".join([f"{shown[label]:<{width}}", *(f"{info.splits[name].counts_per_class[label]:>10,}" for name in names)])
         for label in info.class_names
     ]
     if len(rows) > MAX_ROWS:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tl_distributed.data.fit_rules import DEFAULT_FIT, Fit
+
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
@@ -34,6 +36,7 @@ class Source(abc.ABC):
       class_names: Labels index into it; at least two.
       splits: The source's own, a subset of `tl_distributed.data.records.SPLITS`; always holds "train".
       image_size: Height and width of every image that `chunks` yields, in pixels.
+      fit: How `chunks` made squares of images that are not.
       details: What `dataset.json` should say about the source (JSON values); complete after reading.
       notes: Lines for the user (files ignored, images skipped); complete after reading.
     """
@@ -42,6 +45,7 @@ class Source(abc.ABC):
     class_names: tuple[str, ...]
     splits: tuple[str, ...]
     image_size: int
+    fit: Fit = DEFAULT_FIT
     details: dict[str, Any]
     notes: list[str]
 

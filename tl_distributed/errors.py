@@ -5,10 +5,14 @@ import errno
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 
 _FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _WHERE_IN_INPUT = re.compile(r"^(\{\{function_node \S+\}\} )?(Error in user-defined function .*? Iterator::\S+: )?")
+
+
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # categories of Unicode
 
 
 class UserError(Exception):
@@ -53,6 +57,17 @@ def tensorflow_cause(message: str) -> str:
     stack = ("Graph execution error", "Detected at node", "<stack traces unavailable>", "  File ", "\t")
     cause = next((line.strip() for line in lines if not line.startswith(stack)), " ".join(message.split()))
     return _WHERE_IN_INPUT.sub("", cause)
+
+
+def printable(text: str) -> str:
+    """Returns text of others (a class name, a path) as it can stand in one line of a terminal, a table or a figure.
+
+    Control characters, line separators and what is no UTF-8 are written as escapes, e.g. `\\u2028`.
+    """
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNPRINTABLE else character
+        for character in text
+    )
 
 
 def one_line(error: BaseException) -> str:

@@ -8,7 +8,6 @@ Prints accuracy, loss and each class's precision and recall; --output writes the
 
 import dataclasses
 import functools
-import json
 
 from tl_distributed.errors import UserError
 from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command
@@ -21,7 +20,7 @@ class EvaluateConfig:
 
     workdir: str = setting("", "Folder of a finished run; its model and data set are taken.", topic="What")
     model: str = setting("", "A .keras, .h5 or .tflite file or a SavedModel folder.", topic="What")
-    data_dir: str = setting("", "Data set; by default the run's own.", topic="What")
+    data_dir: str = setting("", "Data set; by default the run's own, also where both have moved.", topic="What")
     split: str = setting("test", "Split to score.", topic="What", choices=("train", "val", "test"))
     batch_size: int = setting(128, "Images at once.", topic="How", minimum=1)
     output: str = setting("", "JSON file to write.", topic="How")
@@ -36,29 +35,17 @@ def main(config: EvaluateConfig, positional: list[str]) -> None:
         raise UserError("--model needs --data_dir=FOLDER of a data set to score it on")
     import_tensorflow()
     from tl_distributed.files import write_json
+    from tl_distributed.inference.run_data import find_data_dir
     from tl_distributed.inference.scoring import class_table, score_model
 
-    summary = score_model(
-        config.model or config.workdir,
-        config.data_dir or _data_dir(config.workdir),
-        split=config.split,
-        batch_size=config.batch_size,
-    )
+    workdir = config.workdir.rstrip("/")
+    data_dir = config.data_dir or find_data_dir(workdir)
+    summary = score_model(config.model or workdir, data_dir, split=config.split, batch_size=config.batch_size)
     print(class_table(summary))
     print(f"{config.split}: accuracy {summary['accuracy']:.2%} of {summary['num_examples']} images, ", end="")
     print(f"loss {summary['loss']:.4f}")
     if config.output:
         write_json(config.output, summary)
-
-
-def _data_dir(workdir: str) -> str:
-    import tensorflow as tf
-
-    path = f"{workdir.rstrip('/')}/config.json"
-    if not tf.io.gfile.exists(path):
-        raise UserError(f"--workdir={workdir}: no config.json there; name the folder of a run")
-    with tf.io.gfile.GFile(path) as file:
-        return json.loads(file.read())["config"]["data_dir"]
 
 
 run = functools.partial(run_command, main, EvaluateConfig, __doc__)  # what the console script calls

@@ -3,8 +3,9 @@
   python -m tl_distributed.export --workdir=runs/NAME --format=tflite
   python -m tl_distributed.export --workdir=runs/NAME --format=h5 --output=cifar10.h5
 
-Every kind takes uint8 images of the data set's size and returns probabilities; class names lie beside it in
-labels.txt. Stock Keras opens .keras and .h5 without this package.
+Every kind takes uint8 images of the data set's size and returns probabilities. Class names and the fitting rule
+are stored inside it or, for .h5 and .tflite, in OUTPUT.json beside it: copy the two together. Stock Keras opens .keras
+and .h5 without this package.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ class ExportConfig:
 
 
 def main(config: ExportConfig, positional: list[str]) -> None:
-    """Writes the model and its labels."""
+    """Writes the model, and what is stored with it."""
     refuse_positional(positional)
     if not config.workdir:
         raise UserError("name the run: --workdir=runs/NAME")
@@ -39,7 +40,8 @@ def main(config: ExportConfig, positional: list[str]) -> None:
     import keras
     import tensorflow as tf
 
-    from tl_distributed.inference.saved import DEFAULT_NAMES, ENDINGS, LABELS_FILE, read_labels, save_model
+    from tl_distributed.inference.model_info import info_path
+    from tl_distributed.inference.saved import DEFAULT_NAMES, ENDINGS, save_model, stored_info
 
     workdir = config.workdir.rstrip("/")
     source = f"{workdir}/model.keras"
@@ -50,13 +52,10 @@ def main(config: ExportConfig, positional: list[str]) -> None:
         raise UserError(f"--output={config.output}: --format={config.format} is written to *{ENDINGS[config.format]}")
     if tf.io.gfile.exists(output) and not config.overwrite:
         raise UserError(f"{output} exists; use --overwrite to replace it")
-    folder = os.path.dirname(output) or "."
-    tf.io.gfile.makedirs(folder)
-    save_model(keras.models.load_model(source, compile=False, safe_mode=True), output, config.format)
-    labels = read_labels(source)
-    with tf.io.gfile.GFile(f"{folder}/{LABELS_FILE}", "w") as file:
-        file.write("".join(f"{name}\n" for name in labels))
-    print(f"{output}: {config.format}, labels in {folder}/{LABELS_FILE}")
+    tf.io.gfile.makedirs(os.path.dirname(output) or ".")
+    model = keras.models.load_model(source, compile=False, safe_mode=True)
+    save_model(model, output, config.format, stored_info(source, model))
+    print(f"{output}: {config.format}, class names in {info_path(output)}")
 
 
 run = functools.partial(run_command, main, ExportConfig, __doc__)  # what the console script calls

@@ -3,6 +3,7 @@
 from data_prep.config import BuildConfig
 from data_prep.source import Source
 from data_prep.sources.tfds import TfdsSource
+from tl_distributed.data.fit_rules import DEFAULT_FIT
 
 TAKES, NEEDS = ("input",), ()
 
@@ -11,5 +12,5 @@ def open_source(config: BuildConfig) -> Source:
     """Raises `UserError` where the download fails."""
     return TfdsSource(
         name="cifar10", tfds_name="cifar10", data_dir=config.input, image_size=config.image_size,
-        crop_to_aspect_ratio=False,
+        fit=DEFAULT_FIT,
     )  # fmt: skip

@@ -87,7 +87,7 @@ class Cifar10ArchiveSource(Source):
     def _resize(self, images: np.ndarray) -> np.ndarray:
         if self.image_size == _SIDE:
             return np.ascontiguousarray(images)
-        resized = (resize_array(image, size=self.image_size, crop_to_aspect_ratio=False) for image in images)
+        resized = (resize_array(image, size=self.image_size, fit=self.fit) for image in images)
         return np.stack(list(resized))
 
     def _read_batch(self, batch: str) -> tuple[np.ndarray, np.ndarray]:

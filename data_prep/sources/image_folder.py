@@ -14,10 +14,11 @@ from data_prep.source_parts.image_layout import find_layout
 from data_prep.source_parts.sample_bits import SampleBits
 from tl_distributed.data.decode import FORMATS_IN_WORDS, Picture, UnreadableImage, decode_picture
 from tl_distributed.data.decode_settings import DecodeSettings
+from tl_distributed.data.fit_rules import IN_WORDS, Fit
 from tl_distributed.errors import UserError
 
 _LIMITS = ("max_megapixels", "max_archive_members", "max_archive_gib")
-TAKES, NEEDS = ("input", "skip_unreadable", "crop_to_aspect_ratio", *_LIMITS), ("input",)
+TAKES, NEEDS = ("input", "skip_unreadable", "fit", "crop_to_aspect_ratio", *_LIMITS), ("input",)
 _CHUNK_IMAGES = 256
 _CHUNK_BYTES = 16 * 2**20  # of files read ahead for one chunk: large photographs travel in smaller chunks
 _NAMES_KEPT = 100  # unreadable images that `details` names
@@ -32,7 +33,7 @@ class ImageFolderSource(Source):
     name = "image_folder"
 
     def __init__(
-        self, *, path: str, image_size: int, crop_to_aspect_ratio: bool, skip_unreadable: bool, num_threads: int,
+        self, *, path: str, image_size: int, fit: Fit, skip_unreadable: bool, num_threads: int,
         max_megapixels: float = DecodeSettings.max_megapixels, limits: ArchiveLimits | None = None,
     ):  # fmt: skip
         """Lists the container and checks its layout; reads no pixels.
@@ -40,7 +41,7 @@ class ImageFolderSource(Source):
         Args:
           path: Folder, zip or tar (plain or compressed).
           image_size: Height and width to resize to, in pixels.
-          crop_to_aspect_ratio: Cut the centred square instead of squashing.
+          fit: Of images that are not square, as in `fitting.resize_image`.
           skip_unreadable: Leave out, count and name images that cannot be decoded; otherwise the first one is an error.
           num_threads: Threads that decode.
           max_megapixels: Million pixels that one picture may hold once decoded.
@@ -50,7 +51,7 @@ class ImageFolderSource(Source):
           UserError: The path or its layout is not what it should be.
         """
         self.image_size = image_size
-        self._crop, self._skip_unreadable, self._num_threads = crop_to_aspect_ratio, skip_unreadable, num_threads
+        self.fit, self._skip_unreadable, self._num_threads = fit, skip_unreadable, num_threads
         self._container = open_container(path, limits)
         self._layout = find_layout(self._container)
         self.class_names = self._layout.class_names
@@ -58,8 +59,7 @@ class ImageFolderSource(Source):
         self._unreadable: list[str] = []
         self._max_megapixels = max_megapixels
         self._sample_bits = SampleBits()
-        fitting = "centred square" if crop_to_aspect_ratio else "squashed to a square"
-        self.details = {"resize": f"bilinear, antialiased, {fitting}", "unreadable": 0, "unreadable_files": []}
+        self.details = {"resize": f"bilinear, antialiased, {IN_WORDS[fit]}", "unreadable": 0, "unreadable_files": []}
         self.notes = []
         if not self._layout.has_split_folders:
             self.notes.append(f"{path}: no train/ there, so every class folder is train and there is no test split")
@@ -93,9 +93,7 @@ class ImageFolderSource(Source):
         for member in batch:
             try:
                 data = member.read()
-                picture = decode_picture(
-                    data, size=self.image_size, crop_to_aspect_ratio=self._crop, max_megapixels=self._max_megapixels
-                )
+                picture = decode_picture(data, size=self.image_size, fit=self.fit, max_megapixels=self._max_megapixels)
                 decoded.append((member.name, picture))
             except (UnreadableFile, UnreadableImage) as error:
                 decoded.append((member.name, str(error)))
@@ -146,7 +144,7 @@ def open_source(config: BuildConfig) -> Source:
     return ImageFolderSource(
         path=config.input,
         image_size=config.image_size,
-        crop_to_aspect_ratio=config.crop_to_aspect_ratio,
+        fit=config.fitting_rule,
         skip_unreadable=config.skip_unreadable,
         num_threads=config.num_threads,
         max_megapixels=config.max_megapixels,

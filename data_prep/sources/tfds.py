@@ -11,9 +11,10 @@ import numpy as np
 from data_prep.config import BuildConfig
 from data_prep.source import Chunk, Source
 from tl_distributed.data.decode import resize_array
+from tl_distributed.data.fit_rules import IN_WORDS, Fit
 from tl_distributed.errors import UserError
 
-TAKES, NEEDS = ("input", "tfds_name", "crop_to_aspect_ratio"), ("tfds_name",)
+TAKES, NEEDS = ("input", "tfds_name", "fit", "crop_to_aspect_ratio"), ("tfds_name",)
 _CHUNK_IMAGES = 256
 _DOWNLOAD_RETRIES = 5
 _TFDS_SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -26,7 +27,7 @@ _OFFLINE = (
 class TfdsSource(Source):
     """A TFDS set whose supervised pair is (one image, one class label); downloads and prepares it on first use."""
 
-    def __init__(self, *, name: str, tfds_name: str, data_dir: str, image_size: int, crop_to_aspect_ratio: bool):
+    def __init__(self, *, name: str, tfds_name: str, data_dir: str, image_size: int, fit: Fit):
         """Loads the set, downloading it if it is not in `data_dir`.
 
         Args:
@@ -34,12 +35,12 @@ class TfdsSource(Source):
           tfds_name: As in the TFDS catalogue, with `/config` and `:version` where wanted.
           data_dir: TFDS folder; empty takes TFDS's own (`TFDS_DATA_DIR` or `~/tensorflow_datasets`).
           image_size: Height and width to resize to, in pixels.
-          crop_to_aspect_ratio: Cut the centred square instead of squashing.
+          fit: Of images that are not square, as in `fitting.resize_image`.
 
         Raises:
           UserError: Unknown name, not image classification, no train split, or the download failed.
         """
-        self.name, self.image_size, self._crop = name, image_size, crop_to_aspect_ratio
+        self.name, self.image_size, self.fit = name, image_size, fit
         self.notes: list[str] = []
         self._builder = _make_builder(tfds_name, data_dir)
         self._image_key, self._label_key = _supervised_keys(self._builder)
@@ -48,7 +49,7 @@ class TfdsSource(Source):
         self.splits = self._find_splits()
         self.details = {
             "tfds": str(self._builder.info.full_name),
-            "resize": f"bilinear, antialiased, {'centred square' if crop_to_aspect_ratio else 'squashed to a square'}",
+            "resize": f"bilinear, antialiased, {IN_WORDS[fit]}",
         }
 
     def count(self, split: str) -> int:
@@ -82,7 +83,7 @@ class TfdsSource(Source):
 
         images, labels = [], []
         for image, label in self._read(tfds.as_numpy(dataset.prefetch(tf.data.AUTOTUNE)), split):
-            images.append(resize_array(image, size=self.image_size, crop_to_aspect_ratio=self._crop))
+            images.append(resize_array(image, size=self.image_size, fit=self.fit))
             labels.append(label)
             if len(labels) == _CHUNK_IMAGES:
                 yield np.stack(images), np.array(labels)
@@ -187,5 +188,5 @@ def open_source(config: BuildConfig) -> Source:
         tfds_name=config.tfds_name,
         data_dir=config.input,
         image_size=config.image_size,
-        crop_to_aspect_ratio=config.crop_to_aspect_ratio,
+        fit=config.fitting_rule,
     )

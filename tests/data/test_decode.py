@@ -16,7 +16,7 @@ def encode(image, format_name="PNG", **options):
 
 
 def decode(data, size=8, crop=False):
-    return decode_image(data, size=size, crop_to_aspect_ratio=crop)
+    return decode_image(data, size=size, fit="crop" if crop else "squash")
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_other_files_are_unreadable(data, words):
 
 def test_arrays_of_other_sources_become_rgb(pixels):
     grey = pixels[..., :1]
-    np.testing.assert_array_equal(resize_array(grey, size=8, crop_to_aspect_ratio=False), np.repeat(grey, 3, axis=2))
+    np.testing.assert_array_equal(resize_array(grey, size=8, fit="squash"), np.repeat(grey, 3, axis=2))
     wide = pixels.astype(np.uint16) * 256 + 99
-    np.testing.assert_array_equal(resize_array(wide, size=8, crop_to_aspect_ratio=False), pixels)
-    assert resize_array(pixels, size=5, crop_to_aspect_ratio=False).shape == (5, 5, 3)
+    np.testing.assert_array_equal(resize_array(wide, size=8, fit="squash"), pixels)
+    assert resize_array(pixels, size=5, fit="squash").shape == (5, 5, 3)

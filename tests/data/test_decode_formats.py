@@ -20,11 +20,11 @@ def encode(image, format_name="PNG", **options):
 
 
 def decode(data, size=8, **options):
-    return decode_image(data, size=size, crop_to_aspect_ratio=False, **options)
+    return decode_image(data, size=size, fit="squash", **options)
 
 
 def picture(data, size=8, **options):
-    return decode_picture(data, size=size, crop_to_aspect_ratio=False, **options)
+    return decode_picture(data, size=size, fit="squash", **options)
 
 
 @pytest.fixture
@@ -220,13 +220,13 @@ from PIL import Image
 from tl_distributed.data.decode import decode_image
 buffer = io.BytesIO()
 Image.new("L", (10000, 10000)).save(buffer, "PNG", compress_level=1)
-decode_image(buffer.getvalue(), size=8, crop_to_aspect_ratio=False)
+decode_image(buffer.getvalue(), size=8, fit="squash")
 palette = Image.new("P", (8, 8))
 palette.putpalette(bytes(768))
 palette.info["transparency"] = bytes(3)
 buffer = io.BytesIO()
 palette.save(buffer, "PNG")
-decode_image(buffer.getvalue(), size=8, crop_to_aspect_ratio=False)
+decode_image(buffer.getvalue(), size=8, fit="squash")
 buffer = io.BytesIO()
 Image.new("L", (8, 8)).save(buffer, "TIFF")
 data = bytearray(buffer.getvalue())
@@ -234,7 +234,7 @@ at = data.index((279).to_bytes(2, "little"))
 data[at : at + 2] = (282).to_bytes(2, "little")
 data[at + 8 : at + 12] = b"\\xff\\xff\\xff\\x7f"
 data[at + 2] = 5
-decode_image(bytes(data), size=8, crop_to_aspect_ratio=False)
+decode_image(bytes(data), size=8, fit="squash")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -75,6 +75,27 @@ def test_every_image_arrives_once_in_its_split_with_its_class(images, tmp_path):
         assert found == sorted((np.asarray(Image.open(path)).tobytes(), path.parent.name) for path in paths)
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({}, "squash"), ({"fit": "crop"}, "crop"), ({"crop_to_aspect_ratio": True}, "crop"), ({"fit": "pad"}, "pad")],
+)
+def test_the_rule_that_fits_pictures_is_followed_and_stored(tmp_path, flags, expected):
+    from PIL import Image
+
+    from tl_distributed.data.fitting import resize_image
+
+    wide = {}
+    for kind in ("cat", "dog"):
+        image = Image.fromarray(np.random.default_rng(len(wide)).integers(0, 256, (9, 31, 3), np.uint8))
+        (tmp_path / "in" / "train" / kind).mkdir(parents=True)
+        image.save(tmp_path / "in" / "train" / kind / "0.png")
+        wide[kind] = image
+    build.build(make_config(tmp_path / "in", tmp_path / "out", val_fraction=0.0, **flags))
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["fit"] == expected
+    for pixels, name in zip(*read_split(tmp_path / "out", "train"), strict=True):
+        np.testing.assert_array_equal(pixels, resize_image(wide[name], size=8, fit=expected))
+
+
 def test_command_prints_the_counts_and_says_where(images, tmp_path, capsys):
     arguments = ["--source=image_folder", f"--input={images}", "--image_size=8", f"--output_dir={tmp_path}/out"]
     code, out, err = run(arguments, capsys)
@@ -415,6 +436,9 @@ def test_class_of_which_nothing_can_be_read_is_refused(tmp_path):
         (["--num_shards=0"], "at least 1"),
         (["--output_dir="], "--output_dir must name a folder"),
         (["data/photos"], "unexpected argument 'data/photos'"),
+        (["--fit=stretch"], "takes one of squash, crop, pad"),
+        (["--fit=crop"], "--fit is not used by --source=cifar10, only by image_folder, tfds"),
+        (["--source=image_folder", "--input=x", "--fit=pad", "--crop_to_aspect_ratio"], "is --fit=crop, not --fit=pad"),
     ],
 )
 def test_wrong_flags_end_with_one_line(arguments, words, capsys):

@@ -13,11 +13,11 @@ from tl_distributed.errors import UserError
 COUNTS = {"train/cat": 3, "train/dog": 2, "val/dog": 1, "test/cat": 2}
 
 
-def open_source(path, *, size=8, skip_unreadable=False, num_threads=2, crop=False, **options):
+def open_source(path, *, size=8, skip_unreadable=False, num_threads=2, fit="squash", **options):
     return ImageFolderSource(
         path=path,
         image_size=size,
-        crop_to_aspect_ratio=crop,
+        fit=fit,
         skip_unreadable=skip_unreadable,
         num_threads=num_threads,
         **options,

@@ -96,7 +96,7 @@ def use_builder(tmp_path, monkeypatch):
 
 
 def open_source(tfds_name, size=8, data_dir=""):
-    return TfdsSource(name="tfds", tfds_name=tfds_name, data_dir=data_dir, image_size=size, crop_to_aspect_ratio=False)
+    return TfdsSource(name="tfds", tfds_name=tfds_name, data_dir=data_dir, image_size=size, fit="squash")
 
 
 def read(source, split):
@@ -128,9 +128,7 @@ def write_metadata(data_dir):
 def test_cifar10_by_mocked_data(tmp_path):
     write_metadata(tmp_path)
     with tfds.testing.mock_data(num_examples=300, data_dir=str(tmp_path)):
-        source = TfdsSource(
-            name="cifar10", tfds_name="cifar10", data_dir=str(tmp_path), image_size=32, crop_to_aspect_ratio=False
-        )
+        source = TfdsSource(name="cifar10", tfds_name="cifar10", data_dir=str(tmp_path), image_size=32, fit="squash")
         assert source.count("test") == 300
         assert source.class_names == tuple(CIFAR10_NAMES)
         assert source.splits == ("train", "test")

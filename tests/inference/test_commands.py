@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -13,12 +14,14 @@ from paths import REPO
 from toy_dataset import CLASS_NAMES, write_toy_dataset
 
 from tl_distributed.data.decode import decode_image
+from tl_distributed.data.fit_rules import FITS
 from tl_distributed.errors import UserError
 from tl_distributed.evaluate import EvaluateConfig
 from tl_distributed.evaluate import main as evaluate
 from tl_distributed.export import ExportConfig
 from tl_distributed.export import main as export
 from tl_distributed.inference.saved import open_model
+from tl_distributed.inference.scoring import class_table
 from tl_distributed.predict import PredictConfig
 from tl_distributed.predict import main as predict
 from tl_distributed.settings.command import run_command
@@ -35,6 +38,8 @@ def run(tmp_path_factory):
     """A finished run of a few steps, still unsure of itself, and its data set: (workdir, data_dir)."""
     folder = tmp_path_factory.mktemp("run")
     data_dir = write_toy_dataset(folder / "data", counts={"train": 60, "val": 12, "test": 33}, size=SIZE)
+    manifest = pathlib.Path(data_dir) / "dataset.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "fit": "crop"}))
     config = Config(
         backbone="tiny_norm", data_dir=data_dir, workdir=str(folder / "run"), epochs=1, global_batch_size=20,
         learning_rate=0.02, strategy="one_device", dropout=0.0,
@@ -70,10 +75,12 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def test_export_leaves_nothing_but_models_and_labels(run, exported):
+BESIDE = {"h5": {"model.h5.json"}, "tflite": {"model.tflite.json"}}  # other kinds hold it inside
+
+
+def test_export_leaves_nothing_but_models_and_what_is_stored_with_them(run, exported):
     folder = pathlib.Path(run[0]) / "export"
-    assert {path.name for path in folder.iterdir()} == {*KINDS.values(), "labels.txt"}
-    assert (folder / "labels.txt").read_text().splitlines() == list(CLASS_NAMES)
+    assert {path.name for path in folder.iterdir()} == {*KINDS.values()}.union(*BESIDE.values())
 
 
 @pytest.mark.parametrize("kind", ["run", *KINDS])
@@ -169,7 +176,7 @@ def test_overwrite_replaces_what_was_there(run, tmp_path, kind):
     export(ExportConfig(workdir=run[0], format=kind, output=str(path), overwrite=True), [])
     assert open_model(str(path)).class_names == CLASS_NAMES
     assert not (path / "leftover").exists()
-    assert {file.name for file in path.parent.iterdir()} == {KINDS[kind], "labels.txt"}
+    assert {file.name for file in path.parent.iterdir()} == {KINDS[kind]} | BESIDE.get(kind, set())
 
 
 def test_export_refuses_what_it_cannot_do(run, tmp_path):
@@ -179,12 +186,12 @@ def test_export_refuses_what_it_cannot_do(run, tmp_path):
         export(ExportConfig(workdir=str(tmp_path)), [])
 
 
-def predicted(model: str, *paths, **settings) -> tuple[int, list[dict]]:
-    """Returns the exit code and the rows by `predict_files` of what the command prints."""
+def predicted(model: str, *paths, **settings) -> list[dict]:
+    """Returns the rows by `predict_files` of what the command prints."""
     from tl_distributed.inference.predictions import find_images, predict_files
 
-    options = {"top": 3, "batch_size": 4, "crop_to_aspect_ratio": False, **settings}
-    return list(predict_files(model, find_images([str(path) for path in paths]), **options))
+    options = {"top": 3, "batch_size": 4, "fit": "squash", **settings}
+    return list(predict_files(open_model(model), find_images([str(path) for path in paths]), **options))
 
 
 @pytest.mark.parametrize("kind", ["run", *KINDS])
@@ -199,7 +206,7 @@ def test_predict_names_bad_images_and_goes_on(run, exported, pictures, kind, cap
     assert line.startswith(f"{pictures}/2b.jpg: ") and line.endswith("; left out")
     model = open_model(model_path(run, exported, kind))
     for row in rows:
-        pixels = decode_image(pathlib.Path(row["file"]).read_bytes(), size=SIZE, crop_to_aspect_ratio=False)
+        pixels = decode_image(pathlib.Path(row["file"]).read_bytes(), size=SIZE, fit="squash")
         (expected,) = model.predict(pixels[None])
         order = np.argsort(-expected)
         assert [best["class"] for best in row["top"]] == [CLASS_NAMES[index] for index in order]
@@ -220,17 +227,61 @@ def test_predictions_are_those_of_the_data_set(run):
     assert row["probability"] == pytest.approx(expected.max(), abs=1e-6)
 
 
-def test_predict_of_wide_images_squashes_or_crops(run, tmp_path):
+@pytest.mark.parametrize("fit", FITS)
+def test_predict_of_wide_images_follows_the_rule(run, tmp_path, fit):
     pixels = np.zeros((20, 60, 3), np.uint8)
     pixels[:, 20:40] = 255
     path = tmp_path / "wide.png"
     path.write_bytes(tf.io.encode_png(pixels).numpy())
     model = open_model(run[0])
-    for crop in (False, True):
-        (row,) = predicted(run[0], path, crop_to_aspect_ratio=crop)
-        image = decode_image(path.read_bytes(), size=SIZE, crop_to_aspect_ratio=crop)
-        assert row["probability"] == pytest.approx(model.predict(image[None]).max(), abs=1e-5)
-    assert (image == 255).all()  # the middle square
+    (row,) = predicted(run[0], path, fit=fit)
+    image = decode_image(path.read_bytes(), size=SIZE, fit=fit)
+    assert row["probability"] == pytest.approx(model.predict(image[None]).max(), abs=1e-5)
+
+
+def test_every_kind_is_told_apart_from_the_rule_of_the_flags(run, exported, tmp_path, capsys):
+    """The data set's rule goes into the run and into every model; without a flag `predict` says nothing about it."""
+    config, results = (
+        json.loads((pathlib.Path(run[0]) / f"{name}.json").read_text()) for name in ("config", "results")
+    )
+    assert config["fit"] == results["fit"] == "crop"
+    path = tmp_path / "wide.png"
+    pixels = np.zeros((20, 60, 3), np.uint8)
+    pixels[:, 20:40] = 255
+    path.write_bytes(tf.io.encode_png(pixels).numpy())
+    expected = open_model(run[0]).predict(np.full((1, SIZE, SIZE, 3), 255, np.uint8)).max()
+    for kind in ("run", *KINDS):
+        predict(PredictConfig(model=model_path(run, exported, kind)), [str(path)])
+        output = capsys.readouterr()
+        assert json.loads(output.out)["probability"] == pytest.approx(expected, abs=1e-5) and not output.err
+    predict(PredictConfig(model=run[0], fit="squash"), [str(path)])
+    output = capsys.readouterr()
+    assert json.loads(output.out)["probability"] != pytest.approx(expected, abs=1e-3)
+    assert "--fit=squash is taken" in output.err and output.err.count("\n") == 1
+    with pytest.raises(UserError, match="--crop_to_aspect_ratio is --fit=crop, not --fit=pad"):
+        predict(PredictConfig(model=run[0], crop_to_aspect_ratio=True, fit="pad"), [str(path)])
+
+
+def test_names_that_end_a_line_stay_in_their_row():
+    scores = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 3}
+    names = ("a\nb", "c\u2028d", "e\x85f", "\udcff")
+    lines = class_table({"per_class": dict.fromkeys(names, scores)}).splitlines()
+    assert [line.split()[0] for line in lines] == ["class", r"a\nb", r"c\u2028d", r"e\x85f", r"\udcff"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_a_run_and_its_data_set_that_moved(run, pictures, tmp_path, capsys):
+    workdir, data_dir = (tmp_path / name for name in ("moved_run", "moved_data"))
+    shutil.copytree(run[0], workdir, ignore=shutil.ignore_patterns("export"))
+    shutil.copytree(run[1], data_dir)
+    evaluate(EvaluateConfig(workdir=str(workdir), data_dir=str(data_dir)), [])
+    accuracy = json.loads((workdir / "results.json").read_text())["test_accuracy"]
+    assert f"test: accuracy {accuracy:.2%} of 33 images" in capsys.readouterr().out
+    evaluate(EvaluateConfig(workdir=str(workdir)), [])  # where the data set was
+    assert f"test: accuracy {accuracy:.2%} of 33 images" in capsys.readouterr().out
+    export(ExportConfig(workdir=str(workdir), format="keras"), [])
+    (row,) = predicted(str(workdir / "export" / "model.keras"), pictures / "0.png")
+    assert row["class"] in CLASS_NAMES
 
 
 def test_predict_as_a_table_in_the_order_given(run, pictures, capsys):

@@ -215,20 +215,20 @@ def test_tensorboard_shows_the_features(runs, board):
 
 def test_images_by_place_and_by_file(runs, tmp_path):
     path = tmp_path / "some.png"
-    path.write_bytes(image_files.png(1, side=23))
+    Image.fromarray(image_files.pixels(1, side=23)[:15]).save(path)
     data_dir = str(runs / "data")
     info = read_manifest(data_dir)
     split = load_splits(data_dir, info, ("test",), input_mode="memory", shuffle_buffer_examples=1)["test"]
     (batch,) = split.eval_batches(TESTS)
-    samples, shown = read_samples(data_dir, info, "test", num_images=10, shown=("44", str(path), "0", "44"))
-    expected = decode_image(path.read_bytes(), size=SIZE, crop_to_aspect_ratio=False)
+    samples, shown = read_samples(data_dir, info, "test", num_images=10, shown=("44", str(path), "0", "44"), fit="crop")
+    expected = decode_image(path.read_bytes(), size=SIZE, fit="crop")
     np.testing.assert_array_equal(shown.images, [batch.images[44], expected, batch.images[0], batch.images[44]])
     names = [CLASS_NAMES[batch.labels[place]] for place in (44, 0)]
     assert shown.captions == (f"{names[0]}\ntest 44", "some.png", f"{names[1]}\ntest 0", f"{names[0]}\ntest 44")
     np.testing.assert_array_equal(samples.images, batch.images[samples.places])
     np.testing.assert_array_equal(samples.labels, batch.labels[samples.places])
     assert len(samples.places) == 10
-    every, shown = read_samples(data_dir, info, "test", num_images=1000, shown=())
+    every, shown = read_samples(data_dir, info, "test", num_images=1000, shown=(), fit="crop")
     np.testing.assert_array_equal(every.images, batch.images)
     firsts = [int(np.flatnonzero(batch.labels == label)[0]) for label in range(3)]
     np.testing.assert_array_equal(shown.images, batch.images[firsts])
@@ -267,7 +267,7 @@ MISTAKES = {
     ("--workdir={source}", "--images=45"): "--images=45: test has 45 images, so the last place is 44",
     ("--workdir={source}", "--images=no.png"): "--images=no.png: no such file, nor a place in the split (0 to 44)",
     ("--workdir={source}", "--images=" + ",".join(map(str, range(17)))): "--images: 17 images; at most 16",
-    ("--workdir={source}", "--images={data}/dataset.json"): "dataset.json: not a JPEG, PNG, BMP or GIF",
+    ("--workdir={source}", "--images={data}/dataset.json"): "dataset.json: not a JPEG, PNG, BMP, GIF, WebP, TIFF or AVIF",
     ("--workdir={source}", "--before=nowhere"): "--before=nowhere: no such file or folder",
     ("--workdir={source}", "--before=no.keras"): "--before=no.keras: no such file",
     ("--workdir={source}", "--before={still}"): "have no layer of the same name and size below the head",

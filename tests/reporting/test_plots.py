@@ -5,6 +5,7 @@ import itertools
 import math
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def _drawn(figure) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(plots.figure_png(figure))).convert("RGB"))
 
 
-@pytest.mark.parametrize("num_classes", [2, 10, 24, 100])
+@pytest.mark.parametrize("num_classes", [2, 10, 24, 50])
 def test_confusion_matrix_at_any_size(num_classes):
     matrix = np.eye(num_classes, dtype=np.int64) * 8
     matrix[0, 1], matrix[1] = 2, 0  # one class confused, one without examples
@@ -77,6 +78,59 @@ def test_confusion_matrix_at_any_size(num_classes):
     boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
     overlapping = [one.overlaps(two) for one, two in itertools.pairwise(boxes)]
     assert len(boxes) >= 2 and not any(overlapping)
+
+
+def labels_apart(axes) -> list[str]:
+    """Returns the names on the vertical axis, none of which covers another."""
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert not any(one.overlaps(two) for one, two in itertools.pairwise(boxes))
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
+@pytest.mark.parametrize("num_classes", [51, 1000])
+def test_of_many_classes_the_most_confused_pairs_are_drawn_in_place_of_a_matrix(num_classes):
+    matrix = np.eye(num_classes, dtype=np.int64) * 8
+    matrix[3, 5], matrix[7, 2] = 2, 24
+    figure = plots.confusion_matrix(matrix, [f"class ${index}" for index in range(num_classes)])
+    (axes,) = figure.axes
+    _drawn(figure)
+    assert labels_apart(axes) == [r"class \$7, taken for class \$2", r"class \$3, taken for class \$5"]
+    assert [bar.get_width() for bar in axes.patches] == [0.75, 0.2] and not axes.images
+    right = plots.confusion_matrix(np.eye(num_classes, dtype=np.int64), ["x"] * num_classes)
+    assert [text.get_text() for text in right.axes[0].texts] == ["none"]
+    _drawn(right)
+
+
+def test_of_many_classes_the_worst_are_drawn():
+    scores = {f"class {index}": {"accuracy": index / 999} for index in range(1000)}
+    figure = plots.per_class_accuracy(scores)
+    (axes,) = figure.axes
+    assert max(_drawn(figure).shape[:2]) < 2500
+    assert labels_apart(axes) == [f"class {index}" for index in range(40)]
+    assert axes.get_ylabel() == "class, the 40 worst of 1,000"
+    assert axes.get_legend().get_texts()[0].get_text() == "mean of the classes: 50.0 %"
+
+
+def test_names_that_no_font_can_draw_are_said_in_one_line(caplog):
+    from tl_distributed.reporting import drawing
+
+    drawing._say_missing.cache_clear()
+    names = ["漢字", "🐈", "tab\tname", "line\u2028separator", "\x07bell", "\udcff"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            _drawn(plots.confusion_matrix(np.eye(6, dtype=int), names))
+            _drawn(plots.per_class_accuracy({name: {"accuracy": 0.5} for name in names}))
+    assert len(caplog.messages) == 1 and "DejaVu Sans lacks as boxes" in caplog.messages[0]
+    shown = [drawing.shortened(name) for name in names[2:]]
+    assert shown == ["tab\\tname", "line\\u2028separator", "\\x07bell", "\\udcff"]
+
+
+def test_other_warnings_of_drawing_are_kept(monkeypatch):
+    figure = plots.learning_curves([])
+    monkeypatch.setattr(type(figure), "savefig", lambda *_, **__: warnings.warn("another", UserWarning, stacklevel=1))
+    with pytest.warns(UserWarning, match="another"):
+        plots.figure_png(figure)
 
 
 def test_per_class_accuracy_puts_the_worst_first_and_leaves_out_the_unmeasured():

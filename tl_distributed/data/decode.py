@@ -8,6 +8,8 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, features
 
 from tl_distributed.data.decode_settings import DecodeSettings
+from tl_distributed.data.fit_rules import Fit
+from tl_distributed.data.fitting import resize_image
 from tl_distributed.data.picture_file import (
     PictureFile,
     UnreadableImage,
@@ -68,16 +70,14 @@ class Picture:
 
 
 def decode_image(
-    data: bytes, *, size: int, crop_to_aspect_ratio: bool, max_megapixels: float = DecodeSettings.max_megapixels
+    data: bytes, *, size: int, fit: Fit, max_megapixels: float = DecodeSettings.max_megapixels
 ) -> np.ndarray:
     """Returns the pixels of `decode_picture`, `[size, size, 3] uint8` RGB; same arguments, and raises the same."""
-    return decode_picture(
-        data, size=size, crop_to_aspect_ratio=crop_to_aspect_ratio, max_megapixels=max_megapixels
-    ).pixels
+    return decode_picture(data, size=size, fit=fit, max_megapixels=max_megapixels).pixels
 
 
 def decode_picture(
-    data: bytes, *, size: int, crop_to_aspect_ratio: bool, max_megapixels: float = DecodeSettings.max_megapixels
+    data: bytes, *, size: int, fit: Fit, max_megapixels: float = DecodeSettings.max_megapixels
 ) -> Picture:
     """Decodes the first frame or page of a JPEG, PNG, BMP, GIF, WebP, TIFF or AVIF, told by content.
 
@@ -87,7 +87,7 @@ def decode_picture(
     Args:
       data: The file.
       size: Height and width of the result in pixels.
-      crop_to_aspect_ratio: As in `resize_image`.
+      fit: As in `resize_image`.
       max_megapixels: Million pixels that the decoder may hold; a JPEG is decoded at a half, a quarter or an eighth
         where that is at least twice `size`.
 
@@ -107,7 +107,7 @@ def decode_picture(
             image.draft(None, (_DRAFT_FACTOR * size, _DRAFT_FACTOR * size))
             _check_size(full if file.is_held_whole else _held_size(image), full, max_megapixels)
             image.load()
-            return _finish(image, file, full, size=size, crop_to_aspect_ratio=crop_to_aspect_ratio)
+            return _finish(image, file, full, size=size, fit=fit)
     except UnreadableImage:
         raise
     except Image.UnidentifiedImageError:
@@ -118,31 +118,14 @@ def decode_picture(
         raise UnreadableImage(f"damaged {format_name}: {one_line(error) or type(error).__name__}") from None
 
 
-def resize_image(image: Image.Image, *, size: int, crop_to_aspect_ratio: bool) -> np.ndarray:
-    """Resizes an RGB image to `[size, size, 3] uint8`, bilinear and antialiased.
-
-    Args:
-      image: Of any height and width.
-      size: Height and width of the result in pixels.
-      crop_to_aspect_ratio: Whether to cut the largest centred square first; otherwise the image is squashed.
-    """
-    if crop_to_aspect_ratio and image.width != image.height:
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
-
-
-def resize_array(pixels: np.ndarray, *, size: int, crop_to_aspect_ratio: bool) -> np.ndarray:
+def resize_array(pixels: np.ndarray, *, size: int, fit: Fit) -> np.ndarray:
     """Turns `[height, width, 1, 3 or 4]` uint8 or uint16 into `[size, size, 3] uint8` as `decode_image` does."""
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     if pixels.shape[-1] == 3 and pixels.shape[:2] == (size, size):
         return pixels
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    return resize_image(to_rgb(image)[0], size=size, crop_to_aspect_ratio=crop_to_aspect_ratio)
+    return resize_image(to_rgb(image)[0], size=size, fit=fit)
 
 
 class _FirstPage(TiffImagePlugin.TiffImageFile):
@@ -181,16 +164,14 @@ def _check_size(held: tuple[int, int], full: tuple[int, int], max_megapixels: fl
         )
 
 
-def _finish(
-    image: Image.Image, file: PictureFile, full: tuple[int, int], *, size: int, crop_to_aspect_ratio: bool
-) -> Picture:
+def _finish(image: Image.Image, file: PictureFile, full: tuple[int, int], *, size: int, fit: Fit) -> Picture:
     """Makes a loaded image RGB, turns it upright and resizes it."""
     rgb, used_bits = to_rgb(image, has_16_bits=file.has_16_bits)
     orientation = file.orientation or _orientation(image)
     if orientation in _TURNS:
         rgb = rgb.transpose(_TURNS[orientation])
     width, height = full[::-1] if orientation in _SIDEWAYS else full
-    pixels = resize_image(rgb, size=size, crop_to_aspect_ratio=crop_to_aspect_ratio)
+    pixels = resize_image(rgb, size=size, fit=fit)
     return Picture(pixels, width, height, used_bits)
 
 

@@ -15,6 +15,7 @@ import json
 import math
 from typing import Any
 
+from tl_distributed.data.fit_rules import DEFAULT_FIT, FITS, IN_WORDS, Fit
 from tl_distributed.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -53,7 +54,8 @@ class DatasetInfo:
     """What `dataset.json` holds.
 
     `image_shape` is (height, width, 3). `source` names the source, `details` whatever else the writer
-    knows (input, fractions, duplicates, versions). A split may be absent (a source without a test split).
+    knows (input, fractions, duplicates, versions). A split may be absent (a source without a test split). `fit` is how
+    images that were not square became so.
     """
 
     class_names: tuple[str, ...]
@@ -63,6 +65,7 @@ class DatasetInfo:
     splits: dict[str, Split]
     details: dict[str, Any]
     schema_version: int = SCHEMA_VERSION
+    fit: Fit = DEFAULT_FIT
 
     @property
     def num_classes(self) -> int:
@@ -72,8 +75,12 @@ class DatasetInfo:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     def digest(self) -> str:
-        """Returns the SHA-256 in hex of the manifest, which holds that of every shard."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """Returns the SHA-256 in hex of the manifest, which holds that of every shard.
+
+        `fit` is left out: it tells nothing that the shards do not, and runs of before it was stored go on.
+        """
+        told = {name: value for name, value in dataclasses.asdict(self).items() if name != "fit"}
+        return hashlib.sha256((json.dumps(told, indent=2) + "\n").encode()).hexdigest()
 
 
 def parse_manifest(text: str, path: str) -> DatasetInfo:
@@ -100,10 +107,21 @@ def parse_manifest(text: str, path: str) -> DatasetInfo:
         }
         height, width, channels = raw["image_shape"]
         return DatasetInfo(
-            tuple(raw["class_names"]), (height, width, channels), raw["seed"], raw["source"], splits, raw["details"]
-        )
+            tuple(raw["class_names"]), (height, width, channels), raw["seed"], raw["source"], splits, raw["details"],
+            fit=_fit(raw),
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a data set description ({type(error).__name__}: {error})") from None
+
+
+def _fit(raw: dict[str, Any]) -> Fit:
+    """Returns the fitting rule; data sets of before it was stored say it among the source's details, in words."""
+    if "fit" not in raw:
+        said = str((raw["details"].get("source") or {}).get("resize", ""))
+        return next((fit for fit, words in IN_WORDS.items() if words in said), DEFAULT_FIT)
+    if raw["fit"] not in FITS:
+        raise ValueError(f"fit {raw['fit']!r} is none of {', '.join(FITS)}")
+    return raw["fit"]
 
 
 def read_manifest(data_dir: str) -> DatasetInfo:

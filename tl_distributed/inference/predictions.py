@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.data.decode import EXTENSIONS, UnreadableImage, decode_image
+from tl_distributed.data.decode import EXTENSIONS, UnreadableImage
 from tl_distributed.data.decode_settings import DecodeSettings
-from tl_distributed.errors import UserError
-from tl_distributed.inference.saved import open_model
+from tl_distributed.data.fit_rules import DEFAULT_FIT, Fit
+from tl_distributed.errors import UserError, printable
+from tl_distributed.inference.pictures import prepare_picture
+from tl_distributed.inference.saved import SavedModel
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
@@ -41,30 +43,46 @@ def find_images(paths: Sequence[str]) -> list[str]:
     return found
 
 
+def choose_fit(model: SavedModel, asked: Fit | None) -> tuple[Fit, str]:
+    """Returns (the rule to prepare pictures by, a line for the user where that is not surely the model's own).
+
+    Args:
+      model: Opened.
+      asked: Of the flags, which win; `None` takes the model's.
+    """
+    if asked and model.fit and model.fit != asked:
+        return asked, f"{model.path}: its data set was built with --fit={model.fit}; --fit={asked} is taken"
+    if asked or model.fit:
+        return asked or model.fit, ""
+    return DEFAULT_FIT, (
+        f"{model.path}: does not say how its pictures were fitted, so --fit={DEFAULT_FIT} is assumed; give --fit=crop "
+        "if its data set was built with --crop_to_aspect_ratio"
+    )
+
+
 def predict_files(
-    model_path: str, files: Iterable[str], *, top: int, batch_size: int, crop_to_aspect_ratio: bool,
+    model: SavedModel, files: Iterable[str], *, top: int, batch_size: int, fit: Fit,
     max_megapixels: float = DecodeSettings.max_megapixels,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Yields for each file, in order, `file` and either `class`, `probability`, `top`, or `error`.
 
     Args:
-      model_path: What `open_model` takes.
+      model: Opened.
       files: Image files.
       top: Number of best classes in `top`, a list of {class, probability}.
       batch_size: Images at once.
-      crop_to_aspect_ratio: As the data set was built.
+      fit: What becomes of pictures that are not square; the model's own, unless the user wants another.
       max_megapixels: Million pixels that one picture may hold once decoded.
 
     Raises:
-      UserError: A model that cannot be opened, or one that takes images that are not square.
+      UserError: The model takes images that are not square.
     """
-    model = open_model(model_path)
     height, width, _ = model.image_shape
     if height != width:
-        raise UserError(f"{model_path}: takes {height} x {width} images; only square ones are prepared here")
+        raise UserError(f"{model.path}: takes {height} x {width} images; only square ones are prepared here")
     remaining = iter(files)
     while batch := list(itertools.islice(remaining, batch_size)):
-        decoded = [_decode(path, height, crop_to_aspect_ratio, max_megapixels) for path in batch]
+        decoded = [_decode(path, height, fit, max_megapixels) for path in batch]
         images = [image for image in decoded if isinstance(image, np.ndarray)]
         rows = iter(model.predict(np.stack(images)) if images else ())
         for path, image in zip(batch, decoded, strict=True):
@@ -79,26 +97,21 @@ def print_predictions(results: Iterable[dict[str, Any]], *, as_table: bool) -> i
     for result in results:
         if "error" in result:
             errors += 1
-            print(f"{result['file']}: {result['error']}; left out", file=sys.stderr)
+            print(f"{printable(result['file'])}: {printable(result['error'])}; left out", file=sys.stderr)
         elif as_table:
-            best = "  ".join(f"{row['class']} {row['probability']:.1%}" for row in result["top"])
-            print(f"{result['file']}  {best}", flush=True)
+            best = "  ".join(f"{printable(row['class'])} {row['probability']:.1%}" for row in result["top"])
+            print(f"{printable(result['file'])}  {best}", flush=True)
         else:
             print(json.dumps(result), flush=True)
     return errors
 
 
-def _decode(path: str, size: int, crop_to_aspect_ratio: bool, max_megapixels: float) -> np.ndarray | str:
+def _decode(path: str, size: int, fit: Fit, max_megapixels: float) -> np.ndarray | str:
     """Returns the image, or why it cannot be read."""
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return decode_image(
-                file.read(), size=size, crop_to_aspect_ratio=crop_to_aspect_ratio, max_megapixels=max_megapixels
-            )
+        return prepare_picture(path, size=size, fit=fit, max_megapixels=max_megapixels)
     except UnreadableImage as error:
         return str(error)
-    except tf.errors.OpError as error:
-        return error.message
 
 
 def _best(probabilities: np.ndarray, class_names: Sequence[str], top: int) -> dict[str, Any]:

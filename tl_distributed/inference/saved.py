@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import logging
 import os
 import tempfile
 import warnings
@@ -13,9 +14,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_distributed.data.fit_rules import Fit
 from tl_distributed.errors import UserError
+from tl_distributed.files import write_file
+from tl_distributed.inference.model_info import ModelInfo, beside, info_path, read_model_info, store_inside
 
-LABELS_FILE = "labels.txt"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,21 +27,30 @@ class SavedModel:
     """A model ready to predict.
 
     Attributes:
+      path: Of the file or folder that was opened.
       predict: `[batch, height, width, 3] uint8` to `[batch, num_classes] float32` probabilities.
       image_shape: (height, width, 3) that it takes.
-      class_names: In order of label, or empty where no `labels.txt` lies beside the model.
+      num_classes: Its outputs.
+      class_names: In order of label, as many as outputs; empty where none are stored with the model.
+      fit: How the pictures that it was trained on became square; `None` where that is not stored.
     """
 
+    path: str
     predict: Callable[[np.ndarray], np.ndarray]
     image_shape: tuple[int, int, int]
+    num_classes: int
     class_names: tuple[str, ...]
+    fit: Fit | None
 
 
 def open_model(path: str) -> SavedModel:
     """Opens a `.keras`, `.h5` or `.tflite` file, a SavedModel folder, or a run's workdir.
 
+    Where class names are missing or may be another model's, a line says so.
+
     Raises:
-      UserError: No such path, another kind of file, or a model of other inputs.
+      UserError: No such path, another kind of file, a model of other inputs or outputs, or one whose class names are
+        not as many as its outputs.
     """
     path = path.rstrip("/")
     if tf.io.gfile.isdir(path) and tf.io.gfile.exists(f"{path}/model.keras"):
@@ -45,7 +58,7 @@ def open_model(path: str) -> SavedModel:
     if not tf.io.gfile.exists(path):
         raise UserError(f"{path}: no such model; a finished run has model.keras in its workdir")
     try:
-        predict, shape = _open(path)
+        predict, shape, outputs = _open(path)
     except (ValueError, OSError, TypeError, KeyError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: cannot be opened as a model ({reason})") from None
@@ -53,43 +66,51 @@ def open_model(path: str) -> SavedModel:
         raise UserError(
             f"{path}: takes inputs of shape {shape}, not images (height, width, 3); is it a model of a run?"
         )
-    return SavedModel(predict, tuple(shape), read_labels(path))
+    if len(outputs) != 1 or not isinstance(outputs[0], int):
+        raise UserError(f"{path}: gives outputs of shape {outputs}, not a probability for each class")
+    info = _stored(path, tuple(shape), outputs[0])
+    return SavedModel(path, predict, info.image_shape, outputs[0], info.class_names, info.fit)
 
 
-def read_labels(path: str) -> tuple[str, ...]:
-    """Returns the lines of the `labels.txt` beside the model at `path`, or nothing."""
-    labels = f"{os.path.dirname(path) or '.'}/{LABELS_FILE}"
-    if not tf.io.gfile.exists(labels):
-        return ()
-    with tf.io.gfile.GFile(labels) as file:
-        return tuple(file.read().splitlines())
+def _stored(path: str, shape: tuple[int, ...], num_outputs: int) -> ModelInfo:
+    """Returns what is stored with a model, as far as it is known; says what is not."""
+    info, note = read_model_info(path, num_outputs)
+    if note:
+        _LOG.warning("%s", note)
+    return ModelInfo(info.class_names if info else (), info.fit if info else None, shape)
 
 
-def _open(path: str) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[int, ...]]:
+_Predict = Callable[[np.ndarray], np.ndarray]
+_Shape = tuple[int | None, ...]  # without the batch
+
+
+def _open(path: str) -> tuple[_Predict, _Shape, _Shape]:
     if tf.io.gfile.isdir(path):
         return _open_saved_model(path)
     if path.endswith((".keras", ".h5")):
         model = keras.models.load_model(path, compile=False, safe_mode=True)
         # predict_on_batch and not predict: a tf.data pipeline a call costs more than a small model
-        return lambda images: np.asarray(model.predict_on_batch(images)), tuple(model.input_shape[1:])
+        call = lambda images: np.asarray(model.predict_on_batch(images))  # noqa: E731
+        return call, tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
     if path.endswith(".tflite"):
         return _open_tflite(path)
     raise ValueError("takes .keras, .h5, .tflite or a SavedModel folder")
 
 
-def _open_saved_model(path: str) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[int, ...]]:
+def _open_saved_model(path: str) -> tuple[_Predict, _Shape, _Shape]:
     serve = tf.saved_model.load(path).signatures["serving_default"]
     (name, spec), *_ = serve.structured_input_signature[1].items()
-    (output, _), *_ = serve.structured_outputs.items()
+    (output, returned), *_ = serve.structured_outputs.items()
     call = lambda images: serve(**{name: tf.constant(images)})[output].numpy()  # noqa: E731
     call.module = serve  # the variables live as long as the function
-    return call, tuple(spec.shape[1:])
+    return call, tuple(spec.shape[1:]), tuple(returned.shape[1:])
 
 
-def _open_tflite(path: str) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[int, ...]]:
+def _open_tflite(path: str) -> tuple[_Predict, _Shape, _Shape]:
     with tf.io.gfile.GFile(path, "rb") as file:
         interpreter = tf.lite.Interpreter(model_content=file.read())
-    given, returned = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    inputs, outputs = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    given, returned = inputs["index"], outputs["index"]
 
     def predict(images: np.ndarray) -> np.ndarray:
         interpreter.resize_tensor_input(given, images.shape)
@@ -98,16 +119,27 @@ def _open_tflite(path: str) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[i
         interpreter.invoke()
         return interpreter.get_tensor(returned)
 
-    return predict, tuple(int(side) for side in interpreter.get_input_details()[0]["shape"][1:])
+    shapes = (tuple(int(side) for side in tensor["shape"][1:]) for tensor in (inputs, outputs))
+    return predict, *shapes
 
 
-def save_model(model: keras.Model, path: str, kind: str) -> None:
-    """Writes a packaged model; it appears whole or not at all.
+def stored_info(path: str, model: keras.Model) -> ModelInfo:
+    """Returns what is stored with the model of a run at `path`, to be stored with an export of it.
+
+    Raises:
+      UserError: As `read_model_info`.
+    """
+    return _stored(path, tuple(model.input_shape[1:]), model.output_shape[-1])
+
+
+def save_model(model: keras.Model, path: str, kind: str, info: ModelInfo) -> None:
+    """Writes a packaged model with what is stored with it; it appears whole or not at all.
 
     Args:
       model: Of `packaging.package_model`.
       path: File, or folder for a SavedModel, on any file system.
       kind: keras, h5, saved_model or tflite.
+      info: Goes inside, or into a JSON file beside, which is there before the model is.
     """
     from tl_distributed.inference.stock_layers import with_stock_layers
 
@@ -121,6 +153,10 @@ def save_model(model: keras.Model, path: str, kind: str) -> None:
             model.export(made, verbose=False)
         else:
             _save_tflite(model, made)
+        if kind in ("keras", "saved_model"):
+            store_inside(made, info)
+        else:
+            write_file(info_path(path), beside(made, info))
         _move(made, path)
 
 

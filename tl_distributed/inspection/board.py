@@ -9,6 +9,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
 
+from tl_distributed.errors import printable
 from tl_distributed.files import matching_files, write_file
 
 METADATA_FILE, SPRITE_FILE, CHECKPOINT = "metadata.tsv", "sprite.png", "features.ckpt"
@@ -69,7 +70,7 @@ def write_projector(
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value).split())
+    return printable(str(value))  # a tab or a line feed in a class name would shift the columns or the rows
 
 
 def _sprite(images: np.ndarray) -> tuple[bytes, tuple[int, int]]:

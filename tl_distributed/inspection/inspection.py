@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from tl_distributed.data.records import DatasetInfo, read_manifest
 from tl_distributed.errors import UserError
 from tl_distributed.files import write_file, write_json
+from tl_distributed.inference.model_info import ModelInfo, read_model_info
+from tl_distributed.inference.run_data import find_data_dir
 from tl_distributed.inspection import figures
 from tl_distributed.inspection.activations import LayerSimilarity, compare_layers, compute_activations
 from tl_distributed.inspection.board import write_images, write_projector
@@ -42,31 +44,36 @@ def inspect_run(config: InspectConfig) -> list[str]:
     """
     workdir = config.workdir.rstrip("/")
     run = read_run_config(workdir)
-    data_dir = config.data_dir or run.data_dir
+    data_dir = config.data_dir or find_data_dir(workdir)
     info = read_manifest(data_dir)
     if config.split not in info.splits:
         raise UserError(f"--split={config.split}: {data_dir} has {', '.join(info.splits)}")
     check_images(config.images, info, config.split)
     after = open_after(workdir)
-    _check_data(after, info, data_dir)
+    stored = _check_data(after, info, data_dir, f"{workdir}/model.keras")
     before = open_before(config.before.rstrip("/"), run, after)
     if before.image_shape != after.image_shape:
         raise UserError(f"--before={config.before}: takes images of {before.image_shape}, the run {after.image_shape}")
     inspection = _Inspection(config, info, before, after)
     samples, shown = read_samples(
         data_dir, info, config.split, num_images=config.num_images, shown=config.images,
-        max_megapixels=config.max_megapixels,
+        fit=(stored and stored.fit) or info.fit, max_megapixels=config.max_megapixels,
     )  # fmt: skip
     folder = (config.output_dir or f"{workdir}/inspection").rstrip("/")
     return inspection.write(folder, samples, shown, step=_steps(workdir))
 
 
-def _check_data(after: Network, info: DatasetInfo, data_dir: str) -> None:
+def _check_data(after: Network, info: DatasetInfo, data_dir: str, model_path: str) -> ModelInfo | None:
+    """Raises `UserError` where the data set is of other images or classes; returns what is stored with the model."""
     if after.image_shape != info.image_shape:
         raise UserError(f"the run takes images of {after.image_shape}, {data_dir} has {info.image_shape}")
     outputs = after.classifier.output.shape[-1]
     if outputs != info.num_classes:
         raise UserError(f"the run tells {outputs} classes apart, {data_dir} has {info.num_classes}")
+    stored, _ = read_model_info(model_path, outputs)
+    if stored and stored.class_names and stored.class_names != info.class_names:
+        raise UserError(f"the run was trained on other classes than those of {data_dir}")
+    return stored
 
 
 def _steps(workdir: str) -> int:

@@ -8,10 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.data.dataset import load_splits
-from tl_distributed.data.decode import UnreadableImage, decode_image
+from tl_distributed.data.decode import UnreadableImage
 from tl_distributed.data.decode_settings import DecodeSettings
+from tl_distributed.data.fit_rules import Fit
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.errors import UserError
+from tl_distributed.inference.pictures import prepare_picture
 from tl_distributed.inspection.settings import MOST_SHOWN
 
 _MOST_BY_DEFAULT = 8
@@ -54,7 +56,7 @@ def check_images(names: Sequence[str], info: DatasetInfo, split: str) -> None:
 
 
 def read_samples(
-    data_dir: str, info: DatasetInfo, split: str, *, num_images: int, shown: Sequence[str],
+    data_dir: str, info: DatasetInfo, split: str, *, num_images: int, shown: Sequence[str], fit: Fit,
     max_megapixels: float = DecodeSettings.max_megapixels,
 ) -> tuple[Samples, Shown]:  # fmt: skip
     """Reads the images that the numbers are of, and those that are drawn, in one pass over the split.
@@ -65,6 +67,7 @@ def read_samples(
       split: Which the data set has.
       num_images: How many, spread evenly over the split; of fewer, all.
       shown: Places and files, checked; if empty, the first image of each class, 8 at most.
+      fit: What becomes of files that are not square.
       max_megapixels: Million pixels that a file may hold once decoded.
 
     Raises:
@@ -90,20 +93,17 @@ def read_samples(
     names = shown or [str(first[label]) for label in sorted(first)]
     pairs = [
         (drawn[int(name)][0], f"{info.class_names[drawn[int(name)][1]]}\n{split} {name}")
-        if name.isdecimal() else (_decode(name, info, max_megapixels), os.path.basename(name))
+        if name.isdecimal() else (_decode(name, info, fit, max_megapixels), os.path.basename(name))
         for name in names
     ]  # fmt: skip
     return samples, Shown(np.stack([image for image, _ in pairs]), tuple(caption for _, caption in pairs))
 
 
-def _decode(path: str, info: DatasetInfo, max_megapixels: float) -> np.ndarray:
+def _decode(path: str, info: DatasetInfo, fit: Fit, max_megapixels: float) -> np.ndarray:
     height, width, _ = info.image_shape
     if height != width:
         raise UserError(f"--images={path}: the run takes {height} x {width} images; only square ones are prepared here")
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return decode_image(file.read(), size=height, crop_to_aspect_ratio=False, max_megapixels=max_megapixels)
+        return prepare_picture(path, size=height, fit=fit, max_megapixels=max_megapixels)
     except UnreadableImage as error:
         raise UserError(f"--images={path}: {error}") from None
-    except tf.errors.OpError as error:
-        raise UserError(f"--images={path}: cannot be read ({error.message})") from None

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,13 @@ from tl_distributed.files import write_file
 from tl_distributed.reporting.drawing import (
     BLUE,
     GREY,
+    MOST_CLASSES_DRAWN,
+    MOST_ROWS,
     ORANGE,
+    cells_figure,
     confusion_figure,
     figure_png,
+    largest_cells,
     new_figure,
     shortened,
 )
@@ -77,7 +81,8 @@ def _mark_phases(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def confusion_matrix(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Draws a confusion matrix, coloured by the share of the true class, with counts in it.
+    """Draws a confusion matrix, coloured by the share of the true class, with counts in it; of many classes, the pairs
+    that are confused most.
 
     Args:
       matrix: `[classes, classes]` counts; rows: true class, columns: predicted class.
@@ -85,12 +90,26 @@ def confusion_matrix(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: 
     """
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    if len(class_names) > MOST_CLASSES_DRAWN:
+        supports = dict(zip(class_names, counts.sum(1).tolist(), strict=True))
+        return most_confused(largest_cells(counts, class_names, diagonal=False), supports)
     numbers = np.where(counts > 0, counts.astype(str), "")
     return confusion_figure(shares, class_names, label="share of the true class (%)", numbers=numbers)[0]
 
 
+def most_confused(pairs: Sequence[Sequence[Any]], supports: Mapping[str, int]) -> Figure:
+    """Draws the mistakes that were made most often, as shares of the true class.
+
+    Args:
+      pairs: (true class, predicted class, count), the most frequent first.
+      supports: Examples of each class, by name.
+    """
+    cells = [(true, predicted, count / supports[true]) for true, predicted, count in pairs[:MOST_ROWS]]
+    return cells_figure(cells, label="share of the true class (%)")[0]
+
+
 def per_class_accuracy(per_class: dict[str, dict[str, Any]]) -> Figure:
-    """Draws the accuracy of each class, the worst first.
+    """Draws the accuracy of each class, the worst first; of many classes, the worst.
 
     Args:
       per_class: Of `classification_summary`: name to `accuracy` (in [0, 1]; None or NaN where there are no examples)
@@ -102,11 +121,13 @@ def per_class_accuracy(per_class: dict[str, dict[str, Any]]) -> Figure:
         if scores["accuracy"] is not None and not math.isnan(scores["accuracy"])
     ]
     measured.sort(key=lambda pair: pair[1])
-    names, accuracies = [name for name, _ in measured], [accuracy for _, accuracy in measured]
-    figure = new_figure(7, min(max(2.0, 1.0 + 0.28 * len(names)), 20.0))
+    accuracies = [accuracy for _, accuracy in measured]
+    drawn = measured if len(measured) <= MOST_CLASSES_DRAWN else measured[:MOST_ROWS]
+    names = [name for name, _ in drawn]
+    figure = new_figure(7, max(2.0, 1.0 + 0.28 * len(names)))
     axes = figure.subplots()
-    axes.barh(range(len(names)), accuracies, color=BLUE)
-    axes.set_yticks(range(len(names)), [shortened(name) for name in names], fontsize=9 if len(names) <= 50 else 6)
+    axes.barh(range(len(names)), accuracies[: len(names)], color=BLUE)
+    axes.set_yticks(range(len(names)), [shortened(name) for name in names], fontsize=9)
     axes.set_ylim(max(len(names), 1) - 0.5, -0.5)  # downwards
     axes.set_xlim(0, 1)
     if accuracies:
@@ -115,7 +136,7 @@ def per_class_accuracy(per_class: dict[str, dict[str, Any]]) -> Figure:
         axes.legend(loc="lower right", fontsize=8)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     axes.set_xlabel("accuracy (%)")
-    axes.set_ylabel("class")
+    axes.set_ylabel("class" if drawn is measured else f"class, the {len(names)} worst of {len(measured):,}")
     return figure
 
 

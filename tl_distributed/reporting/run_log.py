@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.reporting import plots, tensorboard
+from tl_distributed.reporting.drawing import MOST_CLASSES_DRAWN
 from tl_distributed.reporting.metrics_log import MetricsLog, read_metrics
 from tl_distributed.reporting.tensorboard import TensorBoardLog
 
@@ -65,8 +66,11 @@ class RunLog:
             "learning_curves": plots.learning_curves(read_metrics(f"{self._workdir}/metrics.jsonl")),
             "per_class_accuracy": plots.per_class_accuracy(results["per_class"]),
         }
-        if results["confusion_matrix"]:  # there is none of very many classes
+        if results["confusion_matrix"] and len(names) <= MOST_CLASSES_DRAWN:
             figures[tensorboard.CONFUSION_MATRIX] = plots.confusion_matrix(results["confusion_matrix"], names)
+        elif results["per_class"]:
+            supports = {name: scores["support"] for name, scores in results["per_class"].items()}
+            figures[tensorboard.MOST_CONFUSED] = plots.most_confused(results["most_confused"], supports)
         images, captions = misclassified
         if len(images):
             figures[tensorboard.MISCLASSIFIED] = plots.image_grid(images, captions, columns=5)

@@ -20,6 +20,7 @@ LOSS, ACCURACY = "loss", "accuracy"
 LEARNING_RATE, GRADIENT_NORM, LOSS_SCALE = "learning_rate", "gradient_norm", "loss_scale"
 IMAGES_PER_SECOND, STEP_SECONDS = "images_per_second", "step_seconds"
 AUGMENTED_INPUT, CONFUSION_MATRIX, MISCLASSIFIED = "augmented_input", "confusion_matrix", "misclassified"
+MOST_CONFUSED = "most_confused"  # in place of the matrix where classes are many
 CONFIG = "config"
 
 SPLITS = ("train", "validation")

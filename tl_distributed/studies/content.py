@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.figure import Figure
 
 from tl_distributed.data.records import DatasetInfo
+from tl_distributed.reporting.drawing import MOST_CLASSES_DRAWN, MOST_ROWS
 from tl_distributed.reporting.scores import MOST_CLASSES_IN_MATRIX
 from tl_distributed.studies import findings
 from tl_distributed.studies.collect import ArmSummary, Pair, Record, at_largest_size, compare_all, summarise
@@ -61,9 +62,10 @@ def make_sections(plan: Plan, records: Sequence[Record], info: DatasetInfo, data
         )),
         _efficiency(plan, summaries, info),
         Section("By class", (), None, (
-            Picture("per_class_accuracy", "Test accuracy of each class, the hardest on top.",
+            Picture("per_class_accuracy", _of_classes(info, "Test accuracy of each class, the hardest on top.",
+                    f"Test accuracy of the {MOST_ROWS} classes of {info.num_classes:,} that are hardest on average."),
                     lambda figures: figures.per_class_accuracy(arms)),
-            *(_confusions(plan, arms, others, baseline) if info.num_classes <= MOST_CLASSES_IN_MATRIX else ()),
+            *(_confusions(plan, info, arms, others, baseline) if info.num_classes <= MOST_CLASSES_IN_MATRIX else ()),
         )),
         _terms(plan, records, info, data_dir),
     ]  # fmt: skip
@@ -71,15 +73,25 @@ def make_sections(plan: Plan, records: Sequence[Record], info: DatasetInfo, data
 
 
 def _confusions(
-    plan: Plan, arms: Sequence[ArmSummary], others: Sequence[ArmSummary], baseline: ArmSummary | None
-) -> list[Picture]:
+    plan: Plan, info: DatasetInfo, arms: Sequence[ArmSummary], others: Sequence[ArmSummary],
+    baseline: ArmSummary | None,
+) -> list[Picture]:  # fmt: skip
+    matrix = _of_classes(info, "confusion matrix", "what is confused most")
+    change = _of_classes(
+        info, "percentage points: on the diagonal more is better, off it less",
+        "the largest differences in percentage points: more is better where a class is found, worse where it is taken "
+        "for another",
+    )  # fmt: skip
     return [
-        *(Picture(f"confusion_{arm.name}", f"{arm.name}: confusion matrix, % of the true class.",
+        *(Picture(f"confusion_{arm.name}", f"{arm.name}: {matrix}, % of the true class.",
                   lambda figures, arm=arm: figures.confusion(arm)) for arm in arms),
-        *(Picture(f"confusion_difference_{arm.name}", f"{arm.name} minus {plan.baseline}, percentage points: on the "
-                  "diagonal more is better, off it less.",
+        *(Picture(f"confusion_difference_{arm.name}", f"{arm.name} minus {plan.baseline}, {change}.",
                   lambda figures, arm=arm: figures.confusion_difference(arm, baseline)) for arm in others),
     ]  # fmt: skip
+
+
+def _of_classes(info: DatasetInfo, few: str, many: str) -> str:
+    return few if info.num_classes <= MOST_CLASSES_DRAWN else many
 
 
 def _result(plan: Plan, arms: Sequence[ArmSummary], pairs: Sequence[Pair], records: Sequence[Record]) -> Section:

@@ -8,7 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogFormatter, NullLocator, PercentFormatter
 
-from tl_distributed.reporting.drawing import Style, confusion_figure, escaped, new_figure
+from tl_distributed.reporting.drawing import (
+    MOST_CLASSES_DRAWN,
+    MOST_ROWS,
+    Style,
+    confusion_figure,
+    escaped,
+    new_figure,
+    shortened,
+)
 from tl_distributed.studies.collect import ArmSummary
 from tl_distributed.studies.statistics import wilson_interval
 
@@ -101,16 +109,18 @@ class Figures:
         return self._finished(figure, [axes], grid=False)
 
     def per_class_accuracy(self, arms: Sequence[ArmSummary]) -> Figure:
-        """Accuracy of each class under each arm, the class that is hardest on average on top."""
+        """Accuracy of each class under each arm, the class that is hardest on average on top; of many, the hardest."""
         accuracies = np.array([arm.per_class_accuracy for arm in arms])
         order = np.argsort(-accuracies.mean(0), kind="stable")
+        if len(order) > MOST_CLASSES_DRAWN:
+            order = order[-MOST_ROWS:]
         figure = self._figure(9, min(1.6 + (0.3 + 0.06 * len(arms)) * len(order), 24.0))
         axes = figure.subplots()
         shifts = np.linspace(0.22, -0.22, len(arms)) if len(arms) > 1 else [0.0]  # equal values stay visible
         for arm, values, shift in zip(arms, accuracies, shifts, strict=True):
             style, places = self._styles[arm.name], np.arange(len(order)) + shift
             axes.plot(values[order], places, style.marker, color=style.color, label=arm.name, markersize=6)
-        axes.set_yticks(range(len(order)), [escaped(self._class_names[index]) for index in order])
+        axes.set_yticks(range(len(order)), [shortened(self._class_names[index]) for index in order])
         axes.set_xlim(-0.02, 1.02)
         _percent(axes.xaxis)
         axes.set_xlabel("test accuracy of the class (%)")

@@ -1,7 +1,7 @@
 """What a run leaves: `results.json`, `model.keras` and the predictions of the test split."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -9,8 +9,9 @@ import numpy as np
 
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.files import write_file
+from tl_distributed.inference.model_info import ModelInfo
 from tl_distributed.inference.packaging import package_model
-from tl_distributed.inference.saved import LABELS_FILE, save_model
+from tl_distributed.inference.saved import save_model
 from tl_distributed.models.flops import count_macs
 from tl_distributed.models.freezing import parameter_counts
 from tl_distributed.reporting.scores import summarise
@@ -24,7 +25,7 @@ PREDICTIONS_FILE = "predictions_test.npz"
 def make_results(
     position: Position,
     evaluations: Mapping[str, Evaluation],
-    class_names: Sequence[str],
+    info: DatasetInfo,
     *,
     images_per_second: float | None,
     images_per_epoch: int,
@@ -37,7 +38,7 @@ def make_results(
     Args:
       position: Where the run ended.
       evaluations: Of the best weights, by split; `val` and `test` where the data set has them.
-      class_names: In order of label.
+      info: The data set's manifest.
       images_per_second: Training speed over all replicas without compilation and evaluation; `None` where
         too few steps were run to tell.
       images_per_epoch: Examples of the training split.
@@ -45,7 +46,7 @@ def make_results(
       model: As it trained in the last phase.
       config: Resolved.
     """
-    summaries = {name: summarise(evaluation.scores, class_names) for name, evaluation in evaluations.items()}
+    summaries = {name: summarise(evaluation.scores, info.class_names) for name, evaluation in evaluations.items()}
     trainable, frozen = parameter_counts(model)
     shown = summaries.get("test") or summaries.get("val") or {}
     results = {
@@ -62,7 +63,8 @@ def make_results(
         "per_class": shown.get("per_class", {}),
         "confusion_matrix": shown.get("confusion_matrix", []),
         "most_confused": shown.get("most_confused", []),
-        "class_names": list(class_names),
+        "class_names": list(info.class_names),
+        "fit": info.fit,
         "workdir": config.workdir,
         "num_examples": {name: evaluation.num_examples for name, evaluation in evaluations.items()},
     }
@@ -75,17 +77,17 @@ def make_results(
 
 
 def save_packaged_model(model: keras.Model, config: Config, *, normalization: str, info: DatasetInfo) -> None:
-    """Writes `model.keras` (and the file that `--export_h5` names) and `labels.txt` with the class names.
+    """Writes `model.keras` (and the file that `--export_h5` names), each with class names and fitting rule.
 
     The model takes uint8 images of the data set's shape and returns probabilities, by stock layers only.
     """
     packaged = package_model(
         model, normalization=normalization, native_shape=info.image_shape, image_size=config.image_size
     )
-    save_model(packaged, f"{config.workdir}/model.keras", "keras")
+    stored = ModelInfo(info.class_names, info.fit, info.image_shape)
+    save_model(packaged, f"{config.workdir}/model.keras", "keras", stored)
     if config.export_h5:
-        save_model(packaged, f"{config.workdir}/{config.export_h5}", "h5")
-    write_file(f"{config.workdir}/{LABELS_FILE}", "".join(f"{name}\n" for name in info.class_names).encode())
+        save_model(packaged, f"{config.workdir}/{config.export_h5}", "h5", stored)
 
 
 def save_predictions(path: str, evaluation: Evaluation) -> None:

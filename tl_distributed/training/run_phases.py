@@ -205,7 +205,7 @@ class RunPhases:
         results = make_results(
             position,
             evaluations,
-            run.info.class_names,
+            run.info,
             images_per_second=steps * config.global_batch_size / seconds if seconds else None,
             images_per_epoch=run.splits["train"].num_examples,
             finished=finished,

@@ -15,6 +15,7 @@ import tl_distributed
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.errors import UserError
 from tl_distributed.files import write_json
+from tl_distributed.inference.run_data import absolute
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.settings.config import Config
 from tl_distributed.training.checkpoints import Position
@@ -136,6 +137,9 @@ def write_config(config: Config, info: DatasetInfo, runtime: Runtime) -> dict[st
         "precision": runtime.precision,
         "xla": runtime.use_xla,
         "dataset_sha256": info.digest(),
+        "fit": info.fit,
+        # From these the data set is found after the run, or both, have moved (`inference.run_data`).
+        "absolute_paths": {"data_dir": absolute(config.data_dir), "workdir": absolute(config.workdir)},
     }
     write_json(f"{config.workdir}/config.json", content)
     return content

@@ -1,0 +1,8 @@
+"""The names of the rules by which a picture of any shape becomes a square; `fitting` follows them. Imports nothing."""
+
+from typing import Literal, get_args
+
+Fit = Literal["squash", "crop", "pad"]
+FITS: tuple[str, ...] = get_args(Fit)
+DEFAULT_FIT: Fit = "squash"
+IN_WORDS = {"squash": "squashed to a square", "crop": "centred square", "pad": "padded with black to a square"}
