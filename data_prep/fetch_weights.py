@@ -6,12 +6,12 @@ It imports the table of backbones from tl_distributed, so that both name a backb
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import tempfile
 
 from tl_distributed.errors import DownloadError, UserError
+from tl_distributed.files import hash_file, replace_file, write_json
 from tl_distributed.models.backbones import Backbone, get_backbone
 from tl_distributed.models.build import build_backbone
 from tl_distributed.models.weights import fetched_weights_file
@@ -75,7 +75,7 @@ def fetch(backbone: Backbone, *, image_size: int, output_dir: str) -> str:
     try:
         tf.io.gfile.makedirs(output_dir)
         known = _read_description(path)
-        if known and known["image_size"] == image_size and _sha256(path) == known["sha256"]:
+        if known and known["image_size"] == image_size and hash_file(path)[0] == known["sha256"]:
             return f"{path}: there already"
         with tempfile.TemporaryDirectory() as folder:
             return _download(backbone, image_size, f"{folder}/{fetched_weights_file(backbone.name)}", path)
@@ -97,7 +97,7 @@ def _download(backbone: Backbone, image_size: int, local_file: str, path: str) -
         "backbone": backbone.name,
         "image_size": image_size,
         "bytes": os.path.getsize(local_file),
-        "sha256": _sha256(local_file),
+        "sha256": hash_file(local_file)[0],
         "keras": keras.__version__,
     }
     # An old description would vouch for a new file that is still on its way.
@@ -105,14 +105,12 @@ def _download(backbone: Backbone, image_size: int, local_file: str, path: str) -
         tf.io.gfile.remove(_description_file(path))
     try:
         tf.io.gfile.copy(local_file, path + _TEMPORARY_SUFFIX, overwrite=True)
-        tf.io.gfile.rename(path + _TEMPORARY_SUFFIX, path, overwrite=True)
+        replace_file(path + _TEMPORARY_SUFFIX, path)
     except BaseException:
         if tf.io.gfile.exists(path + _TEMPORARY_SUFFIX):
             tf.io.gfile.remove(path + _TEMPORARY_SUFFIX)
         raise
-    with tf.io.gfile.GFile(_description_file(path) + _TEMPORARY_SUFFIX, "w") as file:
-        file.write(json.dumps(description, indent=2) + "\n")
-    tf.io.gfile.rename(_description_file(path) + _TEMPORARY_SUFFIX, _description_file(path), overwrite=True)
+    write_json(_description_file(path), description)
     return f"{path}: {description['bytes'] / 1e6:.1f} MB"
 
 
@@ -132,16 +130,6 @@ def _read_description(path: str) -> dict | None:
         except ValueError:
             return None
     return description if {"sha256", "image_size"} <= description.keys() else None
-
-
-def _sha256(path: str) -> str:
-    import tensorflow as tf
-
-    digest = hashlib.sha256()
-    with tf.io.gfile.GFile(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _cause(error: Exception) -> str:

@@ -8,7 +8,7 @@ A build lives in `<output_dir>.partial`, beside its goal and so on the same disk
   pixels.raw the first pass
 
 A folder whose lock is free was left by a build that was killed: `replaced/` goes back to its place and the
-rest is deleted, as if that build had never been. Object stores (`gs://`, `s3://`) have no rename: the build
+rest is deleted, as if that build had never been. Object stores (`gs://`) have no rename of folders: the build
 grows in the local temporary folder, the shards are copied, and `dataset.json`, copied last, is the moment at which
 the data set exists.
 """
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 
 from tl_distributed.data.records import MANIFEST_FILE, SPLITS
 from tl_distributed.errors import UserError
+from tl_distributed.files import LockedError, file_lock, holder_line, is_remote, sync
 
 _SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
 
@@ -42,7 +43,7 @@ class Staging:
 
     def publish(self) -> None:
         """Makes the complete build the data set at the output folder, in place of what is there."""
-        if _is_remote(self._output_dir):
+        if is_remote(self._output_dir):
             import tensorflow as tf
 
             try:
@@ -66,7 +67,7 @@ def open_staging(output_dir: str, *, overwrite: bool) -> Iterator[Staging]:
       UserError: A finished data set is there and `overwrite` is false, something that is no data set is
         there, the folder cannot be made, or another build for it is running.
     """
-    if _is_remote(output_dir):
+    if is_remote(output_dir):
         _check_output(output_dir, overwrite)
         with tempfile.TemporaryDirectory(prefix="build_tfrecords-") as folder:
             yield Staging(folder, output_dir)
@@ -81,10 +82,6 @@ def open_staging(output_dir: str, *, overwrite: bool) -> Iterator[Staging]:
         finally:
             _put_back(folder, goal)
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_remote(path: str) -> bool:
-    return "://" in path
 
 
 def _check_output(output_dir: str, overwrite: bool) -> None:
@@ -105,28 +102,25 @@ def _check_output(output_dir: str, overwrite: bool) -> None:
         raise UserError(
             f"--output_dir={output_dir} holds a finished data set; add --overwrite to replace it or name another folder"
         )
-    if not _is_remote(output_dir) and os.path.ismount(output_dir):
+    if not is_remote(output_dir) and os.path.ismount(output_dir):
         raise UserError(f"--output_dir={output_dir} is a mount point and cannot be replaced; name a folder inside it")
 
 
 @contextlib.contextmanager
 def _locked(folder: str) -> Iterator[None]:
-    import fcntl
-
-    try:
-        os.makedirs(folder, exist_ok=True)
-        lock = open(os.path.join(folder, "lock"), "w")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UserError(f"cannot make {folder} ({error.strerror}); name another --output_dir") from None
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The build that held it may have deleted the folder since: then this lock guards nothing.
-            is_held = os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
-        except (BlockingIOError, FileNotFoundError):
-            is_held = False
-        if not is_held:
-            raise UserError(f"another build is writing {folder}; wait for it to end, or name another --output_dir")
+            os.makedirs(folder, exist_ok=True)
+            reason = stack.enter_context(file_lock(os.path.join(folder, "lock")))
+        except (LockedError, FileNotFoundError) as error:  # not found: the other build has just removed the folder
+            holder = holder_line(error.holder) if isinstance(error, LockedError) else "another process"
+            raise UserError(
+                f"another build is writing {folder} ({holder}); wait for it to end, or name another --output_dir"
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot make {folder} ({error.strerror}); name another --output_dir") from None
+        if reason:
+            print(f"{folder} is not locked ({reason}): see to it that no other build writes there", flush=True)
         yield
 
 
@@ -158,11 +152,7 @@ def _rename_into_place(build_dir: str, replaced: str, goal: str) -> None:
     if os.path.exists(goal):
         os.rename(goal, replaced)
     os.rename(build_dir, goal)
-    parent = os.open(os.path.dirname(goal), os.O_RDONLY)
-    try:
-        os.fsync(parent)  # the renames survive a power failure
-    finally:
-        os.close(parent)
+    sync(os.path.dirname(goal))  # the renames survive a power failure
 
 
 def _copy_to_remote(build_dir: str, output_dir: str) -> None:

@@ -19,10 +19,13 @@ def main(config: VerifyConfig, positional: list[str]) -> int:
 
     from data_prep import manifest
     from tl_distributed.data import verify
+    from tl_distributed.data.decoder import decoder_line
 
     tf.config.set_visible_devices([], "GPU")  # reading is the host's work; a GPU may be training
     info = verify.verify(config.data_dir)
     print(manifest.table(info))
+    if decoder := info.details.get("source", {}).get("decoder"):
+        print(decoder_line(decoder))
     print(f"{config.data_dir}: every shard and record is as dataset.json says")
     return 0
 

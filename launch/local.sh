@@ -2,9 +2,9 @@
 # What the SLURM scripts do, on this machine: flags go to python -m tl_distributed.train.
 #   bash launch/local.sh --backbone=convnext_tiny                  one process, on all GPUs
 #   WORKERS=4 bash launch/local.sh --backbone=convnext_tiny        four processes, which share the GPUs evenly
-# Ctrl-C, SIGTERM and SIGUSR1 reach all of them, which write a checkpoint; the same command goes on. After the loss of a
-# process (exit code 75) the others are started again, at most MAX_RESTARTS times (0). PORT (12000) is the first of the
-# WORKERS + 1 ports that are used. Other variables: VENV, PYTHON.
+# Ctrl-C, SIGTERM, SIGHUP (a closed terminal) and SIGUSR1 reach all of them, which write a checkpoint; the same command
+# goes on. After the loss of a process (exit code 75) the others are started again, at most MAX_RESTARTS times (0). PORT
+# (12000) is the first of the WORKERS + 1 ports that are used. Other variables: VENV, PYTHON.
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${VENV:-$repository/.venv} WORKERS=${WORKERS:-1} MAX_RESTARTS=${MAX_RESTARTS:-0} PORT=${PORT:-12000}
@@ -37,6 +37,7 @@ pass_on() { # SIGNAL
 }
 trap 'pass_on TERM' INT TERM # a process in the background ignores SIGINT
 trap 'pass_on USR1' USR1
+trap 'pass_on HUP' HUP # bash leaves it ignored where nohup had it so
 
 start() { # INDEX FLAGS...
   local index=$1 share=$((${#gpus[@]} / WORKERS)) cluster=()

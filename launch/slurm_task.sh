@@ -38,14 +38,20 @@ make_copy() { # under the lock
   fi
 }
 
+has_no_locks() { # EXIT_CODE of flock: EX_DATAERR and EX_OSERR are refusals of the file system
+  if [ "$1" -ne 65 ] && [ "$1" -ne 71 ]; then return 1; fi
+  echo "$name: the file system of $copy has no locks" >&2
+  rm -f "$copy.lock"
+}
+
 hold_copy() { # makes the copy if there is none, and keeps others from removing it; 1: there can be none
   while [ "$stopped" -eq 0 ]; do
     exec 9>>"$copy.lock"
-    flock -x 9 || continue # a signal
+    flock -x 9 || { if has_no_locks $?; then return 1; else continue; fi; } # a signal
     # Whoever removes the copy removes the lock too: it may be gone by now.
     if [ "$copy.lock" -ef /dev/fd/9 ]; then
       if [ ! -d "$copy" ] && ! make_copy; then return 1; fi
-      flock -s 9 || continue
+      flock -s 9 || { if has_no_locks $?; then return 1; else continue; fi; }
       if [ "$copy.lock" -ef /dev/fd/9 ] && [ -d "$copy" ]; then return 0; fi
     fi
   done

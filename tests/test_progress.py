@@ -168,6 +168,23 @@ def test_terminal_without_width_gets_lines():
     assert "Build: 40/40 images (100 %)" in _run_on_terminal(columns=0)
 
 
+@pytest.mark.parametrize("columns", [100, 0])
+def test_a_terminal_that_is_gone_ends_nothing(columns, tmp_path):
+    """As after `disown`: no signal, but every line is an error from then on."""
+    script = "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); sys.stdin.readline()\n"
+    script += _TERMINAL_SCRIPT + f"\nopen({str(tmp_path / 'done')!r}, 'w')"
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=end, stderr=end) as process:
+        os.close(end)
+        os.close(terminal)
+        process.stdin.write(b"go\n")
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
+    assert (tmp_path / "done").exists()
+
+
 def test_imports_no_tensorflow():
     code = "import sys, tl_distributed.progress; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -79,6 +79,8 @@ def _write(path: str, text: str) -> None:
     try:
         with open(temporary, "w") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"--json={path}: cannot be written ({error.strerror}); name another file") from None

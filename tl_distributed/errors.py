@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import socket
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -45,6 +46,67 @@ def full_disk_to_mend(folder: str) -> Iterator[None]:
         raise UserError(
             f"{folder}: {cause.lower()}; make room, and start again: the run goes on from its last checkpoint"
         ) from None
+
+
+# How TensorFlow's messages name a file and say what is wrong with it; the last one is of object stores.
+_FILE_MESSAGES = (
+    re.compile(r"(?P<path>\S.*?); (?P<cause>[A-Z][^;]*)$"),
+    re.compile(r"(?P<path>\S.*?) (?P<cause>is not a directory)$"),
+    re.compile(r"(?P<cause>Could not find directory) (?P<path>\S.*)$"),
+    re.compile(r"(?P<cause>.*\S)\W+(?P<path>(?!https?:|grpc:)[a-z][a-z0-9+.-]*://[^\s'\")]+)", re.DOTALL),
+)
+_NO_SCHEME = re.compile(r"File system scheme '(?P<scheme>[^']*)' not implemented \(file: '(?P<path>[^']*)'\)")
+_OPERATION = re.compile(r"\s*\[Op:\w+\].*$", re.DOTALL)  # by which an eager call's message ends
+_SYSTEM_CAUSES = {os.strerror(number) for number in errno.errorcode}
+_REMEDIES = {
+    errno.EACCES: "check who may read and write there, or name another path",
+    errno.EPERM: "check who may read and write there, or name another path",
+    errno.EROFS: "name another path",
+    errno.ENOSPC: "make room, or name another path",
+    errno.EDQUOT: "make room, or name another path",
+}
+
+
+def file_error_line(error: BaseException) -> str | None:
+    """Returns one line for an error of a file system on some path: which, why, what to do; `None` of any other error.
+
+    Python's own have a path, TensorFlow's name it in their message. Files of Python and of its packages are no user's.
+    """
+    if isinstance(error, _tensorflow_errors()) and (found := _NO_SCHEME.search(error.message or "")):
+        return f"{found['path']}: {no_scheme(found['scheme'])}"
+    if isinstance(error, OSError):
+        path, cause = error.filename, error.strerror
+    elif isinstance(error, _tensorflow_errors()):
+        path, cause = _path_and_cause(tensorflow_cause(error.message or ""))
+    else:
+        return None
+    if not path or not cause or isinstance(path, int):
+        return None
+    if os.fsdecode(path).startswith(os.path.dirname(os.__file__)) or "/site-packages/" in os.fsdecode(path):
+        return None
+    # Under which name a file is written first (`files.write_file`).
+    shown = os.fsdecode(path).removesuffix(".tmp").removesuffix(f".{socket.gethostname()}.{os.getpid()}")
+    number = next((number for number in errno.errorcode if os.strerror(number) == cause), 0)
+    return f"{shown}: {_uncapitalised(cause)}; {_REMEDIES.get(number, 'check the path')}"
+
+
+def _path_and_cause(message: str) -> tuple[str, str]:
+    """Returns the path and the cause in a message of TensorFlow's, empty where it is about something else."""
+    message = _OPERATION.sub("", message)
+    for pattern in _FILE_MESSAGES:
+        found = pattern.search(message)
+        if found and (pattern is not _FILE_MESSAGES[0] or found["cause"] in _SYSTEM_CAUSES):
+            return found["path"], found["cause"]
+    return "", ""
+
+
+def no_scheme(scheme: str) -> str:
+    """Returns what is said of paths that begin with `scheme://` where nothing reads them."""
+    return f"there is no file system {scheme}:// here: paths are local ones or gs://; copy it to one of them"
+
+
+def _uncapitalised(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _tensorflow_errors() -> tuple[type[Exception], ...]:

@@ -40,12 +40,13 @@ def main(config: ExportConfig, positional: list[str]) -> None:
     import keras
     import tensorflow as tf
 
+    from tl_distributed.files import path_exists
     from tl_distributed.inference.model_info import info_path
     from tl_distributed.inference.saved import DEFAULT_NAMES, ENDINGS, save_model, stored_info
 
     workdir = config.workdir.rstrip("/")
     source = f"{workdir}/model.keras"
-    if not tf.io.gfile.exists(source):
+    if not path_exists(source):
         raise UserError(f"--workdir={config.workdir}: no model.keras there; the run has not finished")
     output = config.output.rstrip("/") or f"{workdir}/export/{DEFAULT_NAMES[config.format]}"
     if not output.endswith(ENDINGS[config.format]):

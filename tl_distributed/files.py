@@ -1,14 +1,20 @@
-"""Files of any file system, whole or not at all, and values as JSON."""
+"""Files of any file system: whole or not at all, on the disk when they are said to be, locked; values as JSON."""
 
+import contextlib
+import errno
 import fnmatch
 import hashlib
 import json
 import math
 import os
 import socket
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)  # folders of CIFS and of some FUSE mounts
 
 
 def to_json_values(value: Any) -> Any:
@@ -52,7 +58,7 @@ def read_json(path: str) -> Any:
 
 
 def write_file(path: str, content: bytes) -> None:
-    """Writes a file of any file system under a temporary name, then renames it over `path`.
+    """Writes a file of any file system under a temporary name, then has it take the place of `path`, for good.
 
     The name is the process's own: the runs of a study may write the same file at the same time.
     """
@@ -62,11 +68,154 @@ def write_file(path: str, content: bytes) -> None:
     try:
         with tf.io.gfile.GFile(temporary, "wb") as file:
             file.write(content)
-        tf.io.gfile.rename(temporary, path, overwrite=True)
+        replace_file(temporary, path)
     except BaseException:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.remove(temporary)
+        with contextlib.suppress(OSError, tf.errors.OpError):  # what went wrong before says more
+            if tf.io.gfile.exists(temporary):
+                tf.io.gfile.remove(temporary)
         raise
+
+
+def replace_file(temporary: str, path: str) -> None:
+    """Renames a file over `path`, such that a power cut leaves the old content or the new one, never an empty file.
+
+    A file system may carry out the rename before the content is on the disk: ext4 and XFS do.
+    """
+    import tensorflow as tf
+
+    sync(temporary)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+    sync(os.path.dirname(path) or ".")
+
+
+def sync(path: str) -> None:
+    """Waits until a local file's content, or a folder's list of names, is on the disk; object stores do so at once."""
+    if is_remote(path):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def path_exists(path: str) -> bool:
+    """Tells whether there is a file or folder, as `tf.io.gfile.exists` does, which takes one out of reach for none.
+
+    Raises:
+      OSError: It cannot be told: no permission, a file in a folder's place, links in a circle.
+    """
+    import tensorflow as tf
+
+    if tf.io.gfile.exists(path):
+        return True
+    if not is_remote(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(path)
+    return False
+
+
+def why_not_reached(path: str) -> str:
+    """Returns why `path_exists` cannot tell, e.g. `permission denied`; nothing where it can."""
+    try:
+        path_exists(path)
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return ""
+
+
+def is_remote(path: str) -> bool:
+    """Tells whether a path is of an object store, which only TensorFlow opens."""
+    return "://" in path
+
+
+class LockedError(Exception):
+    """Another process holds a lock; `holder` is what it said of itself, empty where that is unknown."""
+
+    def __init__(self, holder: dict[str, Any]):
+        super().__init__(holder)
+        self.holder = holder
+
+
+@contextlib.contextmanager
+def file_lock(path: str, **about: Any) -> Iterator[str]:
+    """Holds a lock, which the system frees however this process ends; the file at `path` names the holder meanwhile.
+
+    By `flock`, which Linux turns into a lock of the file's server on NFS, so that other hosts see it too.
+
+    Args:
+      path: Of a file of its own, in a folder that is there.
+      **about: What is noted of the holder beside its `host`, `process` and `since`; JSON values.
+
+    Yields:
+      Why there is no lock, where the file system has none: ENOLCK of an NFS server without its lock daemon, ENOSYS or
+      EOPNOTSUPP of Lustre without `-o flock` and of some FUSE mounts, an object store. Else nothing.
+
+    Raises:
+      LockedError: Another holds it.
+      OSError: The file cannot be made.
+    """
+    if is_remote(path):
+        yield "an object store has no locks"
+        return
+    file, reason = _take_lock(path)
+    with file:
+        if reason:
+            yield reason
+            return
+        holder = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %Z")}
+        file.truncate(0)
+        file.write(json.dumps({**holder, **about}).encode())
+        file.flush()
+        os.fsync(file.fileno())  # for readers on other hosts
+        try:
+            yield ""
+        finally:
+            if _is_at(path, file):  # else its folder has gone, and another may hold a new one
+                os.remove(path)
+
+
+def _take_lock(path: str) -> tuple[Any, str]:
+    """Returns the locked file, or the file and why it cannot be locked."""
+    import fcntl
+
+    while True:
+        file = open(path, "a+b")  # noqa: SIM115 - the caller's
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                raise LockedError(_holder(file.read())) from None
+        except OSError as error:
+            return file, error.strerror or str(error)
+        if _is_at(path, file):
+            return file, ""
+        file.close()  # the holder before removed it between the two calls
+
+
+def _is_at(path: str, file: Any) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
+
+
+def _holder(content: bytes) -> dict[str, Any]:
+    try:
+        return dict(json.loads(content))
+    except (ValueError, TypeError):  # it is being written
+        return {}
+
+
+def holder_line(holder: dict[str, Any]) -> str:
+    """Returns e.g. `process 4711 on node7, since 2026-08-01 10:00:00 CEST`."""
+    if not {"process", "host", "since"} <= holder.keys():
+        return "another process"
+    return f"process {holder['process']} on {holder['host']}, since {holder['since']}"
 
 
 def matching_files(folder: str, pattern: str) -> list[str]:

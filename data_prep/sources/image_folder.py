@@ -14,6 +14,7 @@ from data_prep.source_parts.image_layout import find_layout
 from data_prep.source_parts.sample_bits import SampleBits
 from tl_distributed.data.decode import FORMATS_IN_WORDS, Picture, UnreadableImage, decode_picture
 from tl_distributed.data.decode_settings import DecodeSettings
+from tl_distributed.data.decoder import decoder_versions
 from tl_distributed.data.fit_rules import IN_WORDS, Fit
 from tl_distributed.errors import UserError
 
@@ -59,7 +60,10 @@ class ImageFolderSource(Source):
         self._unreadable: list[str] = []
         self._max_megapixels = max_megapixels
         self._sample_bits = SampleBits()
-        self.details = {"resize": f"bilinear, antialiased, {IN_WORDS[fit]}", "unreadable": 0, "unreadable_files": []}
+        self.details = {
+            "resize": f"bilinear, antialiased, {IN_WORDS[fit]}", "unreadable": 0, "unreadable_files": [],
+            "decoder": decoder_versions(),
+        }  # fmt: skip
         self.notes = []
         if not self._layout.has_split_folders:
             self.notes.append(f"{path}: no train/ there, so every class folder is train and there is no test split")

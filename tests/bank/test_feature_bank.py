@@ -73,6 +73,8 @@ def train(data_dir, tmp_path, pretrained):
         }  # fmt: skip
         backbone = settings.setdefault("backbone", "tiny_norm")
         settings.setdefault("weights", pretrained(backbone))
+        # A trained head leaves gradients so small that Adam makes much of how they were rounded.
+        settings.setdefault("reset_head", settings["weights"] not in ("none", "imagenet"))
         if settings["transfer"] == "partial":
             settings.setdefault("unfreeze_from", CUTS[backbone])
         return train_and_evaluate(run_config(settings.pop("data_dir", data_dir), tmp_path / name, **settings))

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -267,7 +268,10 @@ def test_build_killed_at_any_point_is_never_readable_and_the_next_one_is_clean(i
         old = read_raw(tmp_path / "out")
     running = build_killed_at(point, {**settings, "seed": 1, "overwrite": overwrites})
     # While it runs, a second build for the same folder is refused.
-    with running, pytest.raises(UserError, match="another build is writing"):
+    with (
+        running,
+        pytest.raises(UserError, match=r"another build is writing .* \(process \d+ on .*, since 2"),
+    ):
         build.build(BuildConfig(**settings))
     with pytest.raises(UserError, match=r"build_tfrecords"):
         records.read_manifest(str(tmp_path / "out"))
@@ -283,6 +287,17 @@ def test_build_killed_at_any_point_is_never_readable_and_the_next_one_is_clean(i
         build.build(BuildConfig(**{**settings, "output_dir": str(tmp_path / "fresh")}))
         assert read_raw(tmp_path / "out") == read_raw(tmp_path / "fresh")
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_file_system_without_locks_is_said(images, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    build.build(make_config(images, tmp_path / "out"))
+    words = f"{tmp_path}/out.partial is not locked (No locks available): see to it that no other build writes there"
+    assert words in capsys.readouterr().out
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_interrupt_cleans_up(images, tmp_path, monkeypatch):

@@ -150,6 +150,13 @@ def test_counts_that_do_not_add_up_are_named(data_dir):
     fails(data_dir, r"split val holds 4 records, num_examples says 5")
 
 
+def test_a_folder_that_cannot_be_reached_is_no_unfinished_build(data_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    fails(tmp_path / "file" / "ds", r"ds/dataset.json cannot be reached \(not a directory\)")
+    fails(tmp_path / "loop", r"loop/dataset.json cannot be reached \(too many levels of symbolic links\)")
+
+
 def test_unfinished_build_and_wrong_folder_are_told_apart(data_dir, tmp_path):
     os.remove(data_dir / "dataset.json")
     fails(data_dir, "an unfinished build")

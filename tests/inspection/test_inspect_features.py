@@ -267,7 +267,7 @@ MISTAKES = {
     ("--workdir={source}", "--images=45"): "--images=45: test has 45 images, so the last place is 44",
     ("--workdir={source}", "--images=no.png"): "--images=no.png: no such file, nor a place in the split (0 to 44)",
     ("--workdir={source}", "--images=" + ",".join(map(str, range(17)))): "--images: 17 images; at most 16",
-    ("--workdir={source}", "--images={data}/dataset.json"): "dataset.json: not a JPEG, PNG, BMP, GIF, WebP, TIFF or AVIF",
+    ("--workdir={source}", "--images={data}/dataset.json"): "dataset.json: not a JPEG, PNG, BMP, GIF, WebP, TIFF",
     ("--workdir={source}", "--before=nowhere"): "--before=nowhere: no such file or folder",
     ("--workdir={source}", "--before=no.keras"): "--before=no.keras: no such file",
     ("--workdir={source}", "--before={still}"): "have no layer of the same name and size below the head",

@@ -13,7 +13,7 @@ from tl_distributed.inference.stock_layers import with_stock_layers
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.build import build_backbone
 from tl_distributed.models.heads import backbone_layers, build_classifier, head_layers
-from tl_distributed.models.weights import fetched_weights_file, load_backbone_weights
+from tl_distributed.models.weights import fetched_weights_file, load_backbone_weights, load_head_weights
 
 SIZE = 32
 
@@ -52,7 +52,32 @@ def test_classifier_of_stock_keras_in_every_format(tmp_path, file_name):
     path = tmp_path / file_name
     source.save_weights(path) if file_name.endswith(".weights.h5") else source.save(path)
     summary = _assert_only_backbone_loaded(source, _classifier(seed=2, num_classes=7), path)
-    assert summary.startswith("weights of 4 backbone layers") and "not used" in summary
+    assert summary.startswith("weights of 4 backbone layers") and "not of the backbone" in summary
+
+
+@pytest.mark.parametrize("file_name", ["model.keras", "export.h5"])
+def test_a_head_of_the_same_classes_is_kept(tmp_path, file_name):
+    source, path = _classifier(seed=1), tmp_path / file_name
+    packaged = package_model(source, normalization="tf", native_shape=(SIZE, SIZE, 3), image_size=SIZE)
+    (packaged if file_name == "model.keras" else with_stock_layers(packaged)).save(path)
+    asked, target = [], _classifier(seed=2)
+    _assert_only_backbone_loaded(source, target, path)
+    line = load_head_weights(target, str(path), lambda file: asked.append(file) or "")
+    assert asked == [str(path)] and line == f"the head of {path} is kept, since the classes are the same"
+    for loaded, written in zip(target.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(loaded, written)
+
+    target = _classifier(seed=2)
+    before = _values(head_layers(target))
+    assert load_head_weights(target, str(path), lambda file: "other classes") == "the head is new: other classes"
+    for after, value in zip(_values(head_layers(target)), before, strict=True):
+        np.testing.assert_array_equal(after, value)
+    wider = build_classifier(
+        build_backbone(get_backbone("tiny_norm"), image_size=SIZE, weights="none"),
+        num_classes=3, pooling="avg", head_units=(5,), dropout=0.0,
+    )  # fmt: skip
+    line = load_head_weights(wider, str(path), lambda file: "")
+    assert line == ("the head is new: head_dense_1 has 16x5 5, the file 16x4 4; head_logits has 5x3 3, the file 4x3 3")
 
 
 @pytest.mark.parametrize("file_name", ["m.weights.h5", "m.h5", "m.keras"])
@@ -90,7 +115,7 @@ def test_stock_applications_files(tmp_path, name):
     target = build_backbone(row, image_size=max(SIZE, row.minimum_size), weights="none")
     source.save_weights(tmp_path / fetched_weights_file(name))
     summary = load_backbone_weights(target, str(tmp_path))
-    assert "not used" not in summary
+    assert "not of the backbone" not in summary
     for ours, stock in zip(target.get_weights(), source.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, stock)
 

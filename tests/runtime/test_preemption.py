@@ -13,7 +13,7 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_is_noted_and_agreed_between_steps(number):
     before = signal.getsignal(number)
     with StopRequest(Workers()) as stop:
@@ -32,6 +32,9 @@ def test_a_signal_is_noted_and_agreed_between_steps(number):
         (signal.SIGUSR1, signal.SIGTERM, False),  # the time limit, while the checkpoint is written
         (signal.SIGUSR1, signal.SIGUSR1, False),
         (signal.SIGTERM, signal.SIGUSR1, False),
+        (signal.SIGHUP, signal.SIGHUP, False),  # the kernel's, and the shell's
+        (signal.SIGTERM, signal.SIGHUP, False),  # of systemd, where a session ends
+        (signal.SIGHUP, signal.SIGTERM, False),
     ],
 )
 def test_only_a_second_request_to_end_ends_at_once(first, second, ends):
@@ -43,6 +46,17 @@ def test_only_a_second_request_to_end_ends_at_once(first, second, ends):
         else:
             send(second)
         assert stop.agree() and stop.signal_number == first
+
+
+def test_nohup_stays():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest(Workers()) as stop:
+            send(signal.SIGHUP)
+            assert not stop.requested() and not stop.agree()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class TwoWorkers(Workers):

@@ -10,8 +10,10 @@ import sys
 import pytest
 from paths import REPO
 
-from tl_distributed.errors import UserError, full_disk_to_mend, tensorflow_cause
+from tl_distributed.errors import UserError, file_error_line, full_disk_to_mend, tensorflow_cause
+from tl_distributed.files import write_file
 from tl_distributed.settings.command import refuse_positional, run_command, start_logging
+from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import help_text, parse_arguments, setting
 
 COMMANDS = ("train", "evaluate", "predict", "export", "inspect_features", "doctor")
@@ -90,6 +92,22 @@ def test_wrong_flags_are_named_with_what_they_take(argument, message):
     with pytest.raises(UserError) as raised:
         parse(argument)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/x", "https://example.org/x", "hdfs://host/x"])
+def test_paths_that_nothing_reads_are_named(path):
+    scheme = path.split(":")[0]
+    words = f"{path}: there is no file system {scheme}:// here: paths are local ones or gs://; copy it to one of them"
+    with pytest.raises(UserError) as raised:
+        parse(f"--name={path}")
+    assert str(raised.value) == f"flag --name={words}"
+    with pytest.raises(UserError) as raised:
+        parse("x.png", path)
+    assert str(raised.value) == words
+    with pytest.raises(UserError, match=f"--weights={scheme}://bucket/x"):
+        parse_arguments(Config, [f"--weights={scheme}://bucket/x"])
+    assert parse("--name=gs://bucket/x").name == "gs://bucket/x"
+    assert parse("--name=a=s3://bucket/x").name == "a=s3://bucket/x"  # of an arm, whose own flags are checked
 
 
 def test_later_flags_win_over_a_flagfile_and_earlier_ones_lose(tmp_path):
@@ -296,3 +314,65 @@ def test_tilde_is_home_in_every_path(argument, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert parse(argument).name == argument.removeprefix("--name=").replace("~", "/home/somebody")
     assert parse("--name=a~b").name == "a~b"
+
+
+def _raised(call) -> BaseException:
+    with pytest.raises(Exception) as raised:
+        call()
+    return raised.value
+
+
+def test_an_error_of_a_file_system_is_one_line_with_the_path(tmp_path, capsys):
+    import tensorflow as tf
+
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to("loop")
+    inside, gfile = f"{tmp_path}/file/out.json", tf.io.gfile
+    calls = {
+        f"{inside}: not a directory; check the path": [
+            pathlib.Path(inside).read_text, lambda: os.listdir(inside), lambda: gfile.GFile(inside, "w").write("x"),
+            lambda: tf.io.TFRecordWriter(inside), lambda: gfile.copy(tmp_path / "file", inside),
+            lambda: next(iter(tf.data.TFRecordDataset([inside]))), lambda: write_file(inside, b"x"),
+        ],
+        f"{tmp_path}/file: is not a directory; check the path": [lambda: gfile.makedirs(inside)],
+        f"{tmp_path}: is a directory; check the path": [tmp_path.read_text, lambda: gfile.GFile(tmp_path).read()],
+        f"{tmp_path}/no: no such file or directory; check the path": [
+            (tmp_path / "no").read_text, lambda: gfile.GFile(f"{tmp_path}/no").read(),
+        ],
+        f"{tmp_path}/loop: too many levels of symbolic links; check the path": [(tmp_path / "loop").read_text],
+        "s3://bucket/x: there is no file system s3:// here: paths are local ones or gs://; copy it to one of them": [
+            lambda: gfile.exists("s3://bucket/x"), lambda: gfile.makedirs("s3://bucket/x"),
+        ],
+    }  # fmt: skip
+    for line, several in calls.items():
+        for call in several:
+            assert file_error_line(_raised(call)) == line
+            assert _exit_code(lambda config, positional, call=call: call()) == 2
+            assert capsys.readouterr().err == f"error: {line}\n"
+    denied = PermissionError(13, "Permission denied", "/root/x")
+    assert file_error_line(denied) == (
+        "/root/x: permission denied; check who may read and write there, or name another path"
+    )
+
+
+def test_other_errors_are_defects_and_keep_their_traceback():
+    import tensorflow as tf
+
+    stray = [
+        lambda: tf.ones([2, 3]) @ tf.ones([2, 3]), lambda: tf.constant([1])[3], lambda: os.close(-1),
+        lambda: tf.debugging.assert_equal(1, 2, "see https://example.org; Not found"),
+        pathlib.Path(os.__file__, "none").read_text,
+    ]  # fmt: skip
+    for call in stray:
+        error = _raised(call)
+        assert file_error_line(error) is None
+        with pytest.raises(type(error)):
+            run_command(lambda config, positional, call=call: call(), Settings, "What it does.", [])
+
+
+def test_an_object_stores_error_names_the_object():
+    import tensorflow as tf
+
+    message = "Error executing an HTTP request: HTTP response code 403 with body 'no' when reading metadata of gs://b/x"
+    line = file_error_line(tf.errors.PermissionDeniedError(None, None, message))
+    assert line.startswith("gs://b/x: error executing an HTTP request: HTTP response code 403")

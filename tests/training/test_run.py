@@ -1,12 +1,17 @@
 """Whole runs on a tiny model: the files that they leave, resuming, and how they end when something is wrong."""
 
+import fcntl
 import json
 import os
 import pathlib
+import pty
+import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import keras
@@ -116,14 +121,15 @@ def test_stopped_and_resumed_equals_uninterrupted(data_dir, tmp_path, input_mode
     assert steps == sorted(set(steps))
 
 
-def _start(data_dir: str, workdir, *flags: str) -> subprocess.Popen:
+def _start(data_dir: str, workdir, *flags: str, **options) -> subprocess.Popen:
     command = [
         sys.executable, str(SUPPORT / "train_tiny.py"), "--backbone=tiny_norm", "--transfer=scratch", "--epochs=60",
         f"--data_dir={data_dir}", f"--workdir={workdir}", "--global_batch_size=8", "--checkpoint_every_steps=10",
         "--strategy=one_device", "--xla=off", "--augment=basic", *flags,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, **{**pipes, **options})
 
 
 def _wait_for_checkpoint(process: subprocess.Popen, workdir: pathlib.Path) -> None:
@@ -158,6 +164,30 @@ def test_kill_9_and_ctrl_c_lose_nothing(data_dir, tmp_path):
     one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "parts"))
     assert one["test_loss"] == other["test_loss"]
     assert one["best_step"] == other["best_step"]
+
+
+def test_a_closed_terminal_leaves_a_checkpoint(data_dir, tmp_path):
+    """The kernel sends SIGHUP, and whatever is written to the terminal from then on is an error."""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # wide enough for a bar
+
+    def own_terminal():
+        os.setsid()
+        fcntl.ioctl(end, termios.TIOCSCTTY, 0)
+
+    streams = {"stdin": end, "stdout": end, "stderr": end, "preexec_fn": own_terminal}
+    process = _start(data_dir, tmp_path / "run", "--epochs=100000", **streams)
+    os.close(end)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not (checkpoints / "checkpoint").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        if select.select([terminal], [], [], 0.02)[0]:
+            os.read(terminal, 4096)
+    os.close(terminal)
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    position = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert (checkpoints / f"step-{position}.index").exists()  # where it stopped
 
 
 def test_finished_run_is_not_run_again_and_resumed_one_needs_no_pretrained_file(finished, data_dir, tmp_path):
@@ -203,8 +233,8 @@ def test_early_stopping_ends_a_phase(data_dir, tmp_path):
 
 def test_other_settings_in_the_same_workdir_are_refused(finished, data_dir):
     folder, _, _ = finished
-    with pytest.raises(UserError, match=r"other settings \(epochs 3 there, 4 here\)"):
-        train_and_evaluate(config(data_dir, folder / "scratch", epochs=4))
+    with pytest.raises(UserError, match=r"other settings \(epochs 3 there, 2 here\)"):
+        train_and_evaluate(config(data_dir, folder / "scratch", epochs=2))
     with pytest.raises(UserError, match="--resume=never"):
         train_and_evaluate(config(data_dir, folder / "scratch", resume="never"))
 

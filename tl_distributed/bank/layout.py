@@ -26,7 +26,7 @@ from tl_distributed.data.dataset import open_split
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.shards import PARALLEL_READS, RecordFormat, shard_paths
 from tl_distributed.data.splits import Split
-from tl_distributed.files import matching_files
+from tl_distributed.files import matching_files, replace_file, write_file
 
 FORMAT_VERSION = 2
 _LABEL_BYTES = 4
@@ -195,7 +195,7 @@ class BankShardWriter:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._writer.close()
         if kind is None:
-            tf.io.gfile.rename(self._temporary, self._path, overwrite=True)
+            replace_file(self._temporary, self._path)
         else:
             tf.io.gfile.remove(self._temporary)
 
@@ -204,10 +204,7 @@ def note_build_seconds(folder: str, shard: BankShard, seconds: float, *, worker:
     """Keeps how long a shard took to build, which its users count as time of their own; a file for each worker."""
     path = f"{folder}/{_TIMES_NAME}.{worker}.json"
     times = {**_build_times(path), os.path.basename(shard.path): round(seconds, 3)}
-    temporary = f"{path}.{socket.gethostname()}.{os.getpid()}"
-    with tf.io.gfile.GFile(temporary, "w") as file:
-        file.write(json.dumps(times))
-    tf.io.gfile.rename(temporary, path, overwrite=True)
+    write_file(path, json.dumps(times).encode())
 
 
 def build_seconds(folder: str) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 
 from tl_distributed.data.fit_rules import DEFAULT_FIT, FITS, IN_WORDS, Fit
 from tl_distributed.errors import UserError
+from tl_distributed.files import why_not_reached
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "dataset.json"
@@ -135,6 +136,8 @@ def read_manifest(data_dir: str) -> DatasetInfo:
     path = f"{data_dir.rstrip('/')}/{MANIFEST_FILE}"
     if not tf.io.gfile.exists(path):
         # A build grows in `<folder>.partial`; killed between its last two renames, it leaves only that.
+        if reason := why_not_reached(path):
+            raise UserError(f"--data_dir={data_dir}: {path} cannot be reached ({reason}); check the path")
         is_begun = tf.io.gfile.exists(data_dir) or tf.io.gfile.exists(data_dir.rstrip("/") + ".partial")
         found = "an unfinished build" if is_begun else "no such folder"
         raise UserError(

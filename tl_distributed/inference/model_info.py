@@ -93,12 +93,10 @@ def read_model_info(path: str, num_outputs: int) -> tuple[ModelInfo | None, str]
     Raises:
       UserError: The info is not what a version of this package writes, or names another number of classes.
     """
-    where = info_path(path)
-    text = _read_inside_keras(path) if path.endswith(".keras") else _read_text(where)
-    if text is None:
+    where, info = info_path(path), _stored(path)
+    if info is None:
         return _of_labels_file(path, num_outputs)
-    info = _parse(text, where)
-    if info.model_sha256 and info.model_sha256 != hash_file(path)[0]:
+    if _is_of_another(info, path):
         return None, (
             f"{path}: {where} was written with another model, so its class names are not taken and classes are "
             "numbers; export the model again, or copy it together with its own .json"
@@ -111,19 +109,49 @@ def read_model_info(path: str, num_outputs: int) -> tuple[ModelInfo | None, str]
     return info, "" if info.class_names else f"{path}: stored without class names, so classes are numbers"
 
 
+def stored_class_names(path: str) -> tuple[str, ...]:
+    """Returns the class names stored with the model at `path`, however many outputs it has; none where unknown.
+
+    Raises:
+      UserError: The info is not what a version of this package writes.
+    """
+    info = _stored(path)
+    if info is None:
+        return _names_in_labels_file(path) or ()
+    return () if _is_of_another(info, path) else info.class_names
+
+
+def _stored(path: str) -> ModelInfo | None:
+    where = info_path(path)
+    text = _read_inside_keras(path) if path.endswith(".keras") else _read_text(where)
+    return None if text is None else _parse(text, where)
+
+
+def _is_of_another(info: ModelInfo, path: str) -> bool:
+    return bool(info.model_sha256) and info.model_sha256 != hash_file(path)[0]
+
+
 def _of_labels_file(path: str, num_outputs: int) -> tuple[ModelInfo | None, str]:
     """Takes the names that an older version left in the folder, if they can be the model's."""
     missing = "stored without its class names" if path.endswith(".keras") else f"{info_path(path)} is not there"
-    labels = f"{os.path.dirname(path) or '.'}/{LABELS_FILE}"
-    text = _read_text(labels)
-    if text is None:
+    labels, names = _labels_file(path), _names_in_labels_file(path)
+    if names is None:
         return None, f"{path}: {missing}, so classes are numbers"
-    names = tuple(text.removesuffix("\n").split("\n"))  # not splitlines: a name may hold U+2028 or U+0085
     if len(names) != num_outputs:
         return None, (
             f"{path}: {missing}, and {labels} has {len(names)} names for {num_outputs} outputs, so classes are numbers"
         )
     return ModelInfo(names, None, ()), f"{path}: {missing}; class names are those of {labels}, which the folder shares"
+
+
+def _labels_file(path: str) -> str:
+    return f"{os.path.dirname(path) or '.'}/{LABELS_FILE}"
+
+
+def _names_in_labels_file(path: str) -> tuple[str, ...] | None:
+    text = _read_text(_labels_file(path))
+    # Not splitlines: a name may hold U+2028 or U+0085.
+    return None if text is None else tuple(text.removesuffix("\n").split("\n"))
 
 
 def _read_text(path: str) -> str | None:

@@ -14,6 +14,7 @@ from tl_distributed.data.decode import EXTENSIONS, UnreadableImage
 from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.data.fit_rules import DEFAULT_FIT, Fit
 from tl_distributed.errors import UserError, printable
+from tl_distributed.files import path_exists
 from tl_distributed.inference.pictures import prepare_picture
 from tl_distributed.inference.saved import SavedModel
 
@@ -26,7 +27,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for path in paths:
-        if not tf.io.gfile.exists(path):
+        if not path_exists(path):
             raise UserError(f"{path}: no such file or folder")
         if not tf.io.gfile.isdir(path):
             found.append(path)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tl_distributed.data.fit_rules import Fit
 from tl_distributed.errors import UserError
-from tl_distributed.files import write_file
+from tl_distributed.files import path_exists, replace_file, sync, write_file
 from tl_distributed.inference.model_info import ModelInfo, beside, info_path, read_model_info, store_inside
 
 _LOG = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def open_model(path: str) -> SavedModel:
     path = path.rstrip("/")
     if tf.io.gfile.isdir(path) and tf.io.gfile.exists(f"{path}/model.keras"):
         path = f"{path}/model.keras"
-    if not tf.io.gfile.exists(path):
+    if not path_exists(path):
         raise UserError(f"{path}: no such model; a finished run has model.keras in its workdir")
     try:
         predict, shape, outputs = _open(path)
@@ -190,13 +190,14 @@ def _move(made: str, path: str) -> None:
         tf.io.gfile.rmtree(temporary)
     if not os.path.isdir(made):
         tf.io.gfile.copy(made, temporary, overwrite=True)
-        tf.io.gfile.rename(temporary, path, overwrite=True)
+        replace_file(temporary, path)
         return
     for folder, _, files in os.walk(made):
         target = f"{temporary}/{os.path.relpath(folder, made)}".removesuffix("/.")
         tf.io.gfile.makedirs(target)
         for name in files:
             tf.io.gfile.copy(f"{folder}/{name}", f"{target}/{name}")
+            sync(f"{target}/{name}")
     if tf.io.gfile.exists(path):
         tf.io.gfile.rmtree(path)
     tf.io.gfile.rename(temporary, path)

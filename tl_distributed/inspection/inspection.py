@@ -51,7 +51,7 @@ def inspect_run(config: InspectConfig) -> list[str]:
     check_images(config.images, info, config.split)
     after = open_after(workdir)
     stored = _check_data(after, info, data_dir, f"{workdir}/model.keras")
-    before = open_before(config.before.rstrip("/"), run, after)
+    before = open_before(config.before.rstrip("/"), run, after, info.class_names)
     if before.image_shape != after.image_shape:
         raise UserError(f"--before={config.before}: takes images of {before.image_shape}, the run {after.image_shape}")
     inspection = _Inspection(config, info, before, after)

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
 from tl_distributed.errors import UserError
+from tl_distributed.files import path_exists
+from tl_distributed.inference.kept_head import head_of_classes
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.build import build_model
 from tl_distributed.models.settings import ModelSettings
@@ -39,12 +41,12 @@ def read_run_config(workdir: str) -> Config:
       UserError: Not the folder of a run, or one of another version of this program.
     """
     path = f"{workdir}/config.json"
-    if not tf.io.gfile.exists(path):
+    if not path_exists(path):
         raise UserError(f"--workdir={workdir}: no config.json there; name the folder of a run")
     with tf.io.gfile.GFile(path) as file:
         text = file.read()
     try:
-        saved = json.loads(text)["config"]
+        saved = {"reset_head": True, **json.loads(text)["config"]}  # before there was this flag, every head was new
         return Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the config of a run of this version ({error})") from None
@@ -57,12 +59,12 @@ def open_after(workdir: str) -> Network:
       UserError: The run has not finished, or its model cannot be opened.
     """
     path = f"{workdir}/model.keras"
-    if not tf.io.gfile.exists(path):
+    if not path_exists(path):
         raise UserError(f"--workdir={workdir}: no model.keras there; the run has not finished")
     return _open_packaged(path, shown_as=f"--workdir={workdir}", description="after training")
 
 
-def open_before(before: str, config: Config, after: Network) -> Network:
+def open_before(before: str, config: Config, after: Network, class_names: Sequence[str] = ()) -> Network:
     """Opens or builds what the run is compared with.
 
     Args:
@@ -70,6 +72,7 @@ def open_before(before: str, config: Config, after: Network) -> Network:
         weights that the run started from, its head's random ones included.
       config: The run's.
       after: The run's own network.
+      class_names: Of the data set, by which the run kept the head that it started from, or did not.
 
     Raises:
       UserError: Weights that cannot be had, or of another network.
@@ -77,7 +80,7 @@ def open_before(before: str, config: Config, after: Network) -> Network:
     path = f"{before.rstrip('/')}/model.keras"
     if before.endswith(".keras") or (before and tf.io.gfile.exists(path)):
         file = before if before.endswith(".keras") else path
-        if not tf.io.gfile.exists(file):
+        if not path_exists(file):
             raise UserError(f"--before={before}: no such file")
         return _open_packaged(file, shown_as=f"--before={before}", description=f"before: {_short(before)}")
     config = dataclasses.replace(config, weights=before or config.weights)
@@ -86,6 +89,7 @@ def open_before(before: str, config: Config, after: Network) -> Network:
         classifier = build_model(
             config.part(ModelSettings), get_backbone(config.backbone), image_size=config.image_size,
             num_classes=after.classifier.output.shape[-1], load_weights=True,
+            why_new_head=head_of_classes(class_names),
         )  # fmt: skip
     except UserError as error:
         if before:

@@ -68,7 +68,13 @@ def build_backbone(backbone: Backbone, *, image_size: int, weights: str) -> Any:
 
 
 def build_model(
-    settings: ModelSettings, backbone: Backbone, *, image_size: int, num_classes: int, load_weights: bool
+    settings: ModelSettings,
+    backbone: Backbone,
+    *,
+    image_size: int,
+    num_classes: int,
+    load_weights: bool,
+    why_new_head: Callable[[str], str],
 ) -> Any:
     """Builds the classifier; call it under the strategy's scope.
 
@@ -78,6 +84,7 @@ def build_model(
       image_size: Image side in pixels.
       num_classes: Number of logits.
       load_weights: Whether to load the pretrained weights; a run that goes on has them in its checkpoint.
+      why_new_head: Given the file of `--weights=PATH`, returns why its head is of no use here, or nothing.
 
     Returns:
       A `keras.Model` from normalised float32 images `[batch, image_size, image_size, 3]` to `[batch, num_classes]`
@@ -88,7 +95,7 @@ def build_model(
     """
     from tl_distributed.models.batch_norm import set_batch_norm_momentum
     from tl_distributed.models.heads import build_classifier
-    from tl_distributed.models.weights import load_backbone_weights
+    from tl_distributed.models.weights import load_backbone_weights, load_head_weights
 
     weights = settings.weights if load_weights else "none"
     named = weights in ("none", "imagenet")
@@ -97,10 +104,14 @@ def build_model(
         _LOG.info("%s", load_backbone_weights(backbone_model, weights))
     if settings.batch_norm_momentum:
         set_batch_norm_momentum(backbone_model, settings.batch_norm_momentum)
-    return build_classifier(
+    classifier = build_classifier(
         backbone_model,
         num_classes=num_classes,
         pooling=settings.pooling,
         head_units=settings.head_units,
         dropout=settings.dropout,
     )
+    if not named:
+        reset = (lambda _: "--reset_head") if settings.reset_head else why_new_head
+        _LOG.info("%s", load_head_weights(classifier, weights, reset))
+    return classifier

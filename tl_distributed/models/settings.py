@@ -17,8 +17,11 @@ class ModelSettings:
     weights: str | None = setting(
         None,
         "imagenet, none, or PATH of a Keras weights file, a .keras model or a run's workdir. Default: imagenet, or "
-        "none where the backbone has no ImageNet weights or --transfer=scratch.",
+        "none where the backbone has no ImageNet weights or --transfer=scratch. A head of the same classes is kept.",
         topic=MODEL,
+    )
+    reset_head: bool = setting(
+        False, "Begin with a new head also where --weights=PATH has one of the same classes.", topic=MODEL
     )
     pooling: str = setting("avg", "From feature map to vector.", topic=MODEL, choices=("avg", "max", "flatten"))
     head_units: tuple[int, ...] = setting((), "Hidden ReLU layers of the head, e.g. 256 or 512,128.", topic=MODEL)
@@ -63,6 +66,8 @@ class ModelSettings:
         transfer, weights = self.transfer_and_weights()
         if weights == "imagenet" and not get_backbone(self.backbone).has_imagenet_weights:
             raise UserError(f"--weights=imagenet: {self.backbone} has none; use --weights=none or --weights=PATH")
+        if self.reset_head and weights in ("imagenet", "none"):
+            raise UserError(f"--reset_head has no effect with --weights={weights}, which has no head; drop it")
         if transfer == "scratch" and weights != "none":
             raise UserError(f"--transfer=scratch trains random weights, but --weights={weights}; drop one of the two")
         if transfer != "scratch" and weights == "none":

@@ -1,13 +1,14 @@
-"""Loads the backbone's weights from a file: all of its layers, or none and an error that names the difference."""
+"""Loads weights from a file: every layer of the backbone, or none and an error that names what differs; and a head."""
 
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tl_distributed.errors import UserError
-from tl_distributed.models.heads import backbone_layers
+from tl_distributed.files import path_exists
+from tl_distributed.models.heads import backbone_layers, head_layers
 from tl_distributed.models.weight_files import StoredLayer, StoredWeights, read_weight_file
 
 PACKAGED_MODEL_FILE = "model.keras"
@@ -31,7 +32,7 @@ def load_backbone_weights(classifier_or_backbone: Any, path: str) -> str:
         `fetch_weights` filled. A model may have other layers before and after the backbone.
 
     Returns:
-      One line for the log: what was loaded, and which layers of the file were of no use.
+      One line for the log: what was loaded, and which layers of the file are not of the backbone.
 
     Raises:
       UserError: No such file, a file of another kind, or layers that differ (named, with both shapes).
@@ -42,8 +43,45 @@ def load_backbone_weights(classifier_or_backbone: Any, path: str) -> str:
         pairs, unused = _match(targets, stored, classifier_or_backbone.name, file)
         _refuse_unnormalised(pairs, file)
         num_parameters = _assign(pairs)
-    ending = f"; not used: {_first_few([layer.name for layer in unused])}" if unused else ""
+    ending = f"; not of the backbone: {_first_few([layer.name for layer in unused])}" if unused else ""
     return f"weights of {len(pairs)} backbone layers, {num_parameters:,} numbers, from {file}{ending}"
+
+
+def load_head_weights(classifier: Any, path: str, why_new_head: Callable[[str], str]) -> str:
+    """Loads the weights of the head, where the file has the same head; it stays new otherwise.
+
+    Args:
+      classifier: Model of `heads.build_classifier`.
+      path: What `load_backbone_weights` takes.
+      why_new_head: Given the file that `path` stands for, returns why its head is of no use, or nothing where it
+        answers the same question.
+
+    Returns:
+      One line for the log: that the head was kept, or why it is new.
+
+    Raises:
+      UserError: As `load_backbone_weights`.
+    """
+    file = _resolve(path, classifier.name)
+    reason = why_new_head(file)
+    if not reason:
+        with _local_copy(file) as local_file, read_weight_file(local_file, shown_as=file) as stored:
+            reason = _load_head(classifier, stored.orders or (list(stored.by_path.values()),))
+    return f"the head is new: {reason}" if reason else f"the head of {file} is kept, since the classes are the same"
+
+
+def _load_head(classifier: Any, orders: Sequence[Sequence[StoredLayer]]) -> str:
+    """Loads the head from the layers of its names; returns why nothing was loaded, or nothing."""
+    targets, found = list(_leaves(head_layers(classifier), "")), []
+    for layers in orders:
+        by_name = {layer.name: layer for layer in layers}
+        pairs = [(target, by_name.get(target.layer.name)) for target in targets]
+        differences = [text for target, layer in pairs if (text := _difference(target, layer))]
+        if not differences:
+            _assign(pairs)
+            return ""
+        found.append((sum(layer is None for _, layer in pairs), differences))
+    return _first_few(min(found)[1], separator="; ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +124,7 @@ def _resolve(path: str, backbone_name: str) -> str:
     """Returns the file that a file's or folder's path stands for."""
     import tensorflow as tf
 
-    if not tf.io.gfile.exists(path):
+    if not path_exists(path):
         if tf.io.gfile.exists(f"{path}.index"):
             raise UserError(f"--weights={path}: a TensorFlow checkpoint; save the model with model.save('NAME.keras')")
         raise UserError(f"--weights={path}: no such file or folder; takes imagenet, none or a path")

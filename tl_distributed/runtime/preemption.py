@@ -1,4 +1,8 @@
-"""Stopping between steps: SIGINT, SIGTERM and SIGUSR1 ask for a checkpoint; a second SIGINT or SIGTERM ends at once.
+"""Stopping between steps: SIGINT, SIGTERM, SIGHUP and SIGUSR1 ask for a checkpoint; a second SIGINT or SIGTERM ends at
+once.
+
+SIGHUP comes where the terminal was closed, from the kernel and once more from the shell, and with SIGTERM from systemd
+where a session ends: it never counts as a second one. `nohup` has it ignored, and so it stays.
 
 SIGUSR1 is the warning that a scheduler gives before its time limit (SLURM's `--signal`): the SIGTERM that may follow
 while the checkpoint is written does not count as a second one.
@@ -8,12 +12,14 @@ where this loop runs many in the graph; it knows SIGTERM alone; it stops a step 
 key-value store has told all workers; and it writes the checkpoint itself, without what `Checkpoints` adds.
 """
 
+import select
 import signal
 from types import FrameType, TracebackType
 
+from tl_distributed.progress import to_nowhere
 from tl_distributed.runtime.workers import Workers
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class StopRequest:
@@ -32,6 +38,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         for number in _SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -61,7 +69,19 @@ class StopRequest:
         return self._noted[0] if self._noted else self._workers.peer_stop_signal
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _forget_closed_terminal()
         ends_now = (signal.SIGINT, signal.SIGTERM)
         if number in ends_now and any(noted in ends_now for noted in self._noted):
             raise KeyboardInterrupt
         self._noted.append(number)
+
+
+def _forget_closed_terminal() -> None:
+    """Throws away what is written to a terminal that is closed: an error of it would end the run, or its exit code."""
+    poll = select.poll()
+    for descriptor in (1, 2):
+        poll.register(descriptor, 0)  # errors and hang-ups are reported whatever is asked for
+    for descriptor, event in poll.poll(0):
+        if event & (select.POLLERR | select.POLLHUP):
+            to_nowhere(descriptor)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tl_distributed.errors import UserError, one_line
+from tl_distributed.errors import UserError, file_error_line, one_line
 from tl_distributed.settings.flags import help_text, parse_arguments
 
 HELP = ("--help", "-h", "-help", "--helpfull")
@@ -38,8 +38,9 @@ def run_command(
 def run_to_exit(call: Callable[[], int | None]) -> None:
     """Calls, and exits with the code that it returns.
 
-    A `UserError` ends with its one line and exit code 2, Ctrl-C with 130, a reader of the output that went away
-    (`| head`) with 141; anything else is a defect and keeps its traceback.
+    A `UserError`, or an error of a file system on some path, ends with its one line and exit code 2, Ctrl-C with 130, a
+    reader of the output that went away (`| head`) with 141; anything else is a defect and keeps its traceback. So does
+    an error of a file system under `python -X dev`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _QUIET)
     try:
@@ -55,6 +56,12 @@ def run_to_exit(call: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+    except Exception as error:
+        line = None if sys.flags.dev_mode else file_error_line(error)
+        if line is None:
+            raise
+        print(f"error: {one_line(line)}", file=sys.stderr)
+        raise SystemExit(UserError.exit_code) from None
     raise SystemExit(code or 0)
 
 

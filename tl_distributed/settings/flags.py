@@ -7,6 +7,8 @@ composes them. Nothing below the commands reads absl's flags.
 import dataclasses
 import math
 import os
+import re
+import sys
 import textwrap
 import types
 import typing
@@ -15,8 +17,10 @@ from typing import Any
 
 from absl import flags
 
-from tl_distributed.errors import UserError, one_line
+from tl_distributed.errors import UserError, no_scheme, one_line
 
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
+_BUILT_IN_SCHEMES = ("file", "gs", "ram")  # of TensorFlow's wheel
 _EXPECTS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -71,6 +75,8 @@ class _SettingParser(flags.ArgumentParser):
         except (TypeError, ValueError):
             raise ValueError(f"expects {_EXPECTS[self._kind]}") from None
         _check_range(value, self._meta)
+        if self._kind is str:
+            _check_scheme(value)
         return value
 
     def _convert(self, argument: Any) -> Any:
@@ -96,6 +102,18 @@ def _check_range(value: Any, limits: Mapping[str, Any]) -> None:
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = [f"at least {low}" if low is not None else "", f"at most {high}" if high is not None else ""]
         raise ValueError("takes " + " and ".join(filter(None, bounds)))
+
+
+def _check_scheme(text: str) -> None:
+    """Raises `ValueError` for a path of a scheme that TensorFlow has no file system for.
+
+    Those count too that a program has loaded before it calls a command.
+    """
+    found = _SCHEME.match(text)
+    tensorflow = sys.modules.get("tensorflow")
+    schemes = tensorflow.io.gfile.get_registered_schemes() if tensorflow else _BUILT_IN_SCHEMES
+    if found and found[1] not in schemes:
+        raise ValueError(no_scheme(found[1]))
 
 
 def check_values(settings: Any, fields: Iterable[dataclasses.Field]) -> None:
@@ -145,7 +163,7 @@ def parse_arguments(config_class: type, arguments: Sequence[str]) -> tuple[Any, 
     `expand_arguments` may replace arguments by others, after those files are read.
 
     Raises:
-      UserError: An unknown flag, or a value that the flag does not take.
+      UserError: An unknown flag, a value that the flag does not take, or a path that nothing here reads (`s3://`).
     """
     flag_values = flags.FlagValues()
     define_flags(config_class, flag_values)
@@ -156,6 +174,11 @@ def parse_arguments(config_class: type, arguments: Sequence[str]) -> tuple[Any, 
         positional = flag_values(["command", *arguments])[1:]
     except (flags.Error, ValueError) as error:  # absl's ValueError: --noNAME=value
         raise UserError(one_line(error).removeprefix("ERROR:: ")) from None
+    for text in positional:
+        try:
+            _check_scheme(text)
+        except ValueError as error:
+            raise UserError(f"{text}: {error}") from None
     names = [field.name for field in dataclasses.fields(config_class) if "topic" in field.metadata]
     return config_class(**{name: flag_values[name].value for name in names}), positional
 

@@ -1,5 +1,6 @@
 """Runs a plan: each training in a process of its own, so that one that fails does not take the others with it."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -19,7 +20,7 @@ import tl_distributed
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.errors import UserError
 from tl_distributed.files import read_json, to_json_values, write_file, write_json
-from tl_distributed.progress import format_duration
+from tl_distributed.progress import format_duration, show_line
 from tl_distributed.reporting.metrics_log import read_metrics
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.workers import Workers
@@ -27,7 +28,8 @@ from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import parse_arguments
 from tl_distributed.studies.clock import PlanClock, planned_images, planned_work
 from tl_distributed.studies.plan import Arm, Plan, Run
-from tl_distributed.training.workdir import settings_of
+from tl_distributed.studies.run_lock import sole_study
+from tl_distributed.training.workdir import settings_of, why_not_longer
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ PLAN_FILE, FAILURE_FILE, LOG_FILE = "plan.json", "failure.json", "log.txt"
 _POLL_SECONDS = 1.0
 _REPORT_SECONDS = 30.0
 _STOP_SECONDS = 120.0  # for the checkpoint of a run that is told to stop
-_STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}  # exit codes of such a run
+# Exit codes of a run that was told to stop.
+_STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
 
 
 def open_study(workdir: str, plan: Plan, info: DatasetInfo) -> None:
@@ -59,7 +62,7 @@ def open_study(workdir: str, plan: Plan, info: DatasetInfo) -> None:
         differing = [
             f"{key} {before[key]} there, {value} here"
             for key, value in settings.items()
-            if before[key] != value and key != "recipe"
+            if before[key] != value and key != "recipe" and not (key == "epochs" and not why_not_longer(before, value))
         ]
         if differing:
             raise UserError(
@@ -111,8 +114,8 @@ def run_plan(
         for number, run in enumerate(plan.runs):
             if stop.agree():
                 raise SystemExit(128 + stop.signal_number)
-            folder = f"{workdir}/{run.folder}"
-            if workers.from_chief(f"whether {run} is finished", workers.is_chief and _is_finished(folder)):
+            folder, config = f"{workdir}/{run.folder}", configs[run.arm.name]
+            if workers.from_chief(f"whether {run} is finished", workers.is_chief and _is_finished(folder, config)):
                 clock.skip(run)
                 continue
             display = _Display(f"Study: run {number + 1} of {len(plan.runs)}: {run}", clock, run, folder)
@@ -134,9 +137,12 @@ def run_plan(
     return failed
 
 
-def _is_finished(folder: str) -> bool:
+def _is_finished(folder: str, config: Config) -> bool:
+    """Tells whether a run is over; not where it was asked for fewer epochs than now."""
     results = read_json(f"{folder}/results.json")
-    return results is not None and results["finished"]
+    if results is None or not results["finished"]:
+        return False
+    return (read_json(f"{folder}/config.json") or {}).get("config", {}).get("epochs", config.epochs) >= config.epochs
 
 
 def _train_once(
@@ -149,13 +155,26 @@ def _train_once(
     """Runs one training, each worker its part; returns why it failed, or `None`.
 
     Raises:
+      UserError: Another study runs it.
       SystemExit: It was asked to stop, and did.
     """
-    if workers.is_chief:
-        tf.io.gfile.makedirs(folder)
-        if tf.io.gfile.exists(f"{folder}/{FAILURE_FILE}"):
-            tf.io.gfile.remove(f"{folder}/{FAILURE_FILE}")
-    workers.exchange("the folder is there", None)
+    with contextlib.ExitStack() as stack:
+        if workers.is_chief:
+            tf.io.gfile.makedirs(folder)
+            stack.enter_context(sole_study(folder, while_waiting))
+            if tf.io.gfile.exists(f"{folder}/{FAILURE_FILE}"):
+                tf.io.gfile.remove(f"{folder}/{FAILURE_FILE}")
+        workers.exchange("the folder is there", None)
+        return _train_in(folder, arguments, train, while_waiting, workers)
+
+
+def _train_in(
+    folder: str,
+    arguments: Sequence[str],
+    train: Callable[..., int],
+    while_waiting: Callable[[], None],
+    workers: Workers,
+) -> str | None:
     with tempfile.TemporaryDirectory() as temporary:
         log = pathlib.Path(temporary) / LOG_FILE  # local: the study's folder may be in a bucket
         try:
@@ -260,7 +279,7 @@ class _Display:
             parts.append(f"{share:.0%} done, epoch {row['epoch']:.1f}")
         if left is not None:
             parts.append(f"about {format_duration(left)} left for the whole study")
-        print("; ".join(parts), file=sys.stderr, flush=True)
+        show_line("; ".join(parts), sys.stderr)
 
     def _last_row(self) -> dict[str, Any] | None:
         path = f"{self._folder}/metrics.jsonl"

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.errors import UserError
-from tl_distributed.files import matching_files, write_file
+from tl_distributed.files import matching_files, sync, write_file
 from tl_distributed.runtime.workers import Workers
 
 _LOG = logging.getLogger(__name__)
@@ -130,6 +130,13 @@ def _list_as(folder: str, paths: Sequence[str]) -> None:
         absolute, names[-1], all_model_checkpoint_paths=names, all_model_checkpoint_timestamps=times
     )
     write_file(f"{folder}/checkpoint", str(state).encode())
+
+
+def sync_checkpoint(folder: str, path: str) -> None:
+    """Waits until a checkpoint is on the disk: only then may those before it be deleted."""
+    for file in _files_of(folder, path):
+        sync(file)
+    sync(folder)
 
 
 def _files_of(folder: str, path: str) -> list[str]:

@@ -35,6 +35,7 @@ from tl_distributed.training.checkpoint_files import (
     put_aside,
     remove_unfinished,
     restore_variables,
+    sync_checkpoint,
     verified_scalars,
     wait_until_visible,
 )
@@ -294,7 +295,8 @@ def _write_job(
             manager = tf.train.CheckpointManager(
                 tf.train.Checkpoint(**variables), folder, max_to_keep=_ALL, checkpoint_name="step"
             )
-            manager.save(checkpoint_number=number)
+            path = manager.save(checkpoint_number=number)
+            sync_checkpoint(folder, path)
             keep_only(folder, newest=keep, steps=kept)
         except (tf.errors.OpError, OSError) as error:
             with contextlib.suppress(tf.errors.OpError, OSError):

@@ -1,5 +1,6 @@
 """A whole run: from a config to a trained, evaluated, saved model."""
 
+import contextlib
 import dataclasses
 import logging
 from typing import Any
@@ -17,6 +18,7 @@ from tl_distributed.training.run_phases import Run, RunPhases
 from tl_distributed.training.start import start_devices, start_model
 from tl_distributed.training.trained_part import choose_banks
 from tl_distributed.training.workdir import finished_results, open_workdir
+from tl_distributed.training.workdir_lock import locked_workdir
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,10 +33,12 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
       The content of `results.json`.
 
     Raises:
-      UserError: Whatever the user can mend: data set, weights, workdir, divergence, memory, a full disk.
+      UserError: Whatever the user can mend: data set, weights, workdir, divergence, memory, a full disk; another run
+        in the workdir.
       SystemExit: 128 + the signal's number, after a checkpoint, when a signal asked the run to stop.
     """
-    with join_workers(config.part(RuntimeSettings), shared_flags(config)) as workers:
+    with contextlib.ExitStack() as stack:
+        workers = stack.enter_context(join_workers(config.part(RuntimeSettings), shared_flags(config)))
         info = read_data_set(config.part(DataSettings), workers)
         if config.early_stopping_epochs and "val" not in info.splits:
             raise UserError(
@@ -43,10 +47,11 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
             )
         config = config.resolved(native_size=max(info.image_shape[:2]))
         backbone = get_backbone(config.backbone)
+        stack.enter_context(locked_workdir(config.workdir, workers))
         checkpoints = Checkpoints(config.workdir, keep=config.keep_checkpoints, workers=workers)
         position = checkpoints.latest_position()
         config = open_workdir(config, info, position)
-        results = workers.from_chief("results", finished_results(config.workdir, position))
+        results = workers.from_chief("results", finished_results(config, position))
         if results is not None:
             _LOG.info("%s has finished already; choose another --workdir to train again.", config.workdir)
             return results
@@ -56,7 +61,10 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
             # Resolved here and not before, since it goes by free memory; a resumed run keeps what it began with.
             config = dataclasses.replace(config, input_mode=splits["train"].mode)
             # A checkpoint holds every weight: a resumed run does without the pretrained file.
-            model = start_model(config, backbone, runtime, num_classes=info.num_classes, load_weights=position is None)
+            model = start_model(
+                config, backbone, runtime, num_classes=info.num_classes, load_weights=position is None,
+                class_names=info.class_names,
+            )  # fmt: skip
             phases = plan_phases(config, num_examples=splits["train"].num_examples)
             num_examples = {name: split.num_examples for name, split in splits.items()}
             config, cuts = choose_banks(config, model, phases, num_examples, workers)

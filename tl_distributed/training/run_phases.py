@@ -34,7 +34,7 @@ from tl_distributed.training.start_log import log_phase, log_start
 from tl_distributed.training.step import TrainStep
 from tl_distributed.training.step_settings import step_settings
 from tl_distributed.training.trained_part import open_phase
-from tl_distributed.training.workdir import write_config
+from tl_distributed.training.workdir import reopen, write_config
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ class RunPhases:
         )  # fmt: skip
         if chief:
             tf.io.gfile.makedirs(config.workdir)
+            reopen(config.workdir)
             written = write_config(config, run.info, run.runtime)
         self._workers.exchange("config.json is written", None)
         wait_until_visible(f"{config.workdir}/config.json", self._workers)

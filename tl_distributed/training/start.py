@@ -1,7 +1,10 @@
 """How every command that trains claims the devices and builds the model of its config."""
 
+from collections.abc import Sequence
+
 import keras
 
+from tl_distributed.inference.kept_head import head_of_classes
 from tl_distributed.models.backbones import Backbone
 from tl_distributed.models.build import build_backbone, build_model
 from tl_distributed.models.settings import ModelSettings
@@ -24,9 +27,17 @@ def start_devices(config: Config, backbone: Backbone, workers: Workers) -> Runti
 
 
 def start_model(
-    config: Config, backbone: Backbone, runtime: Runtime, *, num_classes: int, load_weights: bool
+    config: Config,
+    backbone: Backbone,
+    runtime: Runtime,
+    *,
+    num_classes: int,
+    load_weights: bool,
+    class_names: Sequence[str] = (),
 ) -> keras.Model:
     """Builds the classifier of a resolved config on the devices; raises as `build.build_model` does.
+
+    The head of `--weights=PATH` is kept where it was trained on `class_names`, in this order.
 
     Where several workers download ImageNet weights, perhaps into one home, the chief is first: the others find them.
     """
@@ -42,4 +53,5 @@ def start_model(
             image_size=config.image_size,
             num_classes=num_classes,
             load_weights=load_weights,
+            why_new_head=head_of_classes(class_names),
         )

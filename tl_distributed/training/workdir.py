@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import logging
 import platform
+import re
 import subprocess
 import sys
 from typing import Any
@@ -14,11 +16,13 @@ import tensorflow as tf
 import tl_distributed
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.errors import UserError
-from tl_distributed.files import write_json
+from tl_distributed.files import path_exists, read_json, write_json
 from tl_distributed.inference.run_data import absolute
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.settings.config import Config
 from tl_distributed.training.checkpoints import Position
+
+_LOG = logging.getLogger(__name__)
 
 # What may differ when a run goes on: where it runs, how often it reports, when it stops.
 _FREE_SETTINGS = frozenset({
@@ -35,7 +39,7 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
     """Checks that the run may start or go on in `config.workdir`; returns the config to go on with.
 
     A run that chose its input mode by free memory keeps it, since the order of the data depends on it; so does one
-    that chose whether and how to bank features.
+    that chose whether and how to bank features. `--epochs` may grow where that changes nothing of the epochs before.
 
     Args:
       config: Resolved.
@@ -46,7 +50,7 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
       UserError: `--resume` does not allow it, or the run there has other settings or another data set.
     """
     path = f"{config.workdir}/config.json"
-    exists = tf.io.gfile.exists(path)
+    exists = path_exists(path)
     if config.resume == "must" and position is None:
         raise UserError(f"--resume=must: {config.workdir} has no checkpoint; check --workdir")
     if config.resume == "never" and exists:
@@ -61,19 +65,57 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
     current, before = json.loads(json.dumps(dataclasses.asdict(config))), settings_of(saved["config"])
     if {current["input_mode"], before["input_mode"]} == {"memory", "device"}:  # one order, and one result
         before["input_mode"] = current["input_mode"]
-    differing = [
-        f"{name} {before[name]} there, {value} here"
-        for name, value in current.items()
-        if name not in _FREE_SETTINGS and before[name] != value
-    ]
+    names = [name for name, value in current.items() if name not in _FREE_SETTINGS and before[name] != value]
+    differing = [f"{name} {before[name]} there, {current[name]} here" for name in names]
     if saved["dataset_sha256"] != info.digest():
         differing.append("another data set")
+    if names == ["epochs"] and len(differing) == 1 and config.epochs > before["epochs"]:
+        return _with_more_epochs(config, before)
     if differing:
+        other = _free_name(config.workdir, {name: current[name] for name in names})
         raise UserError(
             f"{config.workdir} holds a run with other settings ({'; '.join(differing[:5])}); "
-            "choose another --workdir, or delete that folder"
+            f"choose another --workdir, e.g. --workdir={other}, or delete that folder"
         )
     return config
+
+
+def _with_more_epochs(config: Config, before: dict[str, Any]) -> Config:
+    why_not = why_not_longer(before, config.epochs)
+    if why_not:
+        other = _free_name(config.workdir, {"epochs": config.epochs})
+        raise UserError(
+            f"--epochs={config.epochs}: {config.workdir} cannot be trained for longer, since {why_not}; train on from "
+            f"its weights: --weights={config.workdir} --transfer=full --workdir={other} (a run with "
+            "--schedule=constant can be made longer at any time)"
+        )
+    _LOG.info("%s was asked for %d epochs, now for %d.", config.workdir, before["epochs"], config.epochs)
+    return config
+
+
+def _free_name(workdir: str, changes: dict[str, Any]) -> str:
+    """Returns a folder beside `workdir` that is not there, named by the first change that reads as a name."""
+    texts = (f"{name}_{value}" for name, value in changes.items())
+    ending = next((text for text in texts if re.fullmatch(r"[\w.+-]{1,40}", text)), "")
+    names = [f"{workdir}-{ending}"] if ending else []
+    names += [f"{workdir}-{number}" for number in range(2, 1000)]
+    return next((name for name in names if not tf.io.gfile.exists(name)), f"{workdir}-other")
+
+
+def why_not_longer(before: dict[str, Any], epochs: int) -> str:
+    """Returns why a run cannot be made longer, such that it is as if asked for as long at once; nothing where it can.
+
+    Args:
+      before: Its settings, as `config.json` has them.
+      epochs: That are asked for.
+    """
+    if epochs < before["epochs"]:
+        return f"it was asked for {before['epochs']} epochs already"
+    if before["schedule"] != "constant":
+        return f"its rate follows --schedule={before['schedule']}, which ends with its {before['epochs']} epochs"
+    if before["warmup_epochs"] > before["epochs"]:
+        return f"its {before['epochs']} epochs are all warm-up"
+    return ""
 
 
 def settings_of(saved: dict[str, Any]) -> dict[str, Any]:
@@ -108,14 +150,25 @@ def layout_change(workdir: str, runtime: Runtime) -> str:
     )
 
 
-def finished_results(workdir: str, position: Position | None) -> dict[str, Any] | None:
+def finished_results(config: Config, position: Position | None) -> dict[str, Any] | None:
     """Returns the results of a run that has nothing left to do, else `None`."""
-    path = f"{workdir}/results.json"
-    if position is None or not tf.io.gfile.exists(path):
+    results = read_json(f"{config.workdir}/results.json")
+    if position is None or results is None or not results["finished"] or results["steps"] != position.step:
         return None
-    with tf.io.gfile.GFile(path) as file:
-        results = json.loads(file.read())
-    return results if results["finished"] and results["steps"] == position.step else None
+    epochs = settings_of(read_json(f"{config.workdir}/config.json")["config"])["epochs"]
+    if config.epochs > epochs:
+        if not 0 < config.early_stopping_epochs <= position.stale_epochs:
+            return None
+        _LOG.info("%s stopped early, as --early_stopping_epochs asks: more --epochs change nothing.", config.workdir)
+    return results
+
+
+def reopen(workdir: str) -> None:
+    """Marks the results of a finished run that is trained on as those of an unfinished one, before anything changes."""
+    path = f"{workdir}/results.json"
+    results = read_json(path)
+    if results is not None and results["finished"]:
+        write_json(path, {**results, "finished": False})
 
 
 def write_config(config: Config, info: DatasetInfo, runtime: Runtime) -> dict[str, Any]:
@@ -146,7 +199,10 @@ def write_config(config: Config, info: DatasetInfo, runtime: Runtime) -> dict[st
 
 
 def checkout_commit() -> str | None:
-    """Returns the commit of the package's checkout, or `None` where it was installed without one."""
+    """Returns the commit of the package's checkout, or `None` where it was installed without one, or git is not."""
     folder = tl_distributed.__path__[0]
-    result = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git here
+        return None
     return result.stdout.strip() or None

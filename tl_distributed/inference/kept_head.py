@@ -1,0 +1,21 @@
+"""Whether the head of a saved model answers the question that a new run asks."""
+
+from collections.abc import Callable, Sequence
+
+from tl_distributed.inference.model_info import stored_class_names
+
+
+def head_of_classes(class_names: Sequence[str]) -> Callable[[str], str]:
+    """Returns what says, of a model's file, why its head is of no use for these classes; nothing where it is of use.
+
+    Args:
+      class_names: In order of label; none where they are unknown.
+    """
+
+    def why_new_head(file: str) -> str:
+        stored = stored_class_names(file)
+        if not stored or not class_names:
+            return "it is not known which classes the file's was trained on"
+        return "" if stored == tuple(class_names) else "the file's was trained on other classes"
+
+    return why_new_head
