@@ -20,6 +20,7 @@ from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.data.shards import READ_ERRORS, RecordFormat, bad_record, wrong_count
 from tl_distributed.data.splits import HOST
 from tl_distributed.errors import UserError, tensorflow_cause
+from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.pixels.augment import augment_batch, resize_batch
 from tl_distributed.pixels.augment_settings import AugmentSettings
@@ -28,6 +29,7 @@ from tl_distributed.pixels.seeds import per_image_seeds
 from tl_distributed.progress import Progress
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.handles import explicitly_ordered, handles_of, read_handles
+from tl_distributed.runtime.in_flight import map_in_flight
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.workers import Workers
 
@@ -106,6 +108,7 @@ class BankBuilder:
         self._prefix, self._layout, self._settings = prefix, layout, settings
         self._strategy, self._workers = runtime.strategy, runtime.workers
         self._num_replicas, self._first_replica = runtime.num_local_replicas, runtime.first_replica
+        self._in_flight = runtime.batches_in_flight
         if not runtime.use_xla:
             use_fused_kernels(prefix)
         self.function = tf.function(self._read_and_compute, autograph=False, jit_compile=runtime.use_xla or None)
@@ -147,16 +150,25 @@ class BankBuilder:
         """Yields rows of features and their labels, in order."""
         positions = np.concatenate([np.asarray(shard.examples, np.int32) for shard in shards])
         view = _PLAIN if shards[0].view is None else shards[0].view
-        done = 0
-        try:
+
+        def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+            done = 0
             for pixels, labels in images.batches(shards, batch_size):
-                valid = len(pixels)
-                chosen = _padded(positions[done : done + valid], batch_size)
-                with tf.device(HOST):
-                    given = tf.constant(_padded(pixels, batch_size)), tf.constant(chosen), tf.constant(view)
-                rows = [part.numpy() for part in self._global_batch(*given)]
-                yield np.concatenate(rows)[:valid], labels
-                done += valid
+                yield pixels, labels, positions[done : done + len(pixels)]
+                done += len(pixels)
+
+        def computed(batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+            pixels, labels, chosen = batch
+            with tf.device(HOST):
+                given = (
+                    tf.constant(_padded(pixels, batch_size)), tf.constant(_padded(chosen, batch_size)),
+                    tf.constant(view),
+                )  # fmt: skip
+            rows = [part.numpy() for part in self._global_batch(*given)]
+            return np.concatenate(rows)[: len(pixels)], labels
+
+        try:
+            yield from map_in_flight(computed, batches(), in_flight=self._in_flight)
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 f"out of memory while building the feature bank ({tensorflow_cause(error.message)}); try a smaller "
@@ -196,7 +208,8 @@ class BankBuilder:
         if settings.augment is not None:
             pixels = tf.where(view == _PLAIN, pixels, self._view(images, positions, view))
         inputs = normalize(pixels, settings.normalization)
-        boundary, _ = self._prefix.stateless_call(trainable, non_trainable, inputs, training=False)
+        with folded_batch_norm(self._prefix):
+            boundary, _ = self._prefix.stateless_call(trainable, non_trainable, inputs, training=False)
         return self._layout.join(tf.nest.flatten(boundary))
 
     def _view(self, images: tf.Tensor, positions: tf.Tensor, view: tf.Tensor) -> tf.Tensor:

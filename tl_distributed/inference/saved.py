@@ -18,6 +18,8 @@ from tl_distributed.data.fit_rules import Fit
 from tl_distributed.errors import UserError
 from tl_distributed.files import path_exists, replace_file, sync, write_file
 from tl_distributed.inference.model_info import ModelInfo, beside, info_path, read_model_info, store_inside
+from tl_distributed.models.folding import folded_batch_norm
+from tl_distributed.models.fused_kernels import use_fused_kernels
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,12 +91,32 @@ def _open(path: str) -> tuple[_Predict, _Shape, _Shape]:
         return _open_saved_model(path)
     if path.endswith((".keras", ".h5")):
         model = keras.models.load_model(path, compile=False, safe_mode=True)
-        # predict_on_batch and not predict: a tf.data pipeline a call costs more than a small model
-        call = lambda images: np.asarray(model.predict_on_batch(images))  # noqa: E731
-        return call, tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
+        return _compiled(model), tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
     if path.endswith(".tflite"):
         return _open_tflite(path)
     raise ValueError("takes .keras, .h5, .tflite or a SavedModel folder")
+
+
+def _compiled(model: keras.Model) -> _Predict:
+    """Returns the model as one program, by the kernels that training evaluates it with.
+
+    Keras's own `predict` has XLA compile it, on a CPU too, anew for each number of images.
+    """
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    if not on_gpu:
+        use_fused_kernels(model)
+
+    def call(images: tf.Tensor) -> tf.Tensor:
+        with folded_batch_norm(model):
+            return model(images, training=False)
+
+    program = tf.function(call, autograph=False, jit_compile=on_gpu or None)
+    shape = (None, *model.input_shape[1:])
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        return program.get_concrete_function(tf.TensorSpec(shape, images.dtype))(tf.constant(images)).numpy()
+
+    return predict
 
 
 def _open_saved_model(path: str) -> tuple[_Predict, _Shape, _Shape]:

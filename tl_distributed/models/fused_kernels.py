@@ -24,8 +24,7 @@ def use_fused_kernels(model: keras.Model) -> None:
 
 
 def _is_plain_batch_norm(layer: Any) -> bool:
-    rank = len(layer.input.shape)
-    return rank == 4 and layer.axis in (-1, 3) and not (layer.renorm or layer.synchronized)
+    return layer.input_spec.ndim == 4 and layer.axis in (-1, 3) and not (layer.renorm or layer.synchronized)
 
 
 def _fused_batch_norm(layer: Any, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -52,10 +51,9 @@ def _fused_batch_norm(layer: Any, inputs: Any, training: bool | None = None, mas
 
 def _is_depthwise(layer: Any) -> bool:
     """Whether each channel of a convolution is a group of its own, in a form that the depthwise kernel takes."""
-    in_channels = layer.input.shape[-1]
     return (
-        layer.groups == in_channels > 1
-        and layer.data_format == "channels_last"
+        layer.data_format == "channels_last"
+        and layer.groups == layer.input_spec.axes[-1] > 1
         and layer.padding in ("same", "valid")
         and layer.strides[0] == layer.strides[1]
         and (math.prod(layer.strides) == 1 or math.prod(layer.dilation_rate) == 1)

@@ -30,6 +30,8 @@ class Runtime:
       num_replicas: Devices that train in step, of all workers.
       num_local_replicas: Those of this worker.
       first_replica: Number of this worker's first one.
+      batches_in_flight: How many batches are inferred at once. A single batch leaves some of a CPU's cores waiting in
+        depthwise convolutions, on small maps and between operations; the calls of several replicas keep one order.
     """
 
     strategy: Any
@@ -50,6 +52,11 @@ class Runtime:
     @property
     def first_replica(self) -> int:
         return self.workers.index * self.num_local_replicas
+
+    @property
+    def batches_in_flight(self) -> int:
+        (device, *others) = self.strategy.extended.worker_devices
+        return 2 if not others and tf.DeviceSpec.from_string(device).device_type == "CPU" else 1
 
 
 def start_runtime(

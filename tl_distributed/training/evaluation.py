@@ -15,12 +15,14 @@ import tensorflow as tf
 
 from tl_distributed.bank.layout import FeatureLayout
 from tl_distributed.data.splits import HOST, EvalBatch, Split
+from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.pixels.augment import resize_batch
 from tl_distributed.pixels.normalize import normalize
 from tl_distributed.reporting.scores import TOP_K, ExampleScores
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.handles import explicitly_ordered, read_handles
+from tl_distributed.runtime.in_flight import map_in_flight
 
 _LOSS, _CONFIDENCE, _IN_TOP_K = range(3)
 
@@ -72,7 +74,7 @@ class Evaluator:
         self._model, self._features, self._averages = model, features, averages or {}
         self._image_size, self._normalization = image_size, normalization
         self._strategy, self._num_replicas = runtime.strategy, runtime.num_replicas
-        self._num_workers = runtime.workers.count
+        self._num_workers, self._in_flight = runtime.workers.count, runtime.batches_in_flight
         if not runtime.use_xla:
             use_fused_kernels(model)
         self.function = tf.function(self._read_and_compute, autograph=False, jit_compile=runtime.use_xla or None)
@@ -92,8 +94,12 @@ class Evaluator:
         """
         batch_size = -(-batch_size // self._num_replicas) * self._num_replicas
         run, parts, labels = self._batch(use_averages, keep_probabilities), [], []
-        for batch in split.eval_batches(batch_size):
-            parts.append((batch.num_valid, run(*_on_host(batch))))
+
+        def evaluated(batch: EvalBatch) -> tuple[EvalBatch, Any]:
+            return batch, run(*_on_host(batch))
+
+        for batch, part in map_in_flight(evaluated, split.eval_batches(batch_size), in_flight=self._in_flight):
+            parts.append((batch.num_valid, part))
             labels.append(batch.labels[: batch.num_valid])
         predictions, figures, *probabilities = (
             np.concatenate([np.concatenate([part.numpy() for part in given[index]])[:count] for count, given in parts])
@@ -153,7 +159,8 @@ class Evaluator:
             inputs = self._features.split(images)
         else:
             inputs = normalize(resize_batch(images, image_size=self._image_size), self._normalization)
-        logits, _ = self._model.stateless_call(trainable, non_trainable, inputs, training=False)
+        with folded_batch_norm(self._model):
+            logits, _ = self._model.stateless_call(trainable, non_trainable, inputs, training=False)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         probabilities = tf.nn.softmax(logits)
         # As a stable sort would have it: classes of the same logit in their order.

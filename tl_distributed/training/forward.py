@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.pixels.augment import augment_batch
 from tl_distributed.pixels.normalize import normalize
@@ -112,7 +113,7 @@ class ForwardBackward:
         seeds = per_image_seeds(tf.constant(settings.seed), step, positions)
         inputs, targets = self._inputs(images, labels, seeds)
         non_trainable = self._with_fresh_seeds(non_trainable, seeds)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, folded_batch_norm(self._model, frozen_only=True):
             tape.watch(trainable)
             logits, new_non_trainable = self._model.stateless_call(trainable, non_trainable, inputs, training=True)
             losses = keras.losses.categorical_crossentropy(
