@@ -43,6 +43,7 @@ setup(
         "matplotlib>=3.9",
         "scikit-learn>=1.5",
         "scipy>=1.13",
+        "statsmodels>=0.14.4",
         "threadpoolctl>=3.1",
         "tqdm>=4.66",
         "pillow>=10.3",

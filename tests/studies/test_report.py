@@ -25,6 +25,7 @@ from tl_distributed.runtime.workers import Workers
 from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import parse_arguments
 from tl_distributed.studies import findings
+from tl_distributed.studies.budget import best_by_time, budget
 from tl_distributed.studies.clock import planned_work
 from tl_distributed.studies.collect import at_largest_size, compare_all, epochs_of, load_records, summarise
 from tl_distributed.studies.figures import DARK, LIGHT, Figures
@@ -280,8 +281,8 @@ def test_words_follow_from_the_numbers(study):
     assert gain[0].endswith("more than noise.")
     assert "training accuracy is 10.0 points above validation" in findings.fitting(arms)[0]
     assert "The best epoch of 2 of 2 runs was the last" in findings.fitting(arms)[0]
-    assert findings.budget(arms) == [
-        "By training time: from 2 to 20 s cnn leads; from 20 s on deep, which has 90.5 % there.",
+    assert budget(arms) == [
+        "By training time: from 2 to 20 s cnn leads; from 20 s on deep leads, with 90.5 % there.",
         "The whole training of cnn takes least: 8 s.",
     ]
     efficiency = findings.data_efficiency(summaries, "cnn")
@@ -322,8 +323,44 @@ def test_equal_arms_are_not_told_apart(data_dir, tmp_path):
 def test_leader_changes_with_the_budget(study):
     """cnn is validated every 2 s and ends at 0.70, deep every 5 s: 0.225, 0.45, 0.675, 0.90."""
     plan, _, records, _ = study
-    leaders = findings.best_by_time(at_largest_size(plan, summarise(plan, records)))
-    assert [(seconds, name) for seconds, name, _ in leaders] == [(2.0, "cnn"), (20.0, "deep")]
+    leads = best_by_time(at_largest_size(plan, summarise(plan, records)))
+    assert [(lead.seconds, lead.arm) for lead in leads] == [(2.0, "cnn"), (20.0, "deep")]
+    assert leads[1].over == pytest.approx(0.2)
+
+
+def test_a_lead_within_the_noise_of_validation_is_said_to_be_one(data_dir, tmp_path):
+    """30 validation images, one seed: 0.80 and 0.82 cannot be told apart, whoever comes later."""
+    plan, info = plan_of(), read_manifest(data_dir)
+    train = trainer(lambda config: {"baseline_cnn": 0.8, "resnet20": 0.82}.get(config.backbone, "no"), [])
+    run_plan(plan, info, data_dir=data_dir, workdir=str(tmp_path), train=train, **ALONE)
+    sentences = budget(summarise(plan, load_records(plan, str(tmp_path))))
+    half = 100 * 1.96 * ((0.8 * 0.2 + 0.82 * 0.18) / 30) ** 0.5
+    assert sentences[1] == (
+        f"That deep overtakes cnn at 20 s is not told from noise: +2.00 points, where validation and seeds tell "
+        f"{half:.2f} apart."
+    )
+
+
+def test_runs_of_other_test_images_are_not_compared(study):
+    plan, _, records, _ = study
+    arms = at_largest_size(plan, summarise(plan, records))
+    record = arms[1].records[0]
+    other = dataclasses.replace(record, labels=record.labels[::-1])
+    changed = dataclasses.replace(arms[1], records=(other, *arms[1].records[1:]))
+    with pytest.raises(UserError, match="were scored on other test images"):
+        compare_all([arms[0], changed])
+
+
+def test_a_verdict_of_one_seed_is_about_its_runs(data_dir, tmp_path):
+    plan, info = plan_of(), read_manifest(data_dir)
+    train = trainer(lambda config: {"baseline_cnn": 0.5, "resnet20": 0.9}.get(config.backbone, "no"), [])
+    run_plan(plan, info, data_dir=data_dir, workdir=str(tmp_path), train=train, **ALONE)
+    arms = summarise(plan, load_records(plan, str(tmp_path)))
+    (sentence,) = findings.gain_over_baseline(arms, "cnn", compare_all(arms))
+    assert sentence.endswith(
+        "more than noise of the test images, all that one seed can show: it is said of these two runs, not of the "
+        "methods."
+    )
 
 
 def test_training_rows_become_epochs_by_weight_of_their_steps():

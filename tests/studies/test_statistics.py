@@ -1,25 +1,14 @@
-"""Statistics of the study against hand computations and scipy."""
+"""Statistics of the study against hand computations, scipy and simulation."""
 
-import math
+import time
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from tl_distributed.studies.statistics import compare, holm, mcnemar_exact, wilson_interval
+from tl_distributed.studies.statistics import compare, holm, wilson_interval
 
-
-def binomial_two_sided(successes: int, trials: int) -> float:
-    """Sum of the chances of all outcomes no likelier than the one seen, by hand."""
-    chances = [math.comb(trials, k) / 2**trials for k in range(trials + 1)]
-    return sum(chance for chance in chances if chance <= chances[successes] * (1 + 1e-9))
-
-
-@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (5, 5), (2, 9), (30, 12), (0, 17)])
-def test_mcnemar_is_the_exact_sign_test(first, second):
-    expected = binomial_two_sided(first, first + second) if first + second else 1.0
-    assert mcnemar_exact(first, second) == pytest.approx(expected)
-    assert mcnemar_exact(first, second) == mcnemar_exact(second, first)
+IMAGES, DRAWS = 400, 500
 
 
 def test_holm_by_hand():
@@ -32,45 +21,128 @@ def test_holm_by_hand():
 @pytest.mark.parametrize(("right", "count"), [(0, 10), (7, 10), (10, 10), (812, 1000)])
 def test_wilson_interval_is_scipys(right, count):
     expected = stats.binomtest(right, count).proportion_ci(method="wilson")
-    low, high = wilson_interval(right / count, count)
-    assert (low, high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert wilson_interval(right / count, count) == (pytest.approx(expected.low), pytest.approx(expected.high))
 
 
-def test_comparison_of_one_seed():
+def test_one_seed_is_the_paired_t_test():
     generator = np.random.default_rng(0)
-    first = generator.random((1, 2000)) < 0.8
-    second = generator.random((1, 2000)) < 0.7
-    found = compare(first, second, seed=0, resamples=4000)
+    first, second = generator.random((1, 2000)) < 0.8, generator.random((1, 2000)) < 0.78
+    found = compare(first, second)
+    expected = stats.ttest_rel(first[0].astype(float), second[0].astype(float))
+    interval = expected.confidence_interval()
     assert found.difference == pytest.approx(first.mean() - second.mean())
-    assert found.only_first == ((first & ~second).sum(),)
-    assert found.p_value == pytest.approx(
-        stats.binomtest(found.only_first[0], found.only_first[0] + found.only_second[0]).pvalue
-    )
-    differences = first[0].astype(float) - second[0]
-    half = 1.96 * differences.std() / math.sqrt(2000)  # the normal interval of a mean of paired differences
-    assert found.low == pytest.approx(found.difference - half, abs=half / 10)
-    assert found.high == pytest.approx(found.difference + half, abs=half / 10)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert (found.num_seeds, found.only_first) == (1, ((first & ~second).sum(),))
 
 
-def test_seeds_that_disagree_widen_the_interval():
-    """The same images right or wrong in each seed: noise of the images alone, then of the seeds as well."""
-    base = np.zeros((4, 1000), bool)
-    steady, moody = base.copy(), base.copy()
-    steady[:, :100] = True
-    moody[0, :400] = True
-    narrow, wide = (compare(answers, base, seed=0, resamples=2000) for answers in (steady, moody))
-    assert narrow.difference == wide.difference == pytest.approx(0.1)
-    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
-    assert wide.p_value == 1.0  # three of the seeds show nothing
-    assert narrow.p_value < 1e-20
+def test_seeds_alone_are_the_t_test_of_their_means():
+    """Many images, each right or wrong as its seed's share says: next to no noise but that of the seeds."""
+    shares = np.array([0.91, 0.86, 0.93, 0.89]), np.array([0.88, 0.87, 0.85, 0.86])
+    first, second = (np.arange(50_000) < 50_000 * share[:, None] for share in shares)
+    found = compare(first, second)
+    expected = stats.ttest_rel(*shares)
+    interval = expected.confidence_interval()
+    assert found.p_value == pytest.approx(expected.pvalue, rel=0.02)
+    assert (found.low, found.high) == (pytest.approx(interval.low, abs=5e-4), pytest.approx(interval.high, abs=5e-4))
 
 
-def test_identical_answers_differ_by_nothing():
-    answers = np.array([[True, False, True]])
-    found = compare(answers, answers, seed=0, resamples=100)
+def test_the_same_answers_from_each_seed_count_once():
+    generator = np.random.default_rng(0)
+    first, second = generator.random((1, 500)) < 0.8, generator.random((1, 500)) < 0.7
+    alone, repeated = compare(first, second), compare(first.repeat(5, 0), second.repeat(5, 0))
+    assert (repeated.low, repeated.high, repeated.p_value) == pytest.approx((alone.low, alone.high, alone.p_value))
+
+
+def answers(generator: np.random.Generator, seeds: int, accuracy: float, *, seed_sd: float, images: str) -> np.ndarray:
+    """Draws right and wrong: each seed has an accuracy of its own.
+
+    Args:
+      generator: Of the draw.
+      seeds: Number of runs.
+      accuracy: Their mean.
+      seed_sd: Standard deviation of a seed's accuracy.
+      images: own: each seed finds other images hard; shared: all seeds find the same hard; fixed: as `shared`, in all
+        draws alike, so that there is no noise of the images.
+    """
+    shares = np.clip(accuracy + seed_sd * generator.standard_normal((seeds, 1)), 0, 1)
+    if images == "fixed":
+        return np.arange(IMAGES) < np.round(IMAGES * shares)
+    return generator.random((seeds if images == "own" else 1, IMAGES)) < shares
+
+
+def coverage(seeds: int, truth: float = 0.0, **noise) -> float:
+    """Returns the share of studies whose interval holds the true difference; p agrees with the interval in each."""
+    generator, held = np.random.default_rng(seeds), 0
+    for _ in range(DRAWS):
+        found = compare(
+            answers(generator, seeds, 0.8 + truth, **noise), answers(generator, seeds, 0.8, **noise)
+        )  # fmt: skip
+        held += found.low <= truth <= found.high
+        assert (found.low <= 0 <= found.high) == (found.p_value >= 0.05)
+    return held / DRAWS
+
+
+NOISE = {
+    "seeds": {"seed_sd": 0.04, "images": "fixed"},
+    "images": {"seed_sd": 0.0, "images": "own"},
+    "the same images": {"seed_sd": 0.0, "images": "shared"},
+    "both": {"seed_sd": 0.02, "images": "own"},
+    "both, the same images": {"seed_sd": 0.02, "images": "shared"},
+}
+
+
+@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_the_interval_covers_what_it_says(seeds, noise):
+    """0.93 to 0.97 and twice the error of so many draws; two seeds say little of their own noise."""
+    error = 2 * np.sqrt(0.95 * 0.05 / DRAWS)
+    assert (0.93 if seeds > 2 else 0.90) - error <= coverage(seeds, **NOISE[noise]) <= 0.97 + error
+
+
+def test_false_alarms_of_one_seed_are_rare_and_its_interval_knows_no_seeds():
+    assert coverage(1, **NOISE["images"]) >= 0.935
+    assert coverage(1, **NOISE["both"]) < 0.92
+
+
+def test_power_rises_with_seeds_and_with_images():
+    def power(seeds: int, images: int) -> float:
+        generator, found = np.random.default_rng(0), 0
+        for _ in range(150):
+            first, second = generator.random((2, seeds, images)) < np.array([0.92, 0.90])[:, None, None]
+            found += compare(first, second).p_value < 0.05
+        return found / 150
+
+    by_seeds = [power(seeds, 1000) for seeds in (1, 3, 10)]
+    by_images = [power(5, images) for images in (250, 1000, 4000)]
+    assert by_seeds == sorted(by_seeds)
+    assert by_seeds[-1] > by_seeds[0] + 0.3
+    assert by_images == sorted(by_images)
+    assert by_images[-1] > 0.95
+
+
+def test_identical_answers_differ_by_nothing_and_opposite_ones_by_all():
+    same = np.array([[True, False, True]])
+    found = compare(same, same)
     assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+    found = compare(np.ones((2, 50), bool), np.zeros((2, 50), bool))
+    assert (found.difference, found.low, found.high, found.p_value) == (1, 1, 1, 0)
+
+
+def test_one_image_says_nothing():
+    found = compare(np.ones((3, 1), bool), np.zeros((3, 1), bool))
+    assert (found.low, found.high, found.p_value) == (-1, 1, 1)
+
+
+def test_a_pair_takes_less_than_a_tenth_of_a_second():
+    generator = np.random.default_rng(0)
+    first, second = generator.random((2, 10, 10_000)) < 0.9
+    compare(first, second)  # imports
+    start = time.perf_counter()
+    compare(first, second)
+    assert time.perf_counter() - start < 0.1
 
 
 def test_answers_to_other_images_cannot_be_paired():
     with pytest.raises(ValueError, match=r"\(1, 3\) and \(1, 4\)"):
-        compare(np.zeros((1, 3), bool), np.zeros((1, 4), bool), seed=0, resamples=10)
+        compare(np.zeros((1, 3), bool), np.zeros((1, 4), bool))

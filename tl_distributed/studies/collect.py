@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tl_distributed.errors import UserError
 from tl_distributed.files import read_json
 from tl_distributed.reporting.metrics_log import read_metrics
 from tl_distributed.reporting.scores import confusion_counts
@@ -19,7 +20,6 @@ from tl_distributed.studies.runner import FAILURE_FILE
 from tl_distributed.studies.statistics import Comparison, compare, holm
 from tl_distributed.training.outcome import PREDICTIONS_FILE
 
-_BOOTSTRAP_RESAMPLES = 2000
 _CONVERGED_WITHIN = 0.01  # of the best validation accuracy
 
 
@@ -117,7 +117,7 @@ class ArmSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two arms compared at the largest size; `adjusted_p` allows for the number of pairs (Holm)."""
+    """Two arms compared at the largest size; `adjusted_p` allows for the number of all pairs (Holm)."""
 
     first: str
     second: str
@@ -185,20 +185,33 @@ def at_largest_size(plan: Plan, summaries: Sequence[ArmSummary]) -> list[ArmSumm
 
 
 def compare_all(summaries: Sequence[ArmSummary]) -> list[Pair]:
-    """Compares every two arms on the same test images, over the seeds that both have."""
+    """Compares every two arms on the same test images, over the seeds that both have.
+
+    Raises:
+      UserError: Runs that were scored on other images, or the same with other labels.
+    """
     found = []
     for first, second in itertools.combinations(summaries, 2):
         seeds = [record.run.seed for record in second.records]
         shared = [record.run.seed for record in first.records if record.run.seed in seeds]
         if shared:
-            answers = [
-                np.stack([record.right for record in arm.records if record.run.seed in shared])
-                for arm in (first, second)
-            ]
-            comparison = compare(*answers, seed=0, resamples=_BOOTSTRAP_RESAMPLES)
-            found.append((first.name, second.name, comparison))
+            runs = [[record for record in arm.records if record.run.seed in shared] for arm in (first, second)]
+            _check_same_images([*runs[0], *runs[1]])
+            answers = [np.stack([record.right for record in records]) for records in runs]
+            found.append((first.name, second.name, compare(*answers)))
     adjusted = holm([comparison.p_value for *_, comparison in found])
     return [Pair(*pair, p_value) for pair, p_value in zip(found, adjusted, strict=True)]
+
+
+def _check_same_images(records: Sequence[Record]) -> None:
+    """Raises `UserError` where an answer of one run has no answer of another to be paired with."""
+    first = records[0]
+    for record in records[1:]:
+        if not np.array_equal(first.labels, record.labels):
+            raise UserError(
+                f"{first.folder} and {record.folder} were scored on other test images ({len(first.labels):,} and "
+                f"{len(record.labels):,}, or other labels), so they cannot be compared; run one of them again"
+            )
 
 
 CSV_COLUMNS = (

@@ -9,6 +9,7 @@ from tl_distributed.data.records import DatasetInfo
 from tl_distributed.reporting.drawing import MOST_CLASSES_DRAWN, MOST_ROWS
 from tl_distributed.reporting.scores import MOST_CLASSES_IN_MATRIX
 from tl_distributed.studies import findings
+from tl_distributed.studies.budget import budget
 from tl_distributed.studies.collect import ArmSummary, Pair, Record, at_largest_size, compare_all, summarise
 from tl_distributed.studies.figures import Figures
 from tl_distributed.studies.findings import percent, points, probability
@@ -56,7 +57,7 @@ def make_sections(plan: Plan, records: Sequence[Record], info: DatasetInfo, data
         _result(plan, arms, pairs, records),
         _pairs(pairs),
         Section("Training", tuple(findings.fitting(arms)), None, _training_pictures(arms)),
-        Section("Which one for which budget", tuple(findings.budget(arms)), None, (
+        Section("Which one for which budget", tuple(budget(arms)), None, (
             Picture("accuracy_against_seconds", "Best validation accuracy so far over training time, a line for each "
                     "run.", lambda figures: figures.accuracy_against_seconds(arms)),
         )),
@@ -132,10 +133,13 @@ def _pairs(pairs: Sequence[Pair]) -> Section:
     )  # fmt: skip
     if not rows:
         return Section("Pairs")
+    one_seed = any(pair.comparison.num_seeds == 1 for pair in pairs)
+    seeds = "the noise of the test images alone, since one seed shows no other" if one_seed else "the noise of both"
     sentence = (
-        "Every two arms on the same test images. The interval is a bootstrap over images and seeds; the counts are "
-        "images that one arm got right and the other did not, for each seed; p is McNemar's exact test, of several "
-        f"seeds the largest, times Holm's correction for {len(rows)} pair{'s' if len(rows) > 1 else ''}."
+        "Every two arms on the same test images: the mean over seeds of each image's difference. Images and seeds are "
+        f"both a sample; the interval is a t interval that holds {seeds}, and p is its own, by Holm's correction for "
+        f"{len(rows)} pair{'s' if len(rows) > 1 else ''}. The counts are images that one arm got right and the other "
+        "did not, for each seed."
     )
     return Section("Pairs", (sentence,), Table(header, rows))
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from tl_distributed.reporting.spread import Spread
 from tl_distributed.studies.collect import ArmSummary, Pair, Record
+from tl_distributed.studies.statistics import holm
 
 _SIGNIFICANT = 0.05
 
@@ -47,8 +48,8 @@ def ranking(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) ->
         ]
     pair = _pair(pairs, best.name, second.name)
     if pair is not None and baseline not in (best.name, second.name):
-        sentences.append(f"Between these two: {verdict(pair, best.name)}.")
-    unclear = [pair for pair in pairs if not _is_clear(pair)]
+        sentences.append(f"Between these two: {verdict(pair, best.name, p_value=pair.adjusted_p)}.")
+    unclear = [pair for pair in pairs if pair.adjusted_p >= _SIGNIFICANT]
     if unclear:
         listed = "; ".join(f"{pair.first} and {pair.second}" for pair in unclear)
         sentences.append(f"Not told apart by these runs: {listed}.")
@@ -57,21 +58,23 @@ def ranking(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) ->
     return sentences
 
 
-def verdict(pair: Pair, first: str) -> str:
-    """Says how far `first` is from the other arm of the pair, and whether that is more than noise."""
+def verdict(pair: Pair, first: str, *, p_value: float) -> str:
+    """Says how far `first` is from the other arm of the pair, and whether that is more than noise.
+
+    Args:
+      pair: The comparison.
+      first: The arm whose lead is told.
+      p_value: Adjusted for the number of pairs that the question compares.
+    """
     comparison, sign = pair.comparison, 1 if pair.first == first else -1
     ends = sorted((sign * comparison.low + 0.0, sign * comparison.high + 0.0))
-    ending = "more than noise" if _is_clear(pair) else "not told from noise"
+    ending = "more than noise" if p_value < _SIGNIFICANT else "not told from noise"
+    if comparison.num_seeds == 1:
+        ending += " of the test images, all that one seed can show: it is said of these two runs, not of the methods"
     return (
         f"{points(sign * comparison.difference)}, 95 % interval {100 * ends[0]:+.2f} to {100 * ends[1]:+.2f}, "
-        f"{probability(pair.adjusted_p)} (McNemar, Holm): {ending}"
+        f"{probability(p_value)}: {ending}"
     )
-
-
-def _is_clear(pair: Pair) -> bool:
-    """A difference counts if the test on images and the bootstrap over images and seeds both say so."""
-    comparison = pair.comparison
-    return pair.adjusted_p < _SIGNIFICANT and (comparison.low > 0 or comparison.high < 0)
 
 
 def _pair(pairs: Sequence[Pair], first: str, second: str) -> Pair | None:
@@ -79,15 +82,15 @@ def _pair(pairs: Sequence[Pair], first: str, second: str) -> Pair | None:
 
 
 def gain_over_baseline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -> list[str]:
-    """Says what each arm gains over the baseline."""
+    """Says what each arm gains over the baseline; p by Holm over these pairs alone, since these were asked for."""
     if baseline not in [arm.name for arm in arms]:
         return [f"The baseline {baseline} has no finished run, so nothing can be said of gains over it."]
-    sentences = []
-    for arm in arms:
-        pair = _pair(pairs, arm.name, baseline)
-        if arm.name != baseline and pair is not None:
-            sentences.append(f"{arm.name} against the baseline {baseline}: {verdict(pair, arm.name)}.")
-    return sentences
+    against = {arm.name: pair for arm in arms if (pair := _pair(pairs, arm.name, baseline)) and arm.name != baseline}
+    adjusted = holm([pair.comparison.p_value for pair in against.values()])
+    return [
+        f"{name} against the baseline {baseline}: {verdict(pair, name, p_value=p_value)}."
+        for (name, pair), p_value in zip(against.items(), adjusted, strict=True)
+    ]
 
 
 def fitting(arms: Sequence[ArmSummary]) -> list[str]:
@@ -107,45 +110,6 @@ def fitting(arms: Sequence[ArmSummary]) -> list[str]:
             f"{np.mean([record.results['epochs'] for record in arm.records]):.3g}.{rising}"
         )
     return sentences
-
-
-def best_by_time(arms: Sequence[ArmSummary]) -> list[tuple[float, str, float]]:
-    """Returns who leads from when on: (seconds, arm, its best mean validation accuracy there), in order of time.
-
-    An arm counts from the moment at which all of its runs have been validated once.
-    """
-    curves = {arm.name: [record.epochs for record in arm.records] for arm in arms}
-    curves = {name: runs for name, runs in curves.items() if all(runs)}
-    times = sorted({epoch.seconds for runs in curves.values() for run in runs for epoch in run})
-    leaders: list[tuple[float, str, float]] = []
-    for seconds in times:
-        scores = {}
-        for name, runs in curves.items():
-            best = [max((e.val_accuracy for e in run if e.seconds <= seconds), default=None) for run in runs]
-            if None not in best:
-                scores[name] = float(np.mean(best))
-        if scores:
-            leader = max(scores, key=scores.get)
-            if not leaders or leaders[-1][1] != leader:
-                leaders.append((seconds, leader, scores[leader]))
-    return leaders
-
-
-def budget(arms: Sequence[ArmSummary]) -> list[str]:
-    """Says which arm is best for which training time."""
-    leaders = best_by_time(arms)
-    if not leaders:
-        return []
-    spans = [
-        f"from {start:.3g} to {end:.3g} s {name} leads" for (start, name, _), (end, *_) in itertools.pairwise(leaders)
-    ]
-    start, name, accuracy = leaders[-1]
-    spans.append(f"from {start:.3g} s on {name}, which has {100 * accuracy:.1f} % there")
-    cheapest = min(arms, key=lambda arm: arm.spread_of("seconds").mean)
-    return [
-        f"By training time: {'; '.join(spans)}.",
-        f"The whole training of {cheapest.name} takes least: {cheapest.spread_of('seconds').mean:.3g} s.",
-    ]
 
 
 def data_efficiency(summaries: Sequence[ArmSummary], baseline: str) -> list[str]:

@@ -1,12 +1,13 @@
-"""Statistics of a comparison: spread over runs, and paired tests on the same test images."""
+"""Statistics of a comparison: what runs with several seeds, scored on the same test images, say of two methods."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-_RESAMPLES_AT_ONCE = 64
 CONFIDENCE = 0.95
+_NO_SIGN_OF_SEEDS = 0.5  # p of the F test above which the seeds are taken to add nothing of their own
+_LEAST_P = 1e-15  # where the quantiles are still exact; nobody asks for less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,10 +15,11 @@ class Comparison:
     """How one arm's answers on the test images differ from another's.
 
     Attributes:
-      difference: Mean accuracy of the first minus that of the second, over the seeds that both have.
-      low: Lower end of the 95 % bootstrap interval of the difference.
+      difference: Mean accuracy of the first minus that of the second, over the seeds that both have, in [-1, 1].
+      low: Lower end of the 95 % interval of the difference.
       high: Its upper end.
-      p_value: Of McNemar's exact test, two-sided; of several seeds the largest, so that no lucky one decides.
+      p_value: Two-sided, of no difference; below 0.05 exactly where the interval leaves out 0.
+      num_seeds: Of one seed, the interval holds the noise of the test images alone: it is about these two runs.
       only_first: Images that only the first got right, for each seed.
       only_second: Images that only the second got right, for each seed.
     """
@@ -26,85 +28,114 @@ class Comparison:
     low: float
     high: float
     p_value: float
+    num_seeds: int
     only_first: tuple[int, ...]
     only_second: tuple[int, ...]
 
 
-def wilson_interval(accuracy: float, num_examples: int) -> tuple[float, float]:
-    """Returns the 95 % interval of an accuracy measured once on `num_examples` images (Wilson 1927)."""
-    from scipy.stats import norm
+def compare(first: np.ndarray, second: np.ndarray) -> Comparison:
+    """Compares two arms whose runs of one seed answered the same test images.
 
-    z = float(norm.ppf(0.5 + CONFIDENCE / 2))
-    centre = (accuracy + z**2 / (2 * num_examples)) / (1 + z**2 / num_examples)
-    half = z / (1 + z**2 / num_examples)
-    half *= float(np.sqrt(accuracy * (1 - accuracy) / num_examples + z**2 / (4 * num_examples**2)))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    The differences d[seed, image] in {-1, 0, 1} are a two-way layout without replication, both ways random: other test
+    images might have been drawn, and other seeds. Radiology compares readers and cases so (Obuchowski and Rockette
+    1995; Gallas 2006). With the mean squares MS of images, of seeds and of what is left, of n images and S seeds, the
+    mean has the variance
 
+        (A + B) / (n S),   A = max(0, MS_images - MS_left),   B = MS_seeds
 
-def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Returns the two-sided p of McNemar's exact test (McNemar 1947): a fair coin over the images that differ.
-
-    Args:
-      only_first: Images that only the first model got right.
-      only_second: Images that only the second got right.
-    """
-    from scipy.stats import binomtest
-
-    differing = only_first + only_second
-    return float(binomtest(only_first, differing, 0.5).pvalue) if differing else 1.0
-
-
-def compare(first: np.ndarray, second: np.ndarray, *, seed: int, resamples: int) -> Comparison:
-    """Compares two arms on the same test images.
-
-    The bootstrap draws images and, where there are several, seeds anew (both arms' runs of a seed together, since
-    they share their training images), so that its interval holds the noise of both.
+    B is the variance of the seeds' mean differences over S, the images' share in it included; A is what the images have
+    in common over all seeds, which the seeds' means do not show. The t interval weights the quantiles of n - 1 and of
+    S - 1 degrees of freedom by A and B (Cochran and Cox 1950; Satterthwaite's one number of degrees for both, 1946,
+    covers 85 to 90 % of two seeds). Where the F test finds no sign of the seeds (p > 0.5), images are all the noise:
+    MS_images / (n S), n - 1 degrees. Without this preliminary test at a liberal level (Bancroft 1964), quiet seeds
+    would cost an interval of few seeds most of its power. By simulation the 95 % interval covers 93 to 98 % from three
+    seeds on, and 90 to 98 % of two, whatever the shares of seeds and images.
 
     Args:
       first: `[seeds, images] bool`: whether the first arm's run of each seed got each image right.
       second: The same of the second arm, of the same seeds and images.
-      seed: Of the bootstrap.
-      resamples: Draws of the bootstrap.
 
     Raises:
       ValueError: Different shapes, or nothing to compare.
     """
     if first.shape != second.shape or not first.size:
         raise ValueError(f"answers of shapes {first.shape} and {second.shape} cannot be paired")
-    only_first, only_second = (first & ~second).sum(1), (second & ~first).sum(1)
-    differences = first.astype(np.float32) - second.astype(np.float32)
-    low, high = np.quantile(
-        _bootstrap_means(differences, seed, resamples), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    )
+    differences = first.astype(np.int8) - second.astype(np.int8)
+    mean = float(differences.mean(dtype=np.float64))
+    noise = _noise(differences)
+    half = _half_width(noise, 1 - CONFIDENCE)
     return Comparison(
-        difference=float(differences.mean(dtype=np.float64)),
-        low=float(low),
-        high=float(high),
-        p_value=max(mcnemar_exact(int(a), int(b)) for a, b in zip(only_first, only_second, strict=True)),
-        only_first=tuple(only_first.tolist()),
-        only_second=tuple(only_second.tolist()),
+        difference=mean,
+        low=max(-1.0, mean - half),
+        high=min(1.0, mean + half),
+        p_value=_p_value(abs(mean), noise),
+        num_seeds=len(differences),
+        only_first=tuple((differences == 1).sum(1).tolist()),
+        only_second=tuple((differences == -1).sum(1).tolist()),
     )
 
 
-def _bootstrap_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """Returns the means of resampled `[seeds, images]` values, rows and columns drawn with replacement."""
-    generator = np.random.default_rng(seed)
-    num_seeds, num_images = values.shape
-    means = []
-    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
-        count = min(_RESAMPLES_AT_ONCE, resamples - start)
-        image_weights = generator.multinomial(num_images, np.full(num_images, 1 / num_images), size=count)
-        seed_weights = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=count)
-        of_seeds = image_weights.astype(np.float32) @ values.T / num_images
-        means.append((of_seeds * seed_weights).sum(1) / num_seeds)
-    return np.concatenate(means)
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A share of the variance of the mean difference, and its degrees of freedom."""
+
+    variance: float
+    freedom: int
+
+
+def _noise(differences: np.ndarray) -> tuple[_Part, ...]:
+    """Returns the independent parts of the variance of the mean of `[seeds, images]` differences."""
+    from scipy.stats import f
+
+    num_seeds, num_images = differences.shape
+    if num_images < 2:
+        return (_Part(np.inf, 1),)
+    of_images, of_seeds = differences.mean(0, dtype=np.float64), differences.mean(1, dtype=np.float64)
+    images = num_seeds * float(of_images.var(ddof=1)) / differences.size
+    if num_seeds < 2:
+        return (_Part(images, num_images - 1),)
+    seeds = num_images * float(of_seeds.var(ddof=1)) / differences.size
+    freedom = (num_images - 1) * (num_seeds - 1)
+    total = float(np.square(differences).mean()) - float(of_seeds.mean()) ** 2
+    left = max(0.0, total - (num_images - 1) * images - (num_seeds - 1) * seeds) / freedom
+    if seeds == 0 or (left and f.sf(seeds / left, num_seeds - 1, freedom) > _NO_SIGN_OF_SEEDS):
+        return (_Part(images, num_images - 1),)
+    return _Part(max(0.0, images - left), num_images - 1), _Part(seeds, num_seeds - 1)
+
+
+def _half_width(noise: Sequence[_Part], p_value: float) -> float:
+    """Returns the distance from the mean at which the two-sided p is `p_value`."""
+    from scipy.special import stdtrit
+
+    variance = sum(part.variance for part in noise)
+    if variance in (0, np.inf):
+        return variance
+    quantiles = [-stdtrit(part.freedom, p_value / 2) for part in noise]
+    return float(sum(q * part.variance for q, part in zip(quantiles, noise, strict=True)) / np.sqrt(variance))
+
+
+def _p_value(distance: float, noise: Sequence[_Part]) -> float:
+    """Returns the p at which the interval just reaches 0: what `_half_width` inverts."""
+    from scipy.optimize import brentq
+
+    if distance == 0 or _half_width(noise, 1 - CONFIDENCE) == np.inf:
+        return 1.0
+    if _half_width(noise, _LEAST_P) <= distance:
+        return _LEAST_P if _half_width(noise, _LEAST_P) else 0.0
+    log_p = brentq(lambda log_p: _half_width(noise, float(np.exp(log_p))) - distance, np.log(_LEAST_P), 0.0)
+    return float(np.exp(log_p))
+
+
+def wilson_interval(accuracy: float, num_examples: int) -> tuple[float, float]:
+    """Returns the 95 % interval of an accuracy measured once on `num_examples` images (Wilson 1927)."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(accuracy * num_examples, num_examples, alpha=1 - CONFIDENCE, method="wilson")
+    return float(low), float(high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Returns p values adjusted for their number (Holm 1979), in the order given."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []

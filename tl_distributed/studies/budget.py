@@ -1,0 +1,95 @@
+"""Which arm leads from which training time on, and whether validation can tell."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from tl_distributed.studies.collect import ArmSummary
+from tl_distributed.studies.findings import points
+
+
+@dataclasses.dataclass(frozen=True)
+class Lead:
+    """From when on an arm has the best mean validation accuracy.
+
+    Attributes:
+      seconds: Of training.
+      arm: Its name.
+      accuracy: Its best mean validation accuracy there, in [0, 1].
+      over: What it has more than the arm that led before, or `None` of the first.
+      noise: What it would have to have more, to be told from the noise of validation images and seeds.
+    """
+
+    seconds: float
+    arm: str
+    accuracy: float
+    over: float | None
+    noise: float
+
+
+def best_by_time(arms: Sequence[ArmSummary]) -> list[Lead]:
+    """Returns who leads from when on, in order of time.
+
+    An arm counts from the moment at which all of its runs have been validated once.
+    """
+    runs = {arm.name: arm for arm in arms if all(record.epochs for record in arm.records)}
+    times = sorted({epoch.seconds for arm in runs.values() for record in arm.records for epoch in record.epochs})
+    leads: list[Lead] = []
+    for seconds in times:
+        best = {name: _best_until(arm, seconds) for name, arm in runs.items()}
+        scores = {name: float(np.mean(found)) for name, found in best.items() if found is not None}
+        leader = max(scores, key=scores.get, default=None)
+        if leader is None or (leads and leads[-1].arm == leader):
+            continue
+        before = leads[-1].arm if leads else None
+        over = scores[leader] - scores[before] if before else None
+        noise = _noise(runs[leader], best[leader], best[before]) if before else 0.0
+        leads.append(Lead(seconds, leader, scores[leader], over, noise))
+    return leads
+
+
+def _best_until(arm: ArmSummary, seconds: float) -> list[float] | None:
+    """Returns each run's best validation accuracy so far, or `None` where one has none yet."""
+    best = [
+        max((e.val_accuracy for e in record.epochs if e.seconds <= seconds), default=None) for record in arm.records
+    ]
+    return None if None in best else best
+
+
+def _noise(arm: ArmSummary, *accuracies: Sequence[float]) -> float:
+    """Returns the half width of a 95 % interval of a difference of mean accuracies, as if of images of their own.
+
+    Only the scores of validation are kept, not its answers, so that nothing can be paired; this is the wider.
+    """
+    num_images = arm.records[0].results["num_examples"]["val"]
+    variance = sum(
+        np.mean(values) * (1 - np.mean(values)) / num_images
+        + (np.var(values, ddof=1) / len(values) if values[1:] else 0)
+        for values in accuracies
+    )
+    return 1.96 * float(np.sqrt(variance))
+
+
+def budget(arms: Sequence[ArmSummary]) -> list[str]:
+    """Says which arm is best for which training time."""
+    leads = best_by_time(arms)
+    if not leads:
+        return []
+    ends = [*(f"to {lead.seconds:.3g} s" for lead in leads[1:]), "on"]
+    spans = [
+        f"from {lead.seconds:.3g} {'s ' * (end == 'on')}{end} {lead.arm} leads"
+        for lead, end in zip(leads, ends, strict=True)
+    ]
+    cheapest = min(arms, key=lambda arm: arm.spread_of("seconds").mean)
+    sentences = [f"By training time: {'; '.join(spans)}, with {100 * leads[-1].accuracy:.1f} % there."]
+    sentences += [
+        f"That {lead.arm} overtakes {before.arm} at {lead.seconds:.3g} s is not told from noise: {points(lead.over)}, "
+        f"where validation and seeds tell {100 * lead.noise:.2f} apart."
+        for before, lead in itertools.pairwise(leads)
+        if lead.over <= lead.noise
+    ]
+    return [
+        *sentences, f"The whole training of {cheapest.name} takes least: {cheapest.spread_of('seconds').mean:.3g} s."
+    ]  # fmt: skip
