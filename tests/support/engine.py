@@ -42,7 +42,8 @@ def settings(**changes) -> StepSettings:
     base = StepSettings(
         features=None, augment=NAMED_AUGMENTATIONS["none"], image_size=IMAGE_SIZE, normalization="tf",
         num_classes=NUM_CLASSES, global_batch_size=BATCH, label_smoothing=0.0, weight_decay=0.0, rate_multipliers={},
-        clip_norm=0.0, ema_decay=0.0, all_reduce_dtype="float32", seed=0,
+        clip_norm=0.0, ema_decay=0.0, all_reduce_dtype="float32", gradient_buckets=1,
+        seed=0,
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 

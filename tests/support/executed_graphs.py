@@ -97,3 +97,24 @@ def _in_loops(nodes: dict[str, tf.compat.v1.NodeDef]) -> set[str]:
             found.add(name)
             waiting += consumers.get(name, [])
     return found
+
+
+def needed_within_an_iteration(executed: Executed, name: str) -> set[str]:
+    """Returns the names of the nodes that a node of a loop waits for in its own iteration, on any device."""
+    for partitions in executed.functions:
+        nodes = {node.name: node for graph in partitions for node in graph.node}
+        if name not in nodes:
+            continue
+        sends = {node.attr["tensor_name"].s: node.name for node in nodes.values() if node.op == "_Send"}
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            node = nodes[waiting.pop()]
+            if node.name in found or node.op == "Merge":
+                continue
+            found.add(node.name)
+            waiting += map(_name, node.input)
+            if node.op == "_Recv" and node.attr["tensor_name"].s in sends:
+                waiting.append(sends[node.attr["tensor_name"].s])
+        return found - {name}
+    raise KeyError(name)

@@ -1,6 +1,7 @@
 """Which operations TensorFlow could not run on a GPU, from its registry of kernels: no GPU is needed to ask it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import kernels
@@ -8,6 +9,17 @@ from tensorflow.python.framework import kernels
 GPU, XLA_GPU = "GPU", "XLA_GPU_JIT"
 # Of a graph's own: arguments, results and transfers, which every device has.
 _PLUMBING = {"_Arg", "_Retval", "_Send", "_Recv", "_HostSend", "_HostRecv", "_DeviceArg", "_DeviceRetval"}
+
+
+def lower(function: Callable, *arguments: Any) -> str:
+    """Returns the HLO of a function compiled for GPUs."""
+    compiled = tf.function(function, jit_compile=True, autograph=False)
+    return compiled.experimental_get_compiler_ir(*arguments)(stage="hlo", platform_name="GPU")
+
+
+def values_of(variables: Iterable[Any]) -> list[tf.Tensor]:
+    """Returns zeros in place of Keras's variables."""
+    return [tf.zeros(variable.shape, variable.value.dtype) for variable in variables]
 
 
 def load_xla_kernels() -> None:

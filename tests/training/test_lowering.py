@@ -7,7 +7,7 @@ import engine
 import keras
 import pytest
 import tensorflow as tf
-from gpu_kernels import GPU, XLA_GPU, load_xla_kernels, without_kernel
+from gpu_kernels import GPU, XLA_GPU, load_xla_kernels, lower, values_of, without_kernel
 from placed_runs import trained
 
 from tl_distributed.bank.build import BankBuilder, FeatureSettings
@@ -50,15 +50,6 @@ def step_of(backbone: keras.Model, row: Backbone, where, **changes) -> TrainStep
     return TrainStep(
         model, keras.optimizers.Adam, lambda step: 1e-3 / (1.0 + tf.cast(step, tf.float32)), settings, where
     )
-
-
-def lower(function, *arguments) -> str:
-    compiled = tf.function(function, jit_compile=True, autograph=False)
-    return compiled.experimental_get_compiler_ir(*arguments)(stage="hlo", platform_name="GPU")
-
-
-def values_of(variables) -> list[tf.Tensor]:
-    return [tf.zeros(variable.shape, variable.value.dtype) for variable in variables]
 
 
 def given(size: int = engine.IMAGE_SIZE) -> tuple[tf.Tensor, ...]:

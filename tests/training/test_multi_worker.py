@@ -112,6 +112,17 @@ def test_two_workers_of_two_replicas_stream_the_same_data(data_dir, tmp_path, cl
     assert_same_run(tmp_path / "alone", tmp_path / "many")
 
 
+@pytest.mark.slow
+def test_gradients_in_parts_are_summed_in_one_order_everywhere(data_dir, tmp_path, cluster, alone):
+    """Two workers of two devices each: no hang, and the same sums."""
+    workers = cluster(2)
+    given = settings(data_dir, tmp_path / "many", virtual_devices=2, gradient_buckets=3)
+    workers.start_all(*flags(**given))
+    assert workers.wait() == [0, 0], workers.log(0) + workers.log(1)
+    assert "Gradients travel in 3 parts" in workers.log(0)
+    assert_same_run(alone, tmp_path / "many")
+
+
 def test_every_worker_builds_its_share_of_the_feature_bank_under_xla(data_dir, tmp_path, cluster, alone):
     shared = {
         "transfer": "frozen", "weights": str(alone), "augment": "none", "feature_bank": "on",

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tl_distributed.models.flops import layer_macs
+from tl_distributed.models.calls import bottlenecks, calls_in_order, macs_of
 
 # The most that computing frozen layers again in every step may cost, as a share of the tail's own forward pass, for
 # the sake of a boundary that takes less memory. A training step is three forward passes: 20 % here is 7 % of it.
@@ -44,7 +44,7 @@ def cut_at_frozen(classifier: keras.Model) -> Cut | None:
     Returns:
       The two parts; `None` where nothing is frozen before the first layer that trains.
     """
-    nodes = _in_order(classifier)
+    nodes = calls_in_order(classifier)
     moving = _moving(nodes)
     fixed = [node for node in nodes if id(node) not in moving]
     producer = {id(tensor): node for node in nodes for tensor in node.outputs}
@@ -54,7 +54,7 @@ def cut_at_frozen(classifier: keras.Model) -> Cut | None:
     fixed = [node for node in fixed if id(node) in needed]
     if not any(map(_has_weights, fixed)):
         return None
-    tail_macs = sum(_macs(node) for node in nodes if id(node) in moving)
+    tail_macs = sum(macs_of(node) for node in nodes if id(node) in moving)
     boundary = _cheapest(boundary, fixed, _RECOMPUTED_SHARE * tail_macs)
     return Cut(
         keras.Model(classifier.input, boundary, name=f"{classifier.name}_prefix"),
@@ -62,12 +62,6 @@ def cut_at_frozen(classifier: keras.Model) -> Cut | None:
         tuple(tuple(tensor.shape[1:]) for tensor in boundary),
         tuple(keras.backend.standardize_dtype(tensor.dtype) for tensor in boundary),
     )
-
-
-def _in_order(classifier: keras.Model) -> list[Any]:
-    """Returns the nodes of the model's graph (calls of its layers), each after those that feed it."""
-    by_depth = classifier._nodes_by_depth
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
 def _moving(nodes: list[Any]) -> set[int]:
@@ -99,19 +93,12 @@ def _cheapest(boundary: list[Any], fixed: list[Any], most_macs: float) -> list[A
 
     A tensor is such a bottleneck if, once everything up to it has been computed, it alone is still needed.
     """
-    last_use = {id(tensor): len(fixed) for tensor in boundary}
-    for index, node in enumerate(fixed):
-        for tensor in node.input_tensors:
-            last_use[id(tensor)] = max(index, last_use.get(id(tensor), 0))
-    choices, live = [(_size(boundary), 0, boundary)], {}
-    later_macs, worth_it = sum(map(_macs, fixed)), False
-    for index, node in enumerate(fixed):
-        later_macs -= _macs(node)
-        worth_it = worth_it or _has_weights(node)
-        live.update((id(tensor), tensor) for tensor in node.outputs if id(tensor) in last_use)
-        live = {key: tensor for key, tensor in live.items() if last_use[key] > index}
-        if worth_it and len(live) == 1 and later_macs <= most_macs:
-            choices.append((_size(live.values()), later_macs, list(live.values())))
+    first = next(index for index, node in enumerate(fixed) if _has_weights(node))
+    choices = [(_size(boundary), 0, boundary)]
+    for index, tensor in bottlenecks(fixed, boundary):
+        later_macs = sum(map(macs_of, fixed[index + 1 :]))
+        if index >= first and later_macs <= most_macs:
+            choices.append((_size([tensor]), later_macs, [tensor]))
     return min(choices, key=lambda choice: choice[:2])[2]
 
 
@@ -121,10 +108,6 @@ def _has_weights(node: Any) -> bool:
 
 def _size(tensors: Any) -> int:
     return sum(math.prod(tensor.shape[1:]) for tensor in tensors)
-
-
-def _macs(node: Any) -> int:
-    return layer_macs(node.operation) if isinstance(node.operation, keras.layers.Layer) else 0
 
 
 def _model_without_trace(classifier: keras.Model, inputs: list[Any], *, name: str) -> keras.Model:

@@ -29,6 +29,11 @@ class RuntimeSettings:
         "float32", "Type in which gradients travel between replicas.",
         topic=DEVICES, choices=("float32", "bfloat16", "float16"),
     )  # fmt: skip
+    gradient_buckets: int = setting(
+        1, "Parts, at most, in which gradients travel between replicas, the last layers' while the backward pass goes "
+        "on; 1 sends all of them at its end. No effect with one replica.",
+        topic=DEVICES, minimum=1, maximum=16,
+    )  # fmt: skip
     gpu_memory_limit_mib: int = setting(
         0, "The most of each GPU's memory to take, at once; 0 takes what is needed, when it is needed.",
         topic=DEVICES, minimum=0,

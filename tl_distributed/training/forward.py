@@ -4,7 +4,7 @@ Keras 3 cannot compile its own step under a strategy (keras-team/keras #20763, #
 variables of another device. Here a replica hands over the handles of its own copies, and the program reads them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -27,13 +27,13 @@ class Results(NamedTuple):
     """What the program gives back.
 
     Attributes:
-      gradients: Of the scaled mean loss: a tensor for each trainable variable, or all in one vector of the type in
-        which they travel, where there are several replicas.
+      gradients: Of the scaled mean loss: a tensor for each trainable variable; where there are several replicas one
+        vector for each of `ForwardBackward.buckets`, of the type in which they travel.
       statistics: The new values of `ForwardBackward.changed`: as many tensors, or one float32 vector.
       sums: `[2] float32`, of this replica's losses (nats) and right answers.
     """
 
-    gradients: Any
+    gradients: list[tf.Tensor]
     statistics: Any
     sums: tf.Tensor
 
@@ -43,14 +43,14 @@ class ForwardBackward:
 
     Attributes:
       changed: The non-trainable variables that a step changes: BatchNorm's statistics. Known once it is traced.
+      buckets: Keras's trainable variables whose gradients travel together, in the order in which they do; none where
+        there is one replica.
     """
 
     def __init__(self, model: keras.Model, settings: StepSettings, runtime: Runtime):
         self._model, self._settings = model, settings
-        self._packs = runtime.num_replicas > 1
-        self._seed_indices = [
-            index for index, variable in enumerate(model.non_trainable_variables) if "seed_generator" in variable.path
-        ]
+        self.buckets = [list(model.trainable_variables)] if runtime.num_replicas > 1 else []
+        self._seed_numbers = seed_numbers(model)
         self.changed: list[Any] = []
         if not runtime.use_xla:
             use_fused_kernels(model)
@@ -99,65 +99,112 @@ class ForwardBackward:
         with tf.control_dependencies([token]):
             trainable = read_handles(trainable, self._model.trainable_variables)
             non_trainable = read_handles(non_trainable, self._model.non_trainable_variables)
-            one = tf.constant(1.0)
-            scale = one if scale is None else tf.raw_ops.ReadVariableOp(resource=scale, dtype=tf.float32)
+            scale = read_scale(scale)
         return self.compute(step, replica_id, images, labels, trainable, non_trainable, scale)
 
     def compute(
         self, step: Any, replica_id: Any, images: Any, labels: Any, trainable: Any, non_trainable: Any, scale: Any
     ) -> Results:
         """The program on values in place of handles: the same arguments, `trainable` and `non_trainable` as tensors."""
-        settings = self._settings
-        batch = images.shape[0]
-        positions = replica_id * batch + tf.range(batch)
-        seeds = per_image_seeds(tf.constant(settings.seed), step, positions)
-        inputs, targets = self._inputs(images, labels, seeds)
-        non_trainable = self._with_fresh_seeds(non_trainable, seeds)
-        with tf.GradientTape() as tape, folded_batch_norm(self._model, frozen_only=True):
+        settings, model = self._settings, self._model
+        seeds = seeds_of_batch(settings, step, replica_id, images.shape[0])
+        inputs, targets = inputs_and_targets(settings, images, labels, seeds)
+        non_trainable = with_fresh_seeds(non_trainable, model.non_trainable_variables, self._seed_numbers, seeds)
+        with tf.GradientTape() as tape, folded_batch_norm(model, frozen_only=True):
             tape.watch(trainable)
-            logits, new_non_trainable = self._model.stateless_call(trainable, non_trainable, inputs, training=True)
-            losses = keras.losses.categorical_crossentropy(
-                targets, logits, from_logits=True, label_smoothing=settings.label_smoothing
-            )
-            loss_sum = tf.reduce_sum(losses)
-            scaled_loss = loss_sum / settings.global_batch_size * scale
+            logits, new_non_trainable = model.stateless_call(trainable, non_trainable, inputs, training=True)
+            scaled_loss, sums = loss_and_sums(settings, logits, targets, labels, scale)
         gradients = tape.gradient(scaled_loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
-        sums = tf.stack([loss_sum, tf.reduce_sum(tf.cast(hits, tf.float32))])
-        statistics = self._changed_values(non_trainable, new_non_trainable)
-        if self._packs:
-            return Results(tf.cast(pack(gradients), settings.all_reduce_dtype), pack(statistics), sums)
+        self.changed, statistics = changed_values(
+            model.non_trainable_variables, non_trainable, new_non_trainable, self._seed_numbers
+        )
+        if self.buckets:
+            return Results([tf.cast(pack(gradients), settings.all_reduce_dtype)], pack(statistics), sums)
         return Results(gradients, statistics, sums)
 
-    def _changed_values(self, old: Sequence[tf.Tensor], new: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        # stateless_call hands back the very tensor that it was given where a layer changed nothing.
-        indices = [
-            index
-            for index, (before, after) in enumerate(zip(old, new, strict=True))
-            if after is not before and index not in self._seed_indices
-        ]
-        self.changed = [self._model.non_trainable_variables[index] for index in indices]
-        return [new[index] for index in indices]
 
-    def _inputs(self, images: Any, labels: Any, seeds: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        """Returns what the model takes, and soft labels `[batch, num_classes] float32`."""
-        settings = self._settings
-        if settings.features is not None:
-            return settings.features.split(images), tf.one_hot(labels, settings.num_classes, dtype=tf.float32)
-        pixels, targets = augment_batch(
-            images, labels, seeds,
-            settings=settings.augment, image_size=settings.image_size, num_classes=settings.num_classes,
-        )  # fmt: skip
-        return normalize(pixels, settings.normalization), targets
+def read_scale(handle: tf.Tensor | None) -> tf.Tensor:
+    """Returns what the loss is multiplied by: the value behind a handle, or 1."""
+    return tf.constant(1.0) if handle is None else tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
 
-    def _with_fresh_seeds(self, non_trainable: list[tf.Tensor], seeds: tf.Tensor) -> list[tf.Tensor]:
-        """Replaces the state of the dropout layers' generators by a function of (seed, step, first image).
 
-        Counted from the output, so that a layer draws the same whether or not the frozen layers are there.
-        """
-        fresh = list(non_trainable)
-        for number, index in enumerate(reversed(self._seed_indices)):
-            counter = (tf.constant(_DROPOUT_DRAW, tf.uint32), tf.constant(number, tf.uint32))
+def seeds_of_batch(settings: StepSettings, step: tf.Tensor, replica_id: tf.Tensor, batch: int) -> tf.Tensor:
+    """Returns the seeds of a replica's images, which are a function of their place in the global batch."""
+    positions = replica_id * batch + tf.range(batch)
+    return per_image_seeds(tf.constant(settings.seed), step, positions)
+
+
+def inputs_and_targets(settings: StepSettings, images: Any, labels: Any, seeds: tf.Tensor) -> tuple[Any, tf.Tensor]:
+    """Returns what the model takes, and soft labels `[batch, num_classes] float32`."""
+    if settings.features is not None:
+        return settings.features.split(images), tf.one_hot(labels, settings.num_classes, dtype=tf.float32)
+    pixels, targets = augment_batch(
+        images, labels, seeds,
+        settings=settings.augment, image_size=settings.image_size, num_classes=settings.num_classes,
+    )  # fmt: skip
+    return normalize(pixels, settings.normalization), targets
+
+
+def loss_and_sums(
+    settings: StepSettings, logits: tf.Tensor, targets: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns this replica's part of the scaled mean loss, and `[2] float32`: the sum of losses, and of right answers.
+
+    Args:
+      settings: Of the step.
+      logits: `[batch, num_classes] float32`.
+      targets: Soft labels of the same shape.
+      labels: `[batch] int32`.
+      scale: What the loss is multiplied by.
+    """
+    losses = keras.losses.categorical_crossentropy(
+        targets, logits, from_logits=True, label_smoothing=settings.label_smoothing
+    )
+    loss_sum = tf.reduce_sum(losses)
+    hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
+    sums = tf.stack([loss_sum, tf.reduce_sum(tf.cast(hits, tf.float32))])
+    return loss_sum / settings.global_batch_size * scale, sums
+
+
+def seed_numbers(model: keras.Model) -> dict[int, int]:
+    """Returns the number of each generator of a dropout layer, by its variable's `id`.
+
+    Counted from the output, so that a layer draws the same whether or not the frozen layers are there.
+    """
+    generators = [variable for variable in model.non_trainable_variables if "seed_generator" in variable.path]
+    return {id(variable): number for number, variable in enumerate(reversed(generators))}
+
+
+def with_fresh_seeds(
+    values: Sequence[tf.Tensor], variables: Sequence[Any], numbers: Mapping[int, int], seeds: tf.Tensor
+) -> list[tf.Tensor]:
+    """Replaces the state of dropout's generators among non-trainable values by a function of (seed, step, first image).
+
+    Args:
+      values: Of `variables`.
+      variables: Keras's.
+      numbers: Of `seed_numbers`.
+      seeds: Of `seeds_of_batch`.
+    """
+    fresh = list(values)
+    for index, variable in enumerate(variables):
+        if id(variable) in numbers:
+            counter = (tf.constant(_DROPOUT_DRAW, tf.uint32), tf.constant(numbers[id(variable)], tf.uint32))
             state = tf.stack(threefry_2x32((seeds[0, 0], seeds[0, 1]), counter))
             fresh[index] = tf.cast(state, fresh[index].dtype)
-        return fresh
+    return fresh
+
+
+def changed_values(
+    variables: Sequence[Any], old: Sequence[tf.Tensor], new: Sequence[tf.Tensor], generators: Mapping[int, int]
+) -> tuple[list[Any], list[tf.Tensor]]:
+    """Returns the variables, other than generators, that a call of layers gave new values, and these.
+
+    A `keras.StatelessScope` hands back the very tensor that it was given where a layer changed nothing.
+    """
+    indices = [
+        index
+        for index, (before, after) in enumerate(zip(old, new, strict=True))
+        if after is not before and id(variables[index]) not in generators
+    ]
+    return [variables[index] for index in indices], [new[index] for index in indices]

@@ -18,8 +18,9 @@ class Speedometer:
       ahead of the devices, which need not have stood still for so long. `None` where a batch is a gather in memory.
     - `all_reduce_seconds`: of a step, to sum the gradients over the replicas, as it was measured alone before the phase
       began. The step's sum begins when the forward and backward pass has ended, and the update waits for it, so it
-      hides behind nothing; what a replica waits for a slower one is not in it. 0 for one replica.
-    - `compute_seconds`: the rest of the step.
+      hides behind nothing, unless it is made in parts (`--gradient_buckets`); what a replica waits for a slower one is
+      not in it. 0 for one replica.
+    - `compute_seconds`: the rest of the step; too little of it where a part of the sum hides behind the backward pass.
     - `scaling_efficiency`: images/s by that of one replica times the number of replicas.
     """
 

@@ -1,14 +1,16 @@
 """The engine: one training step as two programs a replica, with every collective between them.
 
 1. `forward.ForwardBackward` (pure, compiled, traced once): a batch of bytes in, gradients and new BatchNorm statistics
-   out.
-2. In replica context: one sum over the replicas.
+   out. With `--gradient_buckets` in several programs (`buckets`), so that the first gradients leave before the last.
+2. In replica context: one sum over the replicas, or one for each of these buckets.
 3. `update.Update` (compiled, traced once) through `merge_call` and `strategy.extended.update`, in which every
    variable resolves to the local copy.
 
 Losses are sums divided once by the global batch size, so replicas' gradients add up to those of one device.
 """
 
+import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +20,16 @@ import tensorflow as tf
 
 from tl_distributed.pixels.augment import augment_batch
 from tl_distributed.pixels.seeds import per_image_seeds
+from tl_distributed.runtime.all_reduce import all_reduce_in_order
 from tl_distributed.runtime.devices import Runtime
+from tl_distributed.training.buckets import BucketedForwardBackward
 from tl_distributed.training.forward import ForwardBackward, Results
 from tl_distributed.training.loss_scale import make_loss_scale
+from tl_distributed.training.segments import split_for_buckets
 from tl_distributed.training.step_settings import StepSettings
 from tl_distributed.training.update import Update
+
+_LOG = logging.getLogger(__name__)
 
 
 class TrainStep:
@@ -57,7 +64,7 @@ class TrainStep:
         self._model, self._settings = model, settings
         self._strategy, self._num_replicas = runtime.strategy, runtime.num_replicas
         self._first_replica = runtime.first_replica
-        self.forward_backward = ForwardBackward(model, settings, runtime)
+        self.forward_backward = _first_program(model, settings, runtime)
         with self._strategy.scope():
             self.optimizer = make_optimizer()
             self.optimizer.build(model.trainable_variables)
@@ -66,7 +73,8 @@ class TrainStep:
             averaged = [*model.trainable_variables, *_moving_statistics(model)] if settings.ema_decay else []
             self.update = Update(
                 model.trainable_variables, lambda: self.forward_backward.changed, self.optimizer, self.loss_scale,
-                averaged, self._sums, learning_rate, settings, use_xla=runtime.use_xla,
+                averaged, self._sums, learning_rate, settings, buckets=self.forward_backward.buckets,
+                use_xla=runtime.use_xla,
             )  # fmt: skip
             self.averages = dict(zip(map(id, averaged), self.update.averages, strict=True))
 
@@ -101,15 +109,16 @@ class TrainStep:
         return tokens[local_index(replica, self._first_replica)]
 
     def _summed(self, replica: Any, results: Results) -> Results:
-        """Sums over the replicas, of statistics the mean: one vector, or two where gradients travel in another type."""
+        """Sums over the replicas, of statistics the mean: a vector a bucket, one more where types differ."""
         small = tf.concat([results.statistics / self._num_replicas, results.sums], axis=0)
-        num_statistics = small.shape[0] - 2
-        if results.gradients.dtype == small.dtype:
-            vector = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.concat([results.gradients, small], axis=0))
-            gradients, small = vector[: -(num_statistics + 2)], vector[-(num_statistics + 2) :]
+        num_statistics, (first, *others) = small.shape[0] - 2, results.gradients
+        # The forward pass is over before the first bucket is there: the small ones travel with it.
+        if first.dtype == small.dtype:
+            vector, *others = all_reduce_in_order(replica, [tf.concat([first, small], axis=0), *others])
+            first, small = vector[: -(num_statistics + 2)], vector[-(num_statistics + 2) :]
         else:
-            gradients, small = replica.all_reduce(tf.distribute.ReduceOp.SUM, [results.gradients, small])
-        return Results(gradients, small[:num_statistics], small[num_statistics:])
+            (first, small), *others = all_reduce_in_order(replica, [(first, small), *others])
+        return Results([first, *others], small[:num_statistics], small[num_statistics:])
 
     def _merged_update(self, strategy: Any, step: Any, gradients: Any, statistics: Any, sums: Any) -> Any:
         def update_local(anchor: Any, step: Any, gradients: Any, statistics: Any, sums: Any) -> tf.Tensor:
@@ -152,6 +161,21 @@ class TrainStep:
 def local_index(replica: tf.distribute.ReplicaContext, first_replica: int) -> int:
     """Returns the place of a replica among those of its worker, of which the first has the number `first_replica`."""
     return int(tf.get_static_value(replica.replica_id_in_sync_group)) - first_replica
+
+
+def _first_program(model: keras.Model, settings: StepSettings, runtime: Runtime) -> ForwardBackward:
+    """Returns it in as many buckets as are asked for and can be had; one replica sends no gradients."""
+    if settings.gradient_buckets == 1 or runtime.num_replicas == 1:
+        return ForwardBackward(model, settings, runtime)
+    segments = split_for_buckets(model, settings.gradient_buckets)
+    shares = [sum(math.prod(variable.shape) for variable in segment.trainable) for segment in reversed(segments)]
+    _LOG.info(
+        "Gradients travel in %d parts of %s million numbers, the last layers' first.",
+        len(segments), ", ".join(f"{share / 1e6:.2f}" for share in shares),
+    )  # fmt: skip
+    if len(segments) == 1:
+        return ForwardBackward(model, settings, runtime)
+    return BucketedForwardBackward(model, segments, settings, runtime)
 
 
 def _moving_statistics(model: keras.Model) -> list[Any]:

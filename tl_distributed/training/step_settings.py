@@ -34,6 +34,7 @@ class StepSettings:
     clip_norm: float
     ema_decay: float
     all_reduce_dtype: str
+    gradient_buckets: int
     seed: int
 
     def rate_multiplier(self, variable: Any) -> float:
@@ -66,5 +67,6 @@ def step_settings(
         clip_norm=config.clip_norm,
         ema_decay=config.ema_decay,
         all_reduce_dtype=config.all_reduce_dtype,
+        gradient_buckets=config.gradient_buckets,
         seed=config.seed,
     )

@@ -35,6 +35,7 @@ class Update:
         learning_rate: Callable[[tf.Tensor], tf.Tensor],
         settings: StepSettings,
         *,
+        buckets: Sequence[Sequence[Any]],
         use_xla: bool,
     ):
         """Creates the averages; call it under the strategy's scope.
@@ -48,11 +49,13 @@ class Update:
           sums: `[4] float32`: losses, right answers, gradient norms, skipped updates since the last reset.
           learning_rate: Maps the run's step (int64 scalar) to the rate (float32 scalar).
           settings: Of the step.
+          buckets: Of `variables`, for each vector of gradients those that it is of; none where gradients come singly.
           use_xla: Whether the program is compiled.
         """
         self._variables, self._changed, self._optimizer = list(variables), changed, optimizer
         self._loss_scale, self._sums, self._learning_rate = loss_scale, sums, learning_rate
         self._settings, self._averaged = settings, list(averaged)
+        self._is_packed, self._packed = bool(buckets), [variable for bucket in buckets for variable in bucket]
         self._decayed = decayed_variables(self._variables)
         self.averages = [tf.Variable(variable.value, trainable=False, name="average") for variable in averaged]
         self.function = tf.function(self.body, autograph=False, jit_compile=use_xla or None)
@@ -91,10 +94,13 @@ class Update:
         """
         changed = list(self._changed())
         gradients, statistics = results.gradients, results.statistics
-        if not isinstance(gradients, (list, tuple)):  # packed
-            vector = tf.cast(gradients, tf.float32)
+        if self._is_packed:
+            vectors = [tf.cast(vector, tf.float32) for vector in gradients]
+            vector = vectors[0] if len(vectors) == 1 else tf.concat(vectors, axis=0)
             norm = tf.norm(vector)
-            gradients, statistics = unpack(vector, self._variables), unpack(statistics, changed)
+            by_variable = dict(zip(map(id, self._packed), unpack(vector, self._packed), strict=True))
+            gradients = [by_variable[id(variable)] for variable in self._variables]
+            statistics = unpack(statistics, changed)
         else:
             norm = tf.linalg.global_norm(gradients)
         # Weight decay needs no gradient: inlined, it would change weights that the first program has yet to read.

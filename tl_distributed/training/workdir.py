@@ -28,8 +28,8 @@ _LOG = logging.getLogger(__name__)
 _FREE_SETTINGS = frozenset({
     "workdir", "data_dir", "data_copy_dir", "resume", "max_steps", "profile_steps", "log_every_steps",
     "checkpoint_every_steps", "keep_checkpoints", "steps_per_loop", "strategy", "recipe", "virtual_devices", "xla",
-    "all_reduce_dtype", "gpu_memory_limit_mib", "bank_dir", "workers", "worker_index", "grpc_port", "control_port",
-    "worker_timeout_seconds", "scaling_reference",
+    "all_reduce_dtype", "gradient_buckets", "gpu_memory_limit_mib", "bank_dir", "workers", "worker_index", "grpc_port",
+    "control_port", "worker_timeout_seconds", "scaling_reference",
 })  # fmt: skip
 
 _CHOSEN_AT_START = ("input_mode", "feature_bank", "bank_mode")

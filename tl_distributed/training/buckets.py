@@ -1,0 +1,240 @@
+"""The first program of a step in several: gradients of the last layers leave while the backward pass goes on.
+
+A program hands over its results when all of them are there. So each segment of the model has programs of its own: one
+forward, one backward, which takes what the first leaves to it; of the last segment both are one. The function that
+calls them is inlined into the loop, not compiled, and whatever takes a result waits for no other one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tl_distributed.models.calls import run_in_training
+from tl_distributed.runtime.devices import Runtime
+from tl_distributed.runtime.handles import explicitly_ordered, read_handles
+from tl_distributed.training.forward import (
+    ForwardBackward,
+    Results,
+    changed_values,
+    inputs_and_targets,
+    loss_and_sums,
+    read_scale,
+    seed_numbers,
+    seeds_of_batch,
+    with_fresh_seeds,
+)
+from tl_distributed.training.packing import pack
+from tl_distributed.training.segments import Segment
+from tl_distributed.training.step_settings import StepSettings
+
+
+class BucketedForwardBackward(ForwardBackward):
+    """`ForwardBackward` in programs for each segment, of which each one's gradients are a bucket."""
+
+    def __init__(self, model: keras.Model, segments: Sequence[Segment], settings: StepSettings, runtime: Runtime):
+        """Takes two segments of `model` or more, in its order."""
+        super().__init__(model, settings, runtime)
+        self.segments = [
+            SegmentPrograms(segment, settings, seed_numbers(model), is_first=index == 0, use_xla=runtime.use_xla)
+            for index, segment in enumerate(segments)
+        ]
+        self.buckets = [list(segment.trainable) for segment in reversed(segments)]
+        self.function = explicitly_ordered(self._run_segments)
+
+    def _run_segments(
+        self,
+        step: Any,
+        replica_id: Any,
+        images: Any,
+        labels: Any,
+        trainable: Any,
+        non_trainable: Any,
+        scale: Any,
+        token: Any,
+    ) -> Results:
+        variables = [*self._model.trainable_variables, *self._model.non_trainable_variables]
+        handles = dict(zip(map(id, variables), [*trainable, *non_trainable], strict=True))
+        given, targets = images, None
+        *inner, last = self.segments
+        passed = []
+        for segment in inner:
+            passed.append(segment.run_forward(step, replica_id, given, labels, handles, token))
+            given, targets = passed[-1].output, passed[-1].targets if targets is None else targets
+        gradients, wanted, statistics, sums = last.run_whole(
+            step, replica_id, given, targets, labels, handles, scale, token
+        )
+        buckets = [gradients]
+        for one in reversed(passed):
+            gradients, wanted = one.backward(wanted)
+            buckets.append(gradients)
+        self.changed = [variable for segment in self.segments for variable in segment.changed]
+        return Results(buckets, tf.concat([*(one.statistics for one in passed), statistics], axis=0), sums)
+
+
+class Passed(NamedTuple):
+    """What a segment's forward program leaves.
+
+    Attributes:
+      output: What it hands on to the next segment.
+      targets: Soft labels, of the first segment; else `None`.
+      statistics: New values of `SegmentPrograms.changed`, one float32 vector.
+      backward: Maps the gradient of `output` to the packed gradients of the segment's variables, and to the gradient of
+        what the segment was given (`None` of the first one).
+    """
+
+    output: tf.Tensor
+    targets: tf.Tensor | None
+    statistics: tf.Tensor
+    backward: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
+
+
+class SegmentPrograms:
+    """The programs of a segment.
+
+    Attributes:
+      segment: Of the model.
+      changed: Its variables that a step changes: BatchNorm's statistics. Known once it is traced.
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        settings: StepSettings,
+        generators: dict[int, int],
+        *,
+        is_first: bool,
+        use_xla: bool,
+    ):
+        """`generators` are all of the model's, by `seed_numbers`; the first segment takes images."""
+        self.segment, self.changed = segment, []
+        self._settings, self._generators, self._is_first = settings, generators, is_first
+        compiled = {"autograph": False, "jit_compile": use_xla or None}
+        self._forward = tf.function(self._read_and_forward, **compiled)
+        self._whole = tf.function(self._read_and_whole, **compiled)
+        self._pack = tf.function(self.pack, **compiled)
+
+    def run_forward(
+        self, step: Any, replica_id: Any, given: Any, labels: Any, handles: dict[int, Any], token: Any
+    ) -> Passed:
+        """Runs the forward program; arguments as of `ForwardBackward`, `handles` of all variables by Keras's `id`."""
+        trainable, non_trainable = self._own(handles)
+        with tf.GradientTape() as tape:
+            tape.watch(trainable if self._is_first else [*trainable, given])
+            output, targets, statistics = self._forward(
+                step, replica_id, given, labels, trainable, non_trainable, token
+            )
+
+        def backward(wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+            sources = [*trainable] if self._is_first else [*trainable, given]
+            gradients = tape.gradient(output, sources, output_gradients=wanted)
+            return self._pack(gradients[: len(trainable)]), None if self._is_first else gradients[-1]
+
+        return Passed(output, targets, statistics, backward)
+
+    def run_whole(
+        self,
+        step: Any,
+        replica_id: Any,
+        given: Any,
+        targets: Any,
+        labels: Any,
+        handles: dict[int, Any],
+        scale: Any,
+        token: Any,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Runs the last segment, from its input to the loss and back.
+
+        Returns:
+          Packed gradients, the gradient of `given`, packed statistics, and sums as in `Results`.
+        """
+        return self._whole(step, replica_id, given, targets, labels, *self._own(handles), scale, token)
+
+    def _own(self, handles: dict[int, Any]) -> tuple[list[Any], list[Any]]:
+        segment = self.segment
+        return [handles[id(one)] for one in segment.trainable], [handles[id(one)] for one in segment.non_trainable]
+
+    def _read(self, trainable: Any, non_trainable: Any, token: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        with tf.control_dependencies([token]):
+            values = read_handles(trainable, self.segment.trainable)
+            return values, read_handles(non_trainable, self.segment.non_trainable)
+
+    def _read_and_forward(
+        self, step: Any, replica_id: Any, given: Any, labels: Any, trainable: Any, non_trainable: Any, token: Any
+    ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
+        values = self._read(trainable, non_trainable, token)
+        return self.forward(step, replica_id, given, labels, *values)
+
+    def forward(
+        self, step: Any, replica_id: Any, given: Any, labels: Any, trainable: Any, non_trainable: Any
+    ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
+        """The forward program on values in place of handles: (output, targets, statistics) as in `Passed`."""
+        targets = None
+        if self._is_first:
+            seeds = seeds_of_batch(self._settings, step, replica_id, given.shape[0])
+            given, targets = inputs_and_targets(self._settings, given, labels, seeds)
+            # No gradient goes further, and none of a zero may be computed.
+            given, targets = tf.nest.map_structure(tf.stop_gradient, given), tf.stop_gradient(targets)
+        output, statistics = self._call(step, replica_id, given, trainable, non_trainable)
+        return output, targets, tf.stop_gradient(pack(statistics))
+
+    def _read_and_whole(
+        self,
+        step: Any,
+        replica_id: Any,
+        given: Any,
+        targets: Any,
+        labels: Any,
+        trainable: Any,
+        non_trainable: Any,
+        scale: Any,
+        token: Any,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        values = self._read(trainable, non_trainable, token)
+        with tf.control_dependencies([token]):
+            scale = read_scale(scale)
+        return self.whole(step, replica_id, given, targets, labels, *values, scale)
+
+    def whole(
+        self,
+        step: Any,
+        replica_id: Any,
+        given: Any,
+        targets: Any,
+        labels: Any,
+        trainable: Any,
+        non_trainable: Any,
+        scale: Any,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The program of the last segment on values in place of handles; returns as `run_whole` does."""
+        with tf.GradientTape() as tape:
+            tape.watch([*trainable, given])
+            logits, statistics = self._call(step, replica_id, given, trainable, non_trainable)
+            scaled_loss, sums = loss_and_sums(self._settings, logits, targets, labels, scale)
+        *gradients, wanted = tape.gradient(scaled_loss, [*trainable, given])
+        return self.pack(gradients), wanted, pack(statistics), sums
+
+    def pack(self, gradients: Sequence[tf.Tensor | None]) -> tf.Tensor:
+        """Returns one vector, in the type in which it travels, with zeros for what the loss does not depend on."""
+        full = [
+            tf.zeros(variable.shape) if gradient is None else gradient
+            for gradient, variable in zip(gradients, self.segment.trainable, strict=True)
+        ]
+        return tf.cast(pack(full), self._settings.all_reduce_dtype)
+
+    def _call(
+        self, step: Any, replica_id: Any, given: Any, trainable: Any, non_trainable: Any
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Calls the layers; returns the output and the new values of `changed`."""
+        segment = self.segment
+        inputs = tf.nest.flatten(given)
+        seeds = seeds_of_batch(self._settings, step, replica_id, inputs[0].shape[0])
+        non_trainable = with_fresh_seeds(non_trainable, segment.non_trainable, self._generators, seeds)
+        mapping = zip([*segment.trainable, *segment.non_trainable], [*trainable, *non_trainable], strict=True)
+        values = dict(zip(map(id, segment.inputs), inputs, strict=True))
+        with keras.StatelessScope(state_mapping=list(mapping)) as scope:
+            run_in_training(segment.nodes, values)
+        new = [scope.get_current_value(variable) for variable in segment.non_trainable]
+        self.changed, statistics = changed_values(segment.non_trainable, non_trainable, new, self._generators)
+        return values[id(segment.output)], statistics
