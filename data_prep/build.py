@@ -1,11 +1,13 @@
 """One build from the first image to the finished data set."""
 
-from data_prep import manifest, shard_writer, spill, splits, staging
+from data_prep import duplicates, id_lists, manifest, preview, shard_writer, spill, splits, staging
 from data_prep.config import BuildConfig
+from data_prep.id_file import IdFile
 from data_prep.source import Source
 from data_prep.sources import source_module
+from tl_distributed.data import ids
 from tl_distributed.data.records import DatasetInfo
-from tl_distributed.errors import UserError
+from tl_distributed.errors import UserError, printable
 
 
 def build(config: BuildConfig, source: Source | None = None) -> DatasetInfo:
@@ -38,10 +40,10 @@ def open_source(config: BuildConfig) -> Source:
 def _build_into(config: BuildConfig, source: Source, place: staging.Staging) -> DatasetInfo:
     splits.check_class_names(source.class_names)
     image_bytes = source.image_size**2 * 3
-    with spill.PixelFile(place.pixel_path, image_bytes) as pixel_file:
-        index = spill.read_source(source, pixel_file, seed=config.seed)
+    with spill.PixelFile(place.pixel_path, image_bytes) as pixel_file, IdFile(place.id_path) as id_file:
+        index = spill.read_source(source, pixel_file, id_file, seed=config.seed)
         for note in source.notes:
-            print(note, flush=True)
+            print(printable(note), flush=True)
         assignment = _assign(config, source, index)
         shards = shard_writer.write_shards(
             place.build_dir,
@@ -52,7 +54,11 @@ def _build_into(config: BuildConfig, source: Source, place: staging.Staging) -> 
             num_shards=config.num_shards,
             num_writers=config.num_threads,
         )
-    info = manifest.describe(config, source, assignment, index.labels, shards)
+        found = duplicates.describe(index, id_file, source.class_names)
+        found[ids.DETAIL] = id_lists.write_ids(place.build_dir, assignment.order, id_file)
+        train = assignment.order["train"]
+        preview.write_preview(place.build_dir, source.class_names, train, index.labels, pixel_file, source.image_size)
+    info = manifest.describe(config, source, assignment, index.labels, shards, found)
     manifest.write(place.build_dir, info)
     return info
 
@@ -65,15 +71,21 @@ def _assign(config: BuildConfig, source: Source, index: spill.Index) -> splits.A
         index.origins,
         val_fraction=config.val_fraction,
         limit_per_class=config.limit_per_class,
+        groups=index.groups,
     )
     for pair, count in assignment.dropped_duplicates.items():
         dropped, kept = pair.split("/")
         print(f"{count:,} images of {dropped} are in {kept} too, pixel for pixel: kept in {kept} only", flush=True)
+    for pair, count in assignment.dropped_of_groups.items():
+        dropped, kept = pair.split("/")
+        print(f"{count:,} images of {dropped} are of groups that {kept} has too: left out of {dropped}", flush=True)
+    if index.groups is not None and config.val_fraction and "val" not in assignment.order:
+        print("no group is small enough to be validation: there is no val split", flush=True)
     train = assignment.order.get("train", index.labels[:0])
     for name, count in splits.count_per_class(source.class_names, index.labels[train]).items():
         if count == 0:
             raise UserError(
-                f"class {name!r}: every image of train is in test or val too, so none is left to learn from"
+                f"class {name!r}: every image of train is in test or val too, or its group is; none is left"
             )
     return assignment
 

@@ -15,17 +15,18 @@ from tl_distributed.settings.command import import_tensorflow, refuse_positional
 
 
 def main(config: BuildConfig, positional: list[str]) -> int:
-    """Builds what the flags describe and prints its counts."""
+    """Builds what the flags describe and prints its counts and what was understood."""
     refuse_positional(positional)
     import_tensorflow()  # late: `--help` needs none of it
     import tensorflow as tf
 
-    from data_prep import build, manifest
+    from data_prep import build, manifest, summary
 
     tf.config.set_visible_devices([], "GPU")  # preparing is the host's work; a GPU may be training
     start = time.monotonic()
     info = build.build(config)
     print(manifest.table(info))
+    print(summary.text(info))
     print(f"{config.output_dir}: finished in {time.monotonic() - start:.1f} s")
     return 0
 

@@ -20,8 +20,9 @@ class BuildConfig:
     input: str = setting(
         "",
         "The images on disk: for image_folder a folder, .tar, .tar.gz or .zip of train/<class>/* with optional val/ "
-        "and test/ (or of <class>/* alone, which gives no test split); for cifar10_archive the official binary or "
-        "python archive or its unpacked folder; for cifar10 and tfds the TFDS data folder (empty: TFDS's own).",
+        "and test/ in any usual spelling (or of <class>/* alone, which gives no test split); for cifar10_archive the "
+        "official binary or python archive or its unpacked folder; for cifar10 and tfds the TFDS data folder (empty: "
+        "TFDS's own).",
         topic="Source",
     )
     tfds_name: str = setting("", "Name of a TFDS image classification set, for --source=tfds.", topic="Source")
@@ -41,6 +42,34 @@ class BuildConfig:
     )
     max_archive_members: int = borrowed(ArchiveLimits, "max_archive_members", topic="Source")
     max_archive_gib: float = borrowed(ArchiveLimits, "max_archive_gib", topic="Source")
+    train_dir: str = setting(
+        "",
+        "Folder of the training images inside --input, with a folder a class, where its name does not tell; no other "
+        "folder is then guessed.",
+        topic="Folders and labels",
+    )
+    val_dir: str = setting("", "Likewise of the validation images; needs --train_dir.", topic="Folders and labels")
+    test_dir: str = setting("", "Likewise of the test images; needs --train_dir.", topic="Folders and labels")
+    no_split_folders: bool = setting(
+        False, "Take every folder for a class, also one that is called train or test.", topic="Folders and labels"
+    )
+    labels_csv: str = setting(
+        "",
+        "Table of labels: columns file or id (a path in --input, or the bare name with or without ending), label, and "
+        "optionally split; separated by comma, semicolon or tab.",
+        topic="Folders and labels",
+    )
+    class_names: str = setting(
+        "",
+        "Names of the classes by folder or label, e.g. of WordNet ids: JSON, or lines of two columns (comma, "
+        "semicolon, tab or the first space).",
+        topic="Folders and labels",
+    )
+    group_csv: str = setting(
+        "",
+        "Table of columns file and group (one patient, burst or video): images of a group never lie in two splits.",
+        topic="Folders and labels",
+    )
     image_size: int = setting(
         32,
         "Height and width of the stored images in pixels; others are resized.",

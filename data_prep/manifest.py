@@ -1,10 +1,11 @@
 """The description of a finished build, `dataset.json`: how it is made up and written."""
 
 import os
+from typing import Any
 
 import numpy as np
 
-from data_prep import splits
+from data_prep import splits, summary
 from data_prep.config import BuildConfig
 from data_prep.source import Source
 from tl_distributed.data.records import MANIFEST_FILE, DatasetInfo, Shard, Split
@@ -17,8 +18,11 @@ def describe(
     assignment: splits.Assignment,
     labels: np.ndarray,
     shards: dict[str, tuple[Shard, ...]],
+    found: dict[str, Any],
 ) -> DatasetInfo:
     """Puts together everything that a reader, or a person years later, may ask of the data set.
+
+    `found` is what else is known of the images, as JSON values: duplicates, and the files of their ids.
 
     Holds nothing that differs between two builds of the same input: no time, no host, no output path.
     """
@@ -36,11 +40,15 @@ def describe(
         "limit_per_class": config.limit_per_class,
         "content_hash": splits.CONTENT_HASH,
         "dropped_duplicates": assignment.dropped_duplicates,
+        "dropped_of_groups": assignment.dropped_of_groups,
         "repeats_within": assignment.repeats_within,
+        **found,
         "source": source.details,
     }
     shape = (source.image_size, source.image_size, 3)
-    return DatasetInfo(tuple(source.class_names), shape, config.seed, source.name, described, details, fit=source.fit)
+    info = DatasetInfo(tuple(source.class_names), shape, config.seed, source.name, described, details, fit=source.fit)
+    details["summary"] = summary.summarise(info)
+    return info
 
 
 def write(folder: str, info: DatasetInfo) -> None:

@@ -17,12 +17,15 @@ class Chunk:
     Attributes:
       images: `[n, size, size, 3]` uint8, RGB.
       labels: `[n]` integers, indices into the source's `class_names`.
-      names: n names for messages, e.g. `train/cat/0001.jpg`; unique within the source where it can tell.
+      names: n names, e.g. `train/cat/0001.jpg`, unique within the source: the ids of the images.
+      groups: n names of what belongs together (one patient, one video), "" for an image that is alone; or nothing.
+        Images of one group never lie in two splits.
     """
 
     images: np.ndarray
     labels: np.ndarray
     names: Sequence[str]
+    groups: Sequence[str] | None = None
 
 
 class Source(abc.ABC):

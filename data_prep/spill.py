@@ -1,7 +1,7 @@
 """First pass of a build: raw pixels to one flat local file, everything that decides about them to a small index.
 
 Image i lies at byte `i * image_bytes`, so the second pass reads any image in any order, from any thread.
-Memory holds the index only: about 25 bytes an image.
+Memory holds the index only: about 40 bytes an image.
 """
 
 import os
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_prep import splits
+from data_prep.id_file import IdFile
 from data_prep.source import Chunk, Source
 from tl_distributed.data.records import SPLITS
 from tl_distributed.progress import Progress
@@ -51,31 +52,40 @@ class Index:
       hashes: `[n, 2] uint64` of the contents.
       labels: `[n] int32`.
       origins: `[n] int8`, the source's split as an index into `SPLITS`.
+      groups: `[n] int64`, a number for each of the source's groups, -1 for an image of none; or nothing.
     """
+
+    groups: np.ndarray | None
 
     def __init__(self) -> None:
         self._hashes: list[np.ndarray] = [np.zeros((0, 2), np.uint64)]
         self._labels: list[np.ndarray] = [np.zeros(0, np.int32)]
         self._origins: list[np.ndarray] = [np.zeros(0, np.int8)]
+        self._groups: list[np.ndarray] = [np.zeros(0, np.int64)]
+        self._group_numbers: dict[str, int] = {}
 
-    def append(self, hashes: np.ndarray, labels: np.ndarray, split: str) -> None:
+    def append(self, hashes: np.ndarray, labels: np.ndarray, split: str, groups: Sequence[str] | None = None) -> None:
         self._hashes.append(hashes)
         self._labels.append(labels.astype(np.int32))
         self._origins.append(np.full(len(labels), SPLITS.index(split), np.int8))
+        known = self._group_numbers
+        numbers = [known.setdefault(name, len(known)) if name else -1 for name in groups or [""] * len(labels)]
+        self._groups.append(np.array(numbers, np.int64))
 
     def finish(self) -> None:
         self.hashes = np.concatenate(self._hashes)
         self.labels = np.concatenate(self._labels)
         self.origins = np.concatenate(self._origins)
-        self._hashes, self._labels, self._origins = [], [], []
+        self.groups = np.concatenate(self._groups) if self._group_numbers else None
+        self._hashes, self._labels, self._origins, self._groups = [], [], [], []
 
 
-def read_source(source: Source, pixel_file: PixelFile, *, seed: int) -> Index:
-    """Reads every split of the source once into `pixel_file` and returns the index, with progress.
+def read_source(source: Source, pixel_file: PixelFile, id_file: IdFile, *, seed: int) -> Index:
+    """Reads every split of the source once into both files and returns the index, with progress.
 
     Raises:
       UserError: What the source refuses.
-      ValueError: A source that breaks its own contract (shape, type, label).
+      ValueError: A source that breaks its own contract (shape, type, label, a name twice).
     """
     index = Index()
     for split in source.splits:
@@ -83,9 +93,11 @@ def read_source(source: Source, pixel_file: PixelFile, *, seed: int) -> Index:
             for chunk in source.chunks(split):
                 _check_chunk(chunk, source)
                 pixel_file.append(chunk.images)
-                index.append(splits.content_hashes(chunk.images, seed=seed), chunk.labels, split)
+                id_file.append(chunk.names)
+                index.append(splits.content_hashes(chunk.images, seed=seed), chunk.labels, split, chunk.groups)
                 progress.update(len(chunk.labels))
     index.finish()
+    id_file.finish()
     return index
 
 

@@ -7,15 +7,18 @@ an archive of it, or by any number of threads.
 
 import dataclasses
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
+from data_prep.group_cut import join_groups, units_for_validation
 from tl_distributed.data.records import SPLITS
 from tl_distributed.errors import UserError
 
 TRAIN, VAL, TEST = (SPLITS.index(name) for name in ("train", "val", "test"))
+_UNFIT_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # control, lone surrogates (bytes that are no UTF-8), line, paragraph
 CONTENT_HASH = "BLAKE2b-128 of the raw pixels, keyed by the seed"
 
 
@@ -35,20 +38,29 @@ class Assignment:
       dropped_duplicates: Images left out of a split because another holds the same pixels, by
         "left out of/kept in", e.g. `{"train/test": 3}`.
       repeats_within: Images of each split whose pixels the same split holds already; they are kept.
+      dropped_of_groups: Images left out because another split holds their group, counted as `dropped_duplicates`.
     """
 
     order: dict[str, np.ndarray]
     dropped_duplicates: dict[str, int]
     repeats_within: dict[str, int]
+    dropped_of_groups: dict[str, int]
 
 
 def assign_splits(
-    hashes: np.ndarray, labels: np.ndarray, origins: np.ndarray, *, val_fraction: float, limit_per_class: int
+    hashes: np.ndarray,
+    labels: np.ndarray,
+    origins: np.ndarray,
+    *,
+    val_fraction: float,
+    limit_per_class: int,
+    groups: np.ndarray | None = None,
 ) -> Assignment:
     """Decides split and position of every image.
 
     An image that test holds too stays in test only, and one that the source's own val holds too leaves
-    train. Equal images of train fall on the same side of the validation cut.
+    train. Equal images of train fall on the same side of the validation cut. Images of one group are treated alike:
+    what test holds of a group, or else val, is the only part that stays.
 
     Args:
       hashes: `[n, 2] uint64` from `content_hashes`.
@@ -57,28 +69,43 @@ def assign_splits(
       val_fraction: Share of each class of train that becomes val, in [0, 1); unused if the source has val. A class of
         two different images or more gives at least one and keeps at least one.
       limit_per_class: Images of each class of train to keep before the cut; 0 keeps all.
+      groups: `[n] int64` number of each image's group, -1 for none.
     """
-    groups = _group_equal(hashes)
+    equal = group_equal(hashes)
     split_of = origins.astype(np.int8).copy()
-    dropped = _drop_duplicates(groups, split_of)
+    dropped = _drop_repeated(equal, split_of)
+    units = equal if groups is None else join_groups(equal, groups)
+    dropped_of_groups = {} if groups is None else _drop_repeated(units, split_of)
     if limit_per_class:
-        _limit_train(groups, labels, split_of, limit_per_class)
-    if not (origins == VAL).any():
-        _cut_validation(groups, labels, split_of, val_fraction)
+        _limit_train(equal, labels, split_of, limit_per_class)
+    if val_fraction and not (origins == VAL).any():
+        if groups is None:
+            _cut_validation(equal, labels, split_of, val_fraction)
+        else:
+            split_of[units_for_validation(units, labels, split_of == TRAIN, val_fraction)] = VAL
     order, repeats = {}, {}
     for code, name in enumerate(SPLITS):
         members = np.flatnonzero(split_of == code)
         if members.size:
-            order[name] = _shuffle(hashes, groups, labels, members)
-            repeats[name] = int(members.size - np.unique(groups[members]).size)
-    return Assignment(order, dropped, repeats)
+            order[name] = _shuffle(hashes, equal, labels, members)
+            repeats[name] = int(members.size - np.unique(equal[members]).size)
+    return Assignment(order, dropped, repeats, dropped_of_groups)
 
 
 def check_class_names(class_names: Sequence[str]) -> None:
-    """Raises `UserError` for fewer than two classes, or names that differ in upper and lower case only."""
+    """Raises `UserError` for fewer than two classes, names that differ in case only, or that no text file can hold.
+
+    A line feed, U+2028 or any control character, or bytes that are not UTF-8, would break what is written later: lists
+    of labels, figures, logs.
+    """
     if len(class_names) < 2:
         found = f"only one class ({class_names[0]})" if class_names else "no class"
         raise UserError(f"the source has {found}; a classifier needs at least two")
+    for name in class_names:
+        unfit = [character for character in name if unicodedata.category(character) in _UNFIT_CATEGORIES]
+        if unfit or not name.strip():
+            held = f"the character {unfit[0]!r}" if unfit else "nothing but spaces"
+            raise UserError(f"class {name!r}: its name holds {held}; rename the folder or label, or use --class_names")
     seen: dict[str, str] = {}
     for name in class_names:
         other = seen.setdefault(name.strip().casefold(), name)
@@ -103,7 +130,7 @@ def count_per_class(class_names: Sequence[str], labels: np.ndarray) -> dict[str,
     return {name: int(count) for name, count in zip(class_names, counts, strict=True)}
 
 
-def _group_equal(hashes: np.ndarray) -> np.ndarray:
+def group_equal(hashes: np.ndarray) -> np.ndarray:
     """Numbers images so that equal ones share a number; as the hashes are keyed, the numbers are a seeded shuffle."""
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     ordered = hashes[order]
@@ -114,8 +141,8 @@ def _group_equal(hashes: np.ndarray) -> np.ndarray:
     return groups
 
 
-def _drop_duplicates(groups: np.ndarray, split_of: np.ndarray) -> dict[str, int]:
-    """Marks with -1 in `split_of` whatever test, or else val, holds too; returns the counts."""
+def _drop_repeated(groups: np.ndarray, split_of: np.ndarray) -> dict[str, int]:
+    """Marks with -1 in `split_of` the images of whose group test, or else val, holds one; returns the counts."""
     dropped: Counter[str] = Counter()
     for kept, losers in ((TEST, (TRAIN, VAL)), (VAL, (TRAIN,))):
         held = np.zeros(groups.max(initial=-1) + 1, bool)
@@ -140,8 +167,6 @@ def _limit_train(groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray, l
 
 
 def _cut_validation(groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray, val_fraction: float) -> None:
-    if val_fraction == 0:
-        return
     sizes = np.bincount(groups[split_of == TRAIN], minlength=groups.max(initial=-1) + 1)
     in_val = np.zeros(sizes.size, bool)
     # Equal images with different labels count for the class that comes first.

@@ -5,7 +5,7 @@ A build lives in `<output_dir>.partial`, beside its goal and so on the same disk
   lock       held by the running build; the system frees it however that process ends
   build/     the data set; `dataset.json` is written into it last
   replaced/  with `--overwrite`, for the moment between two renames: the data set of before
-  pixels.raw the first pass
+  pixels.raw, ids.raw   the first pass
 
 A folder whose lock is free was left by a build that was killed: `replaced/` goes back to its place and the
 rest is deleted, as if that build had never been. Object stores (`gs://`) have no rename of folders: the build
@@ -20,11 +20,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+from data_prep.preview import PREVIEW_FILE
+from tl_distributed.data.ids import ids_name
 from tl_distributed.data.records import MANIFEST_FILE, SPLITS
 from tl_distributed.errors import UserError
 from tl_distributed.files import LockedError, file_lock, holder_line, is_remote, sync
 
 _SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
+_OWN_NAMES = frozenset([MANIFEST_FILE, PREVIEW_FILE, *map(ids_name, SPLITS)])
 
 
 class Staging:
@@ -32,13 +35,15 @@ class Staging:
 
     Attributes:
       build_dir: Local folder to write shards and `dataset.json` into.
-      pixel_path: Local path of the first pass's file, which does not exist yet.
+      pixel_path: Local path of the first pass's file of pixels, which does not exist yet.
+      id_path: Likewise of its file of ids.
     """
 
     def __init__(self, folder: str, output_dir: str):
         self._folder, self._output_dir = folder, output_dir
         self.build_dir = os.path.join(folder, "build")
         self.pixel_path = os.path.join(folder, "pixels.raw")
+        self.id_path = os.path.join(folder, "ids.raw")
         os.mkdir(self.build_dir)
 
     def publish(self) -> None:
@@ -92,7 +97,7 @@ def _check_output(output_dir: str, overwrite: bool) -> None:
     if not tf.io.gfile.isdir(output_dir):
         raise UserError(f"--output_dir={output_dir} is a file; name a folder")
     entries = [entry.rstrip("/") for entry in tf.io.gfile.listdir(output_dir)]
-    foreign = sorted(entry for entry in entries if entry != MANIFEST_FILE and not _SHARD_NAME.fullmatch(entry))
+    foreign = sorted(entry for entry in entries if entry not in _OWN_NAMES and not _SHARD_NAME.fullmatch(entry))
     if foreign:
         raise UserError(
             f"--output_dir={output_dir} holds {foreign[0]!r}, which is no part of a data set and would be lost; "

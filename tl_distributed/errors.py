@@ -124,12 +124,17 @@ def tensorflow_cause(message: str) -> str:
 def printable(text: str) -> str:
     """Returns text of others (a class name, a path) as it can stand in one line of a terminal, a table or a figure.
 
-    Control characters, line separators and what is no UTF-8 are written as escapes, e.g. `\\u2028`.
+    Control characters, line separators and bytes that are no UTF-8, which Python holds as lone surrogates, are written
+    as escapes, e.g. `\\u2028`, `\\xe9`.
     """
     return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNPRINTABLE else character
-        for character in text
+        _escaped(character) if unicodedata.category(character) in _UNPRINTABLE else character for character in text
     )
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
 
 
 def one_line(error: BaseException) -> str:

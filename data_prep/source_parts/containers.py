@@ -14,12 +14,13 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
-from typing import BinaryIO, NoReturn
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NoReturn
 
 from data_prep.source_parts import zip_archive
 from data_prep.source_parts.archive_limits import ArchiveLimits, RefusedArchive, UnreadableFile
 from data_prep.source_parts.tar_archive import TarReader
+from tl_distributed.data.picture_files import list_folder, open_file
 from tl_distributed.errors import UserError, one_line
 
 MAX_FILE_BYTES = 512 * 2**20  # no photograph is larger; a few kilobytes of zip can claim to be
@@ -44,11 +45,13 @@ class Container(abc.ABC):
       path: Of the folder or archive.
       files: Paths of the regular files relative to the root, `/` between parts, sorted.
       folders: Paths of the folders, sorted; an archive may leave out folders that hold files.
+      repeated: Links of a folder that were not followed, because what they point to is listed already.
     """
 
     path: str
     files: list[str]
     folders: list[str]
+    repeated: Sequence[str] = ()
 
     @abc.abstractmethod
     def members(self, names: Collection[str]) -> Iterator[Member]:
@@ -75,7 +78,7 @@ def open_container(path: str, limits: ArchiveLimits | None = None) -> Container:
             raise UserError(f"--input={path}: no such file or folder")
         if tf.io.gfile.isdir(path):
             return _Folder(path)
-        with _open(path) as file, _archive_errors(path):
+        with open_file(path) as file, _archive_errors(path):
             is_zip = zipfile.is_zipfile(file)
         return _Zip(path, limits) if is_zip else _Tar(path, limits)
     except (OSError, tf.errors.OpError) as error:
@@ -84,16 +87,9 @@ def open_container(path: str, limits: ArchiveLimits | None = None) -> Container:
 
 class _Folder(Container):
     def __init__(self, path: str):
-        import tensorflow as tf
-
         self.path = path.rstrip("/") or "/"
-        self.files, self.folders = [], []
-        for parent, folders, files in tf.io.gfile.walk(self.path, onerror=_raise):
-            below = parent[len(self.path) :].strip("/")
-            self.folders += [posixpath.join(below, name.rstrip("/")) for name in folders]
-            self.files += [posixpath.join(below, name) for name in files]
-        self.files.sort()
-        self.folders.sort()
+        listing = list_folder(self.path)
+        self.files, self.folders, self.repeated = listing.files, listing.folders, listing.repeated
 
     def members(self, names: Collection[str]) -> Iterator[Member]:
         for name in sorted(names):
@@ -102,18 +98,18 @@ class _Folder(Container):
     def _read(self, name: str) -> bytes:
         import tensorflow as tf
 
-        path = posixpath.join(self.path, name)
         try:
-            with tf.io.gfile.GFile(path, "rb") as file:
+            with open_file(posixpath.join(self.path, name)) as file:
                 return file.read()
         except (OSError, tf.errors.OpError) as error:
-            raise UnreadableFile(getattr(error, "message", None) or str(error)) from None
+            cause = getattr(error, "message", None) or getattr(error, "strerror", None) or error
+            raise UnreadableFile(str(cause)) from None
 
 
 class _Zip(Container):
     def __init__(self, path: str, limits: ArchiveLimits):
         self.path = path
-        file = _open(path)  # stays open as long as the container lives
+        file = open_file(path)  # stays open as long as the container lives
         with _archive_errors(path):
             self._zip = zip_archive.open_zip(file, limits)
         self._infos: dict[str, zipfile.ZipInfo] = {}
@@ -147,7 +143,7 @@ class _Tar(Container):
     def __init__(self, path: str, limits: ArchiveLimits):
         self.path, self._limits = path, limits
         files, folders = set(), set()
-        with _open(path) as file, _archive_errors(path):
+        with open_file(path) as file, _archive_errors(path):
             for stored_name, info in TarReader(file, limits).walk():
                 name = _safe_name(stored_name, path)
                 if info.isdir():
@@ -165,19 +161,12 @@ class _Tar(Container):
 
     def members(self, names: Collection[str]) -> Iterator[Member]:
         wanted = frozenset(names)
-        with _open(self.path) as file, _archive_errors(self.path):
+        with open_file(self.path) as file, _archive_errors(self.path):
             reader = TarReader(file, self._limits)
             for stored_name, info in reader.walk():
                 name = posixpath.normpath(stored_name)
                 if name in wanted and info.isreg():
                     yield _read_now(name, info, reader)
-
-
-def _open(path: str) -> BinaryIO:
-    """Opens an archive to read at any position; a local one without TensorFlow's detour, which is slower."""
-    import tensorflow as tf
-
-    return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb")
 
 
 def _raise(error: Exception) -> NoReturn:

@@ -1,114 +1,159 @@
-"""Which file belongs to which split and class, told by paths alone."""
+"""Which picture belongs to which split, class and group."""
 
 import dataclasses
+import os
 import posixpath
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
+from data_prep.source_parts import split_folders
+from data_prep.source_parts.class_map import map_class_names
 from data_prep.source_parts.containers import Container
-from tl_distributed.data.decode import EXTENSIONS, FORMATS_IN_WORDS
+from data_prep.source_parts.folder_layout import Grouped, group_by_folder
+from data_prep.source_parts.label_table import read_groups
+from data_prep.source_parts.picture_index import PictureIndex, composed
+from data_prep.source_parts.picture_tree import PictureTree
+from data_prep.source_parts.table_layout import group_by_table
+from data_prep.source_parts.tables import named
+from tl_distributed.data.decode import FORMATS_IN_WORDS
+from tl_distributed.data.picture_files import is_junk, is_picture
+from tl_distributed.data.records import MANIFEST_FILE, SPLITS
 from tl_distributed.errors import UserError
 
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_SYSTEM_FOLDERS = ("__MACOSX",)
+
+@dataclasses.dataclass(frozen=True)
+class LayoutOptions:
+    """What the user says of an input, as the flags of the same names.
+
+    `output_dir` is no part of the input where it lies in it. `skip_missing` leaves out lines of `labels_csv` whose
+    picture is missing.
+    """
+
+    train_dir: str = ""
+    val_dir: str = ""
+    test_dir: str = ""
+    no_split_folders: bool = False
+    labels_csv: str = ""
+    class_names: str = ""
+    group_csv: str = ""
+    output_dir: str = ""
+    skip_missing: bool = False
+
+    def split_dirs(self) -> dict[str, str]:
+        """Returns the folders that flags name, by split."""
+        named_dirs = {split: getattr(self, f"{split}_dir") for split in SPLITS}
+        return {split: folder for split, folder in named_dirs.items() if folder}
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The images of a container.
+    """The pictures of a container.
 
     Attributes:
-      class_names: Sorted; those of train.
-      files: Of each split, the class index of every image by its path.
-      ignored: Files that are no images by their extension, by extension; hidden and system files are not counted.
-      has_split_folders: False for a layout of `<class>/*` alone, all of which is train.
+      class_names: In order of label; those of train.
+      files: Of each split, the class index of every picture by its path.
+      groups: Of each picture that `--group_csv` names, its group.
+      ids: Of each picture, its id: the path in Unicode's composed form.
+      told_by: How the splits were found, for the user.
+      left_out: Files that are not used, by the reason; junk is not counted.
+      notes: Lines for the user.
     """
 
     class_names: tuple[str, ...]
     files: dict[str, dict[str, int]]
-    ignored: dict[str, int]
-    has_split_folders: bool
+    groups: dict[str, str]
+    ids: dict[str, str]
+    told_by: str
+    left_out: dict[str, int]
+    notes: tuple[str, ...]
 
 
-def find_layout(container: Container) -> Layout:
-    """Recognises `train/<class>/**` with optional `val/` and `test/`, or `<class>/**`; one folder may wrap it all.
+def find_layout(container: Container, options: LayoutOptions) -> Layout:
+    """Recognises `<split>/<class>/**` with the splits in any spelling, `<class>/**`, or the pictures of a table.
 
     Raises:
-      UserError: No images, an image in no class folder, a class folder without an image, a class of val or
-        test that train lacks, or two folders for one split.
+      UserError: No pictures; folders that can be meant in two ways; a picture in no class folder, a class folder
+        without a picture, a class of val or test that train lacks; a table that does not fit the pictures.
     """
-    images = [name for name in container.files if _is_visible(name) and name.lower().endswith(EXTENSIONS)]
-    others = [name for name in container.files if _is_visible(name) and not name.lower().endswith(EXTENSIONS)]
-    ignored = Counter(posixpath.splitext(name)[1].lower() or "no extension" for name in others)
-    if not images:
+    not_input = _other_things(container, options.output_dir)
+    files, folders = (
+        [name for name in names if not is_junk(name) and not f"{name}/".startswith(not_input)]
+        for names in (container.files, container.folders)
+    )
+    tree = PictureTree(container.path, [name for name in files if is_picture(name)], folders)
+    if not tree.pictures:
         raise UserError(f"--input={container.path}: no {FORMATS_IN_WORDS} files there")
-    folders = [name for name in container.folders if _is_visible(name)]
-    folders += {parent for name in images for parent in _parents(name)}
-    prefix = _wrapping_folder(images, folders)
-    tops = {name[len(prefix) :].split("/")[0] for name in folders if name.startswith(prefix)}
-    split_folders = _split_folders(tops, container.path)
-    if "train" in split_folders:
-        roots = {split: f"{prefix}{folder}/" for split, folder in split_folders.items()}
-    elif split_folders:
-        raise UserError(f"--input={container.path}: holds {min(split_folders.values())}/ but no train/")
-    else:
-        roots = {"train": prefix}
-    by_class = {split: _group_by_class(images, folders, root, container.path) for split, root in roots.items()}
-    class_names = tuple(sorted(by_class["train"]))
-    files = {split: _label(groups, split, class_names, container.path) for split, groups in by_class.items()}
-    unused = len(images) - sum(map(len, files.values()))
-    if unused:
-        ignored[f"images outside {', '.join(roots[split][len(prefix) :] for split in roots)}"] = unused
-    return Layout(class_names, files, dict(sorted(ignored.items())), bool(split_folders))
+    grouped = _grouped(tree, container, options)
+    class_names = _sorted_names(grouped.classes["train"], by_value=bool(options.labels_csv))
+    labelled = {split: _label(groups, split, class_names, container.path) for split, groups in grouped.classes.items()}
+    if options.class_names:
+        class_names = map_class_names(options.class_names, class_names, container)
+    used = [name for names in labelled.values() for name in names]
+    groups, lines = {}, []
+    if options.group_csv:
+        index = PictureIndex(used, {}.get)  # a name that train and test both have is refused: it may be of either
+        groups, lines = read_groups(options.group_csv, container, index)
+    others = Counter(posixpath.splitext(name)[1].lower() or "no extension" for name in files if not is_picture(name))
+    return Layout(
+        class_names, labelled, groups, _ids(used), grouped.told_by, dict(sorted((others + grouped.left_out).items())),
+        (*_repeated(container), *grouped.notes, *lines),
+    )  # fmt: skip
 
 
-def _is_visible(name: str) -> bool:
-    return not any(part.startswith(".") or part in _SYSTEM_FOLDERS for part in name.split("/") if part != ".")
+def _grouped(tree: PictureTree, container: Container, options: LayoutOptions) -> Grouped:
+    named_dirs = options.split_dirs()
+    if named_dirs and options.no_split_folders:
+        raise UserError("--no_split_folders contradicts --train_dir, --val_dir and --test_dir; give one or the other")
+    splits = split_folders.named_splits(tree, named_dirs) if named_dirs else None
+    if options.labels_csv:
+        roots = splits.roots if splits else {} if options.no_split_folders else split_folders.splits_of_table(tree)
+        return group_by_table(tree, roots, options.labels_csv, container, skip_missing=options.skip_missing)
+    if options.no_split_folders:
+        splits = split_folders.all_train(tree)
+    return group_by_folder(tree, splits or split_folders.find_splits(tree))
 
 
-def _parents(name: str) -> list[str]:
-    parts = name.split("/")[:-1]
-    return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+def _other_things(container: Container, output_dir: str) -> tuple[str, ...]:
+    """Returns folders, with a `/`, that are no input: the output where it lies in the input, and finished data sets."""
+    with_shards = {posixpath.dirname(name) for name in container.files if name.endswith(".tfrecord")}
+    described = {posixpath.dirname(name) for name in container.files if posixpath.basename(name) == MANIFEST_FILE}
+    data_sets = [f"{folder}/" for folder in with_shards & described if folder]
+    if output_dir and "://" not in output_dir + container.path:
+        below = os.path.relpath(os.path.realpath(output_dir), os.path.realpath(container.path))
+        if below != "." and not below.startswith(".."):
+            data_sets += [f"{below}/", f"{below}.partial/"]
+    return tuple(data_sets)
 
 
-def _wrapping_folder(images: list[str], folders: Collection[str]) -> str:
-    """Returns `top/` if the data set lies in one folder of the container, else an empty string."""
-    tops = {name.split("/")[0] for name in [*images, *folders]}
-    if len(tops) != 1:
-        return ""
-    top = tops.pop()
-    is_wrapper = top not in _SPLIT_FOLDERS and all(name.count("/") >= 2 for name in images)
-    return f"{top}/" if is_wrapper else ""
+def _repeated(container: Container) -> list[str]:
+    if not container.repeated:
+        return []
+    return [
+        f"{container.path}: did not follow {len(container.repeated):,} links to folders that are there already: "
+        f"{named(container.repeated)}"
+    ]
 
 
-def _split_folders(tops: Collection[str], path: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for folder in sorted(tops):
-        split = _SPLIT_FOLDERS.get(folder)
-        if split in found:
-            raise UserError(f"--input={path}: {found[split]}/ and {folder}/ would both be the split {split}; keep one")
-        if split:
-            found[split] = folder
-    return {split: found[split] for split in ("train", "val", "test") if split in found}
+def _sorted_names(names: Iterable[str], *, by_value: bool) -> tuple[str, ...]:
+    """Sorts class names; whole numbers by their value where asked, so that the label of class 10 is 10."""
+    names = sorted(names)
+    if by_value and all(name.isascii() and name.isdigit() for name in names):
+        names.sort(key=int)
+    return tuple(names)
 
 
-def _group_by_class(images: list[str], folders: Collection[str], root: str, path: str) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for name in images:
-        if not name.startswith(root):
-            continue
-        class_name, slash, _ = name[len(root) :].partition("/")
-        if not slash:
-            raise UserError(f"--input={path}: {name} lies in no class folder; images belong in {root}<class>/")
-        groups.setdefault(class_name, []).append(name)
-    for folder in sorted(folders):
-        class_name = folder[len(root) :] if folder.startswith(root) else ""
-        if class_name and "/" not in class_name and class_name not in groups:
-            raise UserError(f"--input={path}: class folder {folder}/ is empty: no image in it; remove it or fill it")
-    return groups
+def _ids(paths: Iterable[str]) -> dict[str, str]:
+    """Returns the composed form of each path; a second path of the same form keeps its own, which no other has."""
+    ids: dict[str, str] = {}
+    taken = set()
+    for path in sorted(paths, key=lambda path: (composed(path) != path, path)):
+        name = composed(path)
+        ids[path] = path if name in taken else name
+        taken.add(name)
+    return ids
 
 
-def _label(groups: dict[str, list[str]], split: str, class_names: tuple[str, ...], path: str) -> dict[str, int]:
+def _label(groups: dict[str, list[str]], split: str, class_names: Collection[str], path: str) -> dict[str, int]:
     index = {name: number for number, name in enumerate(class_names)}
     unknown = sorted(set(groups) - set(index))
     if unknown:

@@ -72,6 +72,7 @@ class Cifar10ArchiveSource(Source):
         self.notes = []
 
     def chunks(self, split: str) -> Iterator[Chunk]:
+        first = 0
         for batch in _BATCHES[split]:
             pixels, labels = self._read_batch(batch)
             if not len(labels) or labels.max() >= len(_CLASS_NAMES):
@@ -81,8 +82,9 @@ class Cifar10ArchiveSource(Source):
             images = pixels.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
             for start in range(0, len(labels), _CHUNK_IMAGES):
                 part = slice(start, start + _CHUNK_IMAGES)
-                names = [f"{batch}[{start + i}]" for i in range(len(labels[part]))]
+                names = [f"{split}/{first + start + row:05d}" for row in range(len(labels[part]))]
                 yield Chunk(self._resize(images[part]), labels[part], names)
+            first += len(labels)
 
     def _resize(self, images: np.ndarray) -> np.ndarray:
         if self.image_size == _SIDE:

@@ -49,6 +49,7 @@ class TfdsSource(Source):
         self.splits = self._find_splits()
         self.details = {
             "tfds": str(self._builder.info.full_name),
+            **_about(self._builder.info),
             "resize": f"bilinear, antialiased, {IN_WORDS[fit]}",
         }
 
@@ -64,7 +65,7 @@ class TfdsSource(Source):
             dataset = dataset.batch(_CHUNK_IMAGES)
         start = 0
         for images, labels in self._read(tfds.as_numpy(dataset), split) if is_fixed else self._resized(dataset, split):
-            names = [f"{split}[{start + i}]" for i in range(len(labels))]
+            names = [f"{split}/{start + row:05d}" for row in range(len(labels))]
             start += len(labels)
             yield Chunk(images, labels, names)
 
@@ -113,6 +114,17 @@ class TfdsSource(Source):
         if "train" not in found:
             raise UserError(f"--tfds_name={self._builder.info.full_name}: no labelled train split")
         return tuple(found)
+
+
+def _about(info: Any) -> dict[str, str]:
+    """Returns what the set says of itself: its description, home page, citation and licence, where it does."""
+    said = {
+        "description": info.description,
+        "homepage": info.homepage,
+        "citation": info.citation,
+        "license": getattr(info.redistribution_info, "license", None),
+    }
+    return {key: str(value).strip() for key, value in said.items() if value}
 
 
 def _make_builder(tfds_name: str, data_dir: str) -> Any:

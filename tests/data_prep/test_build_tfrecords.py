@@ -380,14 +380,14 @@ def test_object_store_gets_the_description_last(images, monkeypatch, tmp_path):
     true_copy = tf.io.gfile.copy
     monkeypatch.setattr(tf.io.gfile, "copy", lambda a, b, overwrite: copied.append(b) or true_copy(a, b, overwrite))
     build.build(make_config(images, output_dir))
-    assert copied[-1] == f"{output_dir}/dataset.json" and len(copied) == 10
+    assert copied[-1] == f"{output_dir}/dataset.json" and len(copied) == 14
     build.build(make_config(images, tmp_path / "local"))
     for name, data in read_raw(tmp_path / "local").items():
         assert tf.io.gfile.GFile(f"{output_dir}/{name}", "rb").read() == data
     with pytest.raises(UserError, match="add --overwrite"):
         build.build(make_config(images, output_dir))
     build.build(make_config(images, output_dir, num_shards=2, overwrite=True))
-    assert len(tf.io.gfile.listdir(output_dir)) == 7
+    assert len(tf.io.gfile.listdir(output_dir)) == 11
 
 
 def test_object_store_that_fails_half_way_is_left_unreadable(images, monkeypatch):

@@ -75,6 +75,12 @@ def test_both_formats_packed_or_not_give_the_images(tmp_path, form, files):
         np.testing.assert_array_equal(labels, np.concatenate([make_batch(number)[1] for number in numbers]))
 
 
+def test_ids_are_places_in_the_split(tmp_path):
+    source = Cifar10ArchiveSource(path=write_folder(tmp_path / "a", binary_files()), image_size=32)
+    names = [name for chunk in source.chunks("train") for name in chunk.names]
+    assert names == [f"train/{place:05d}" for place in range(len(names))]
+
+
 def test_other_size_is_resized_like_any_image(tmp_path):
     import tensorflow as tf
 

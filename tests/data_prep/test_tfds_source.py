@@ -22,7 +22,10 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
 
     def _info(self):
         features = tfds.features.FeaturesDict(self.FEATURES)
-        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=self.KEYS)
+        return tfds.core.DatasetInfo(
+            builder=self, features=features, supervised_keys=self.KEYS, description="Ten pictures.",
+            homepage="https://example.org", citation="@misc{ten}", license="CC BY 4.0",
+        )  # fmt: skip
 
     def _split_generators(self, download_manager):
         return {split: self._generate_examples(split) for split in self.SPLITS}
@@ -150,6 +153,14 @@ def test_images_of_any_size_are_resized_and_unlabelled_splits_left_out(use_build
     assert sorted(zip(images[:, 0, 0, 0].tolist(), labels.tolist(), strict=True)) == [
         (20 * i, i % 2) for i in range(10)
     ]
+
+
+def test_what_the_set_says_of_itself_is_kept_and_ids_are_places(use_builder):
+    use_builder(PhotoSet)
+    source = open_source("photo_set")
+    said = {"description": "Ten pictures.", "homepage": "https://example.org", "citation": "@misc{ten}"}
+    assert {**said, "license": "CC BY 4.0"}.items() <= source.details.items()
+    assert [name for chunk in source.chunks("val") for name in chunk.names] == [f"val/{n:05d}" for n in range(10)]
 
 
 def test_grey_images_become_rgb(use_builder):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from tl_distributed.data.ids import ids_as_written, ids_file
 from tl_distributed.data.records import IMAGE_FEATURE, LABEL_FEATURE, DatasetInfo, Shard, read_manifest
 from tl_distributed.errors import UserError
 from tl_distributed.files import hash_file
@@ -18,7 +19,8 @@ def verify(data_dir: str) -> DatasetInfo:
     """Checks every shard and record; returns the description if all is as it says.
 
     Of each shard: size, SHA-256, and of each record its two CRCs, that it parses, the length of its pixels and the
-    range of its label; then the counts of each class and split, and that no shard lies there undeclared.
+    range of its label; then the counts of each class and split, and that no shard lies there undeclared. Of the ids:
+    their files' SHA-256, one for each record, and none twice.
 
     Raises:
       UserError: The first thing wrong; names the shard and the record, counted from 0.
@@ -33,6 +35,7 @@ def verify(data_dir: str) -> DatasetInfo:
                 counts += _check_shard(f"{data_dir.rstrip('/')}/{shard.file}", shard, info)
                 progress.update(shard.num_records)
             _check_counts(name, counts, info, data_dir)
+    _check_ids(data_dir, info)
     return info
 
 
@@ -110,6 +113,21 @@ def _check_record(path: str, number: int, record: bytes, info: DatasetInfo) -> i
             f"{path}: record {number} has label {label}, the {info.num_classes} classes are 0 to {info.num_classes - 1}"
         )
     return label
+
+
+def _check_ids(data_dir: str, info: DatasetInfo) -> None:
+    seen: set[str] = set()
+    for split in info.splits:
+        described = ids_file(info, split)
+        if described is None:
+            continue
+        path = f"{data_dir.rstrip('/')}/{described.file}"
+        for name in ids_as_written(data_dir, info, split):
+            if name in seen:
+                raise UserError(f"{path}: the id {name!r} is there twice")
+            seen.add(name)
+        if hash_file(path) != (described.sha256, described.num_bytes):
+            raise UserError(f"{path}: its SHA-256 is not that of dataset.json: it was replaced")
 
 
 def _check_counts(split_name: str, counts: Counter[int], info: DatasetInfo, data_dir: str) -> None:

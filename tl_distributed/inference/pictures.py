@@ -6,6 +6,7 @@ import tensorflow as tf
 from tl_distributed.data.decode import UnreadableImage, decode_image
 from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.data.fit_rules import Fit
+from tl_distributed.data.picture_files import open_file
 
 
 def prepare_picture(
@@ -23,7 +24,8 @@ def prepare_picture(
       UnreadableImage: The file cannot be read or decoded.
     """
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
+        with open_file(path) as file:
             return decode_image(file.read(), size=size, fit=fit, max_megapixels=max_megapixels)
-    except tf.errors.OpError as error:
-        raise UnreadableImage(f"cannot be read ({error.message})") from None
+    except (OSError, tf.errors.OpError) as error:
+        cause = getattr(error, "message", None) or getattr(error, "strerror", None) or error
+        raise UnreadableImage(f"cannot be read ({cause})") from None

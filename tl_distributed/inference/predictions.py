@@ -13,6 +13,7 @@ import tensorflow as tf
 from tl_distributed.data.decode import EXTENSIONS, UnreadableImage
 from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.data.fit_rules import DEFAULT_FIT, Fit
+from tl_distributed.data.picture_files import is_picture, list_folder
 from tl_distributed.errors import UserError, printable
 from tl_distributed.files import path_exists
 from tl_distributed.inference.pictures import prepare_picture
@@ -21,6 +22,8 @@ from tl_distributed.inference.saved import SavedModel
 
 def find_images(paths: Sequence[str]) -> list[str]:
     """Returns the files among `paths` and the image files below its folders, each folder's in order of name.
+
+    Hidden files, and what programs leave in folders, are no images; a link that points upwards repeats none.
 
     Raises:
       UserError: A path that does not exist, or a folder without images.
@@ -32,12 +35,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
         if not tf.io.gfile.isdir(path):
             found.append(path)
             continue
-        inside = sorted(
-            os.path.join(folder, name)
-            for folder, _, names in tf.io.gfile.walk(path)
-            for name in names
-            if name.lower().endswith(EXTENSIONS)
-        )
+        inside = [os.path.join(path, name) for name in list_folder(path).files if is_picture(name)]
         if not inside:
             raise UserError(f"{path}: no images in this folder ({', '.join(EXTENSIONS)})")
         found += inside

@@ -11,7 +11,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from tl_distributed.data.records import DatasetInfo, read_manifest
-from tl_distributed.errors import UserError
+from tl_distributed.errors import UserError, printable
 from tl_distributed.files import write_file, write_json
 from tl_distributed.inference.model_info import ModelInfo, read_model_info
 from tl_distributed.inference.run_data import find_data_dir
@@ -183,6 +183,7 @@ class _Inspection:
             "right": ["yes" if right else "no" for right in answers == samples.labels],
             "probability": [f"{value:.4f}" for value in probabilities.max(1)],
             f"place in {self._config.split}": samples.places.tolist(),
+            **({"id": [printable(one) for one in samples.ids]} if samples.ids else {}),
         }
 
     def _summary(
@@ -197,6 +198,7 @@ class _Inspection:
             return [
                 {
                     "place": samples.places[row],
+                    **({"id": samples.ids[row]} if samples.ids else {}),
                     "label": names[samples.labels[row]],
                     "prediction": names[answers[row]],
                     "probability": probabilities[row].max(),

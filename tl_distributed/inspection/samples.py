@@ -11,6 +11,7 @@ from tl_distributed.data.dataset import load_splits
 from tl_distributed.data.decode import UnreadableImage
 from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.data.fit_rules import Fit
+from tl_distributed.data.ids import read_ids
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.errors import UserError
 from tl_distributed.inference.pictures import prepare_picture
@@ -28,11 +29,13 @@ class Samples:
       images: `[n, height, width, 3] uint8`.
       labels: `[n] int32`.
       places: `[n]`, of each in the split.
+      ids: Of each, its name in the data set's source; or nothing where the data set has none.
     """
 
     images: np.ndarray
     labels: np.ndarray
     places: np.ndarray
+    ids: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +92,9 @@ def read_samples(
             if done + row in wanted or first.get(label) == done + row:
                 drawn[done + row] = (batch.images[row], label)
         done += batch.num_valid
-    samples = Samples(np.concatenate(kept_images), np.concatenate(kept_labels), places)
+    ids = read_ids(data_dir, info, split)
+    ids = None if ids is None else tuple(ids[place] for place in places)
+    samples = Samples(np.concatenate(kept_images), np.concatenate(kept_labels), places, ids)
     names = shown or [str(first[label]) for label in sorted(first)]
     pairs = [
         (drawn[int(name)][0], f"{info.class_names[drawn[int(name)][1]]}\n{split} {name}")

@@ -1,7 +1,7 @@
 """What a run leaves: `results.json`, `model.keras` and the predictions of the test split."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -90,8 +90,15 @@ def save_packaged_model(model: keras.Model, config: Config, *, normalization: st
         save_model(packaged, f"{config.workdir}/{config.export_h5}", "h5", stored)
 
 
-def save_predictions(path: str, evaluation: Evaluation) -> None:
-    """Writes `labels [n] int32` and `probabilities [n, num_classes] float32` in the split's order, as a .npz file."""
+def save_predictions(path: str, evaluation: Evaluation, ids: Sequence[str] | None) -> None:
+    """Writes a .npz file, whose rows are the examples in the split's order.
+
+    It holds `labels [n] int32`, `probabilities [n, num_classes] float32`, and, where the data set has them, `ids [n]`
+    of text: the names of the images in their source.
+    """
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, labels=evaluation.scores.labels, probabilities=evaluation.probabilities)
+    arrays = {"labels": evaluation.scores.labels, "probabilities": evaluation.probabilities}
+    if ids is not None:
+        arrays["ids"] = np.array(ids, np.str_)
+    np.savez_compressed(buffer, **arrays)
     write_file(path, buffer.getvalue())

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.bank.cut import Cut
+from tl_distributed.data.ids import read_ids
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.splits import Split
 from tl_distributed.files import to_json_values, write_json
@@ -220,9 +221,11 @@ class RunPhases:
             "checkpoint_write_seconds": run.checkpoints.write_seconds,
         }
         if "test" in evaluations:
-            save_predictions(f"{config.workdir}/{PREDICTIONS_FILE}", evaluations["test"])
+            ids = read_ids(config.data_dir, run.info, "test")
+            save_predictions(f"{config.workdir}/{PREDICTIONS_FILE}", evaluations["test"], ids)
         shown = "test" if "test" in evaluations else "val"
-        wrong = misclassified(run.splits.get(shown), evaluations.get(shown), run.info.class_names)
+        ids = read_ids(config.data_dir, run.info, shown) if shown in evaluations else None
+        wrong = misclassified(run.splits.get(shown), evaluations.get(shown), run.info.class_names, ids)
         log.finish(results, dataclasses.asdict(config), wrong)
         write_json(f"{config.workdir}/results.json", results)
         self._workers.from_chief("results", to_json_values(results))

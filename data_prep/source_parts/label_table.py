@@ -1,0 +1,151 @@
+"""`--labels_csv` and `--group_csv`: which picture has which label, split and group by a table."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+from data_prep.source_parts.containers import Container
+from data_prep.source_parts.picture_index import PictureIndex, composed
+from data_prep.source_parts.split_names import role_of
+from data_prep.source_parts.tables import FILE_COLUMNS, Table, named, open_table, plain
+from tl_distributed.data.records import SPLITS
+from tl_distributed.errors import UserError
+
+_BOXES = "predictionstring"
+_LABEL_COLUMNS = (
+    *("label", "labels", "class", "classname", "classlabel", "target", "category", "categoryname", "tag"),
+    *("species", "breed", "diagnosis", "dx", "choice", "y", "labelname", "classid", "labelid", "categoryid"),
+    _BOXES,
+)
+_SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+_GROUP_COLUMNS = (
+    *("group", "groupid", "patient", "patientid", "subject", "subjectid", "lesionid", "individual", "case", "caseid"),
+    *("video", "videoid", "sequence", "burst", "location", "site"),
+)
+
+
+@dataclasses.dataclass
+class LabelTable:
+    """What `--labels_csv` says.
+
+    Attributes:
+      labels: Of each picture that it labels, by path.
+      splits: Of each picture whose split it names.
+      notes: Lines for the user.
+    """
+
+    labels: dict[str, str]
+    splits: dict[str, str]
+    notes: list[str]
+
+
+def read_labels(path: str, container: Container, index: PictureIndex, *, skip_missing: bool) -> LabelTable:
+    """Reads `--labels_csv`.
+
+    Args:
+      path: Of the table.
+      container: The input, for a table that lies in it.
+      index: Of its pictures.
+      skip_missing: Leave out and count the lines whose picture is missing, in place of refusing them.
+
+    Raises:
+      UserError: As `open_table`; a picture that is missing or that several may be; a label that is spelled in two ways;
+        a picture that has two labels or splits; a split by an unknown name. Each with names and counts.
+    """
+    wanted = {"picture": FILE_COLUMNS, "label": _LABEL_COLUMNS, "split": _SPLIT_COLUMNS}
+    with open_table("labels_csv", path, wanted, needed=("picture", "label"), container=container) as table:
+        return _Reader("labels_csv", path, index, skip_missing).read(table)
+
+
+def read_groups(path: str, container: Container, index: PictureIndex) -> tuple[dict[str, str], list[str]]:
+    """Reads `--group_csv`; returns the group of each picture that it names, and lines for the user.
+
+    A line whose picture is not in the input is counted, since such tables often hold more than one set of pictures.
+
+    Raises:
+      UserError: As `open_table`; a picture in two groups; no picture of the input named at all.
+    """
+    wanted = {"picture": FILE_COLUMNS, "group": _GROUP_COLUMNS}
+    with open_table("group_csv", path, wanted, needed=("picture", "group"), container=container) as table:
+        reader = _Reader("group_csv", path, index, skip_missing=True)
+        groups = reader.read(Table(table.columns, ((*row, "") for row in table.rows)), spelling=False)
+    if not groups.labels:
+        raise UserError(f"--group_csv={path}: names no picture of the input")
+    return groups.labels, groups.notes
+
+
+class _Reader:
+    """Reads (picture, value, split) lines, and keeps what is wrong with them until the end."""
+
+    def __init__(self, flag: str, path: str, index: PictureIndex, skip_missing: bool):
+        self._flag, self._path, self._index, self._skip_missing = flag, path, index, skip_missing
+        self._spellings: dict[str, Counter[str]] = {}
+        self._missing: list[str] = []
+        self._unclear: list[str] = []
+        self._several: list[str] = []
+        self._no_split: Counter[str] = Counter()
+        self._repeated = self._empty = 0
+
+    def read(self, table: Table, *, spelling: bool = True) -> LabelTable:
+        found = LabelTable({}, {}, [])
+        # ImageNet's LOC_val_solution.csv: a class and the corners of its box, once for each object of that class.
+        has_boxes = plain(table.columns.get("label", "")) == _BOXES
+        for entry, label, split in table.rows:
+            if not label.strip():
+                self._empty += 1
+            else:
+                label = label.split()[0] if has_boxes else label
+                self._take(found, entry, composed(label), self._split(split))
+        self._refuse(spelling)
+        taken = ", ".join(f"{kind} from column {name!r}" for kind, name in table.columns.items())
+        counts = {
+            "of pictures that are not there": len(self._missing),
+            "repeated": self._repeated,
+            "without a value": self._empty,
+        }
+        left_out = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+        found.notes.append(f"{self._path}: {taken}" + (f"; lines left out: {left_out}" if left_out else ""))
+        return found
+
+    def _split(self, name: str) -> str | None:
+        split = role_of(name)
+        if name.strip() and split not in SPLITS:
+            self._no_split[name.strip()] += 1
+        return split
+
+    def _take(self, found: LabelTable, entry: str, label: str, split: str | None) -> None:
+        name = label.strip()
+        self._spellings.setdefault(" ".join(label.split()).casefold(), Counter())[label] += 1
+        pictures = self._index.find(entry, split)
+        if len(pictures) != 1:
+            (self._unclear if pictures else self._missing).append(entry)
+            return
+        (picture,) = pictures
+        if picture not in found.labels:
+            found.labels[picture] = name
+            if split in SPLITS:
+                found.splits[picture] = split
+        elif found.labels[picture] == name and found.splits.get(picture) == split:
+            self._repeated += 1
+        else:
+            self._several.append(entry)
+
+    def _refuse(self, spelling: bool) -> None:
+        twice = [counts for counts in self._spellings.values() if len(counts) > 1] if spelling else []
+        if self._no_split:
+            self._say(self._no_split, "lines name a split that is none of train, val and test", self._no_split.total())
+        if twice:
+            spelled = " and ".join(f"{label!r} ({count:,})" for label, count in twice[0].most_common(3))
+            more = f", and {len(twice) - 1:,} more so" if len(twice) > 1 else ""
+            raise UserError(f"--{self._flag}={self._path}: one label is spelled {spelled}{more}; spell it one way")
+        if self._several:
+            self._say(self._several, "lines repeat a picture with another label or split")
+        if self._unclear:
+            self._say(self._unclear, "pictures are named that several files may be; give their paths")
+        if self._missing and not self._skip_missing:
+            self._say(
+                self._missing, "pictures are named that are not in --input; mend the table, or add --skip_unreadable"
+            )
+
+    def _say(self, names: Sequence[str] | Counter[str], what: str, count: int | None = None) -> None:
+        raise UserError(f"--{self._flag}={self._path}: {count or len(names):,} {what}: {named(list(names))}")

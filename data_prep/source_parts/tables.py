@@ -1,0 +1,127 @@
+"""Tables that people give beside their pictures: CSV with any common separator, read line by line."""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from data_prep.source_parts.containers import Container
+from tl_distributed.data.picture_files import open_file
+from tl_distributed.errors import UserError, printable
+
+_SEPARATORS = ",;\t|"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_NAMES_SHOWN = 3
+
+FILE_COLUMNS = (
+    *("file", "filename", "filepath", "path", "image", "imagefile", "imagename", "imagepath", "imagefilename"),
+    *("imageid", "id", "idcode", "img", "imgname", "imgid", "picture", "photo", "photoid", "name"),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table whose first line names its columns.
+
+    Attributes:
+      columns: Which column was taken for what, e.g. `{"file": "image_id"}`.
+      rows: Its lines, one value for each of the wanted columns, "" where a line or the table lacks it.
+    """
+
+    columns: dict[str, str]
+    rows: Iterator[tuple[str, ...]]
+
+
+@contextlib.contextmanager
+def open_table(
+    flag: str, path: str, wanted: Mapping[str, Sequence[str]], *, needed: Collection[str], container: Container
+) -> Iterator[Table]:
+    """Opens a table; the separator (comma, semicolon, tab or bar) is told from its first line.
+
+    Args:
+      flag: That names it, for messages.
+      path: Of the table; where no such file is, the file of that name in the input.
+      wanted: Of each kind of value, the names that its column may have, the best first, in small letters and digits.
+      needed: Kinds that the table must have.
+      container: The input.
+
+    Raises:
+      UserError: No such file, not CSV, or a needed column is missing.
+    """
+    with _lines(flag, path, container) as lines:
+        first = next((line for line in lines if line.strip()), "")
+        if first.lower().startswith("sep="):  # Excel's own
+            first = next(lines, "")
+        separator = max(_SEPARATORS, key=lambda one: _matches(first, one, wanted))
+        header = next(csv.reader([first], delimiter=separator), [])
+        names = {plain(name): number for number, name in reversed(list(enumerate(header)))}
+        places = {
+            kind: next((names[name] for name in choices if name in names), None) for kind, choices in wanted.items()
+        }
+        missing = [kind for kind in needed if places[kind] is None]
+        if missing:
+            raise UserError(
+                f"--{flag}={path}: no column for the {missing[0]} ({', '.join(wanted[missing[0]][:5])} ...) among "
+                f"{named(header)}; name the columns in its first line"
+            )
+        columns = {kind: header[place].strip() for kind, place in places.items() if place is not None}
+        yield Table(columns, _rows(flag, path, lines, separator, tuple(places.values())))
+
+
+def named(names: Collection[str]) -> str:
+    """Returns up to three names and the number of the others."""
+    first = ", ".join(repr(printable(name)) for name in list(names)[:_NAMES_SHOWN])
+    return first + (f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else "")
+
+
+def read_text(flag: str, path: str, container: Container) -> str:
+    """Returns the text of a small file, at `path` or in the input; raises `UserError` as `open_table`."""
+    with _lines(flag, path, container) as lines:
+        return "".join(lines)
+
+
+def _matches(line: str, separator: str, wanted: Mapping[str, Sequence[str]]) -> tuple[int, int]:
+    names = {plain(name) for name in next(csv.reader([line], delimiter=separator), [])}
+    return sum(any(choice in names for choice in choices) for choices in wanted.values()), len(names)
+
+
+def plain(name: str) -> str:
+    """Returns a column's name in small letters and digits alone."""
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def _rows(
+    flag: str, path: str, lines: Iterator[str], separator: str, places: Sequence[int | None]
+) -> Iterator[tuple[str, ...]]:
+    try:
+        for row in csv.reader(lines, delimiter=separator):
+            if any(value.strip() for value in row):
+                yield tuple("" if place is None or place >= len(row) else row[place] for place in places)
+    except csv.Error as error:
+        raise UserError(f"--{flag}={path}: not a CSV file ({error})") from None
+
+
+@contextlib.contextmanager
+def _lines(flag: str, path: str, container: Container) -> Iterator[Iterator[str]]:
+    """Opens a text as UTF-8, with or without byte order mark; bytes that are none are kept as they are."""
+    import tensorflow as tf
+
+    try:
+        if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
+            file = open_file(path)
+        elif path in container.files:
+            (member,) = container.members([path])
+            file = io.BytesIO(member.read())
+        else:
+            raise UserError(f"--{flag}={path}: no such file, nor in the input")
+        with file:
+            first = file.readline()
+            if first.startswith(_UTF16):
+                raise UserError(f"--{flag}={path}: is UTF-16; save it as UTF-8")
+            lines = itertools.chain([first.removeprefix(b"\xef\xbb\xbf")], iter(file.readline, b""))
+            yield (line.decode("utf-8", "surrogateescape") for line in lines)
+    except (OSError, tf.errors.OpError) as error:
+        cause = getattr(error, "message", None) or getattr(error, "strerror", None) or error
+        raise UserError(f"--{flag}={path}: cannot be read ({cause})") from None

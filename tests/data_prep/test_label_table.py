@@ -1,0 +1,174 @@
+"""Labels, groups and class names by tables beside the pictures."""
+
+import json
+
+import pytest
+from listed_files import counts, files_of, layout_of
+
+from tl_distributed.errors import UserError
+
+FLAT = files_of("images", 6)
+BOTH = {"ant": 3, "bee": 3}
+
+
+def table(tmp_path, *lines, name="labels.csv", encoding="utf-8"):
+    (tmp_path / name).write_bytes("".join(f"{line}\n" for line in lines).encode(encoding, "surrogateescape"))
+    return str(tmp_path / name)
+
+
+def rows(entry="images/{}.png", separator=","):
+    return [f"{entry.format(number)}{separator}{('ant', 'bee')[number % 2]}" for number in range(6)]
+
+
+@pytest.mark.parametrize(
+    "entry", ["images/{}.png", "{}.png", "{}", "./images/{}.png", "photos/images/{}.png", "images\\{}"]
+)
+def test_pictures_by_path_or_bare_name_with_and_without_ending(tmp_path, entry):
+    layout = layout_of(FLAT, labels_csv=table(tmp_path, "file,label", *rows(entry)))
+    assert counts(layout) == {"train": BOTH}
+    assert layout.files["train"]["images/3.png"] == 1
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(
+    "header", [("id", "label"), ("Image_ID", "Class"), ("filename", "target"), ("x", "label", "path")]
+)
+def test_separator_and_columns_are_told_and_said(tmp_path, separator, header):
+    lines = [separator.join(header)]
+    for row in rows("{}"):
+        entry, label = row.split(",")
+        lines.append(separator.join({"x": "0", "path": entry, "label": label}.get(name, "") for name in header)
+                     if "x" in header else separator.join((entry, label)))  # fmt: skip
+    layout = layout_of(FLAT, labels_csv=table(tmp_path, *lines, encoding="utf-8-sig"))
+    assert counts(layout) == {"train": BOTH}
+    label_column = next(name for name in header if name in ("label", "Class", "target"))
+    assert f"label from column '{label_column}'" in layout.notes[0]
+
+
+def test_kaggles_way_ids_of_train_and_a_test_without_labels(tmp_path):
+    layout = layout_of(files_of("train test", 6), labels_csv=table(tmp_path, "id,label", *rows("{}")))
+    assert counts(layout) == {"train": BOTH}
+    assert all(name.startswith("train/") for name in layout.files["train"])
+    assert layout.left_out == {"pictures without labels": 6}
+    assert any("6 pictures of the test folder" in note for note in layout.notes)
+
+
+def test_splits_by_a_column(tmp_path):
+    splits = ("train", "Train", "training", "train", "val", "TEST")
+    lines = [f"{row},{split}" for row, split in zip(rows(), splits, strict=True)]
+    layout = layout_of(FLAT, labels_csv=table(tmp_path, "file,label,split", *lines))
+    assert counts(layout) == {"train": {"ant": 2, "bee": 2}, "val": {"ant": 1, "bee": 0}, "test": {"ant": 0, "bee": 1}}
+
+
+def test_imagenets_way_train_in_class_folders_and_a_flat_validation(tmp_path):
+    path = table(tmp_path, "ImageId,Class", *rows("val_{}"))
+    layout = layout_of([*files_of("train/ant train/bee"), *(f"val/val_{n}.JPEG" for n in range(6))], labels_csv=path)
+    assert counts(layout) == {"train": {"ant": 2, "bee": 2}, "val": BOTH}
+    with_boxes = [f"{row} 85 1 499 272 {row.split(',')[1]} 4 5 6 7 " for row in rows("val_{}")]
+    path = table(tmp_path, "ImageId,PredictionString", *with_boxes)
+    assert counts(layout_of(layout.ids, labels_csv=path)) == counts(layout)
+
+
+def test_table_that_lies_in_the_input(tmp_path):
+    content = "\n".join(["id,label", *rows("{}")]).encode()
+    assert counts(layout_of(FLAT, {"train.csv": content}, labels_csv="train.csv")) == {"train": BOTH}
+
+
+def test_whole_numbers_are_sorted_by_value(tmp_path):
+    lines = [f"{number},{value}" for number, value in enumerate((10, 9, 2, 10, 9, 2))]
+    assert layout_of(FLAT, labels_csv=table(tmp_path, "id,label", *lines)).class_names == ("2", "9", "10")
+
+
+def test_quoted_names_and_labels_with_separators(tmp_path):
+    lines = ['"a, b.png","ant, red"', "c.png,bee"]
+    layout = layout_of(["a, b.png", "c.png"], labels_csv=table(tmp_path, "file,label", *lines))
+    assert layout.class_names == ("ant, red", "bee")
+
+
+def test_pictures_without_a_label_are_left_out_with_names(tmp_path):
+    layout = layout_of(FLAT, labels_csv=table(tmp_path, "id,label", *rows("{}")[:4], "4,"))
+    assert counts(layout) == {"train": {"ant": 2, "bee": 2}}
+    assert any("2 pictures that it does not label: 'images/4.png', 'images/5.png'" in note for note in layout.notes)
+    assert any("1 without a value" in note for note in layout.notes)
+
+
+@pytest.mark.parametrize(
+    ("header", "lines", "words"),
+    [
+        ("id,label", [f"{number},ant" for number in range(7, 12)], "5 pictures are named that are not in --input"),
+        ("id,label", ["7,ant", "0,ant"], "1 pictures are named that are not in --input"),
+        ("id,label", ["0,ant", "1,Ant", "2,ant"], "one label is spelled 'ant' (2) and 'Ant' (1)"),
+        ("id,label", ["0,ant", "1,ant "], "one label is spelled"),
+        ("id,label", ["0,ant", "images/0.png,bee"], "1 lines repeat a picture with another label or split: 'images/0"),
+        ("id,label,split", ["0,ant,fold3", "1,ant,fold3"], "2 lines name a split that is none of train, val and test"),
+        ("id,label,split", ["0,ant,test"], "labels no picture of train"),
+        ("a,b", ["0,ant"], "no column for the picture"),
+        ("id,b", ["0,ant"], "no column for the label"),
+    ],
+)  # fmt: skip
+def test_table_that_does_not_fit_is_one_line(tmp_path, header, lines, words):
+    with pytest.raises(UserError) as error:
+        layout_of(FLAT, labels_csv=table(tmp_path, header, *lines))
+    assert words in str(error.value) and "labels.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_pictures_are_left_out_when_asked(tmp_path):
+    path = table(tmp_path, "id,label", *rows("{}"), "7,ant")
+    layout = layout_of(FLAT, labels_csv=path, skip_missing=True)
+    assert counts(layout) == {"train": BOTH} and "1 of pictures that are not there" in layout.notes[0]
+
+
+def test_bare_name_that_several_pictures_have(tmp_path):
+    with pytest.raises(UserError, match="1 pictures are named that several files may be; give their paths: '0'"):
+        layout_of(files_of("a b", 1), labels_csv=table(tmp_path, "id,label", "0,ant"))
+
+
+def test_file_that_is_no_table(tmp_path):
+    for content, words in ((b"\xff\xfei\0d\0", "is UTF-16"), (b"\x89PNG\r\n\x00\xff", "no column"), (b"", "no column")):
+        (tmp_path / "x.csv").write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            layout_of(FLAT, labels_csv=str(tmp_path / "x.csv"))
+    with pytest.raises(UserError, match="no such file, nor in the input"):
+        layout_of(FLAT, labels_csv="nowhere.csv")
+
+
+NAMES = {"n01": "great tench, Tinca tinca", "n02": "goldfish"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(NAMES),
+        json.dumps({"0": ["n01", NAMES["n01"]], "1": ["n02", NAMES["n02"]]}),
+        "".join(f"{key} {name}\n" for key, name in NAMES.items()),
+        "".join(f"{key}\t{name}\n" for key, name in NAMES.items()),
+        "folder,name\n" + "".join(f'{key},"{name}"\n' for key, name in NAMES.items()),
+    ],
+)
+def test_class_names_by_a_map(tmp_path, content):
+    (tmp_path / "names").write_text(content)
+    layout = layout_of(files_of("train/n01 train/n02"), class_names=str(tmp_path / "names"))
+    assert layout.class_names == tuple(NAMES.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("n01 tench\n", "has no name for 1 of 2 classes: 'n02'"), ("n01 crane\nn02 crane\n", "all 'crane'")],
+)
+def test_class_map_that_does_not_fit(tmp_path, content, words):
+    (tmp_path / "names").write_text(content)
+    with pytest.raises(UserError, match=words):
+        layout_of(files_of("train/n01 train/n02"), class_names=str(tmp_path / "names"))
+
+
+def test_groups_of_pictures(tmp_path):
+    path = table(tmp_path, "file;patient", "images/0.png;a", "1;a", "4.png;b", "unknown;c")
+    labels = table(tmp_path, "id,label", *rows("{}"), name="l.csv")
+    layout = layout_of(FLAT, labels_csv=labels, group_csv=path)
+    assert layout.groups == {"images/0.png": "a", "images/1.png": "a", "images/4.png": "b"}
+    with pytest.raises(UserError, match="lines repeat a picture with another"):
+        layout_of(FLAT, labels_csv=labels, group_csv=table(tmp_path, "id,group", "0,a", "0,b"))
+    with pytest.raises(UserError, match="1 pictures are named that several files may be"):
+        layout_of(files_of("train/ant train/bee"), group_csv=table(tmp_path, "id,group", "0,a"))
+    with pytest.raises(UserError, match="names no picture of the input"):
+        layout_of(FLAT, labels_csv=labels, group_csv=table(tmp_path, "id,group", "x,a"))
