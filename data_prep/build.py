@@ -76,6 +76,8 @@ def _assign(config: BuildConfig, source: Source, index: spill.Index) -> splits.A
     for pair, count in assignment.dropped_duplicates.items():
         dropped, kept = pair.split("/")
         print(f"{count:,} images of {dropped} are in {kept} too, pixel for pixel: kept in {kept} only", flush=True)
+    if "test" in source.splits and "test" not in assignment.order:
+        print("every image of test is in train too, so there is no test split: a score on it would mean nothing")
     for pair, count in assignment.dropped_of_groups.items():
         dropped, kept = pair.split("/")
         print(f"{count:,} images of {dropped} are of groups that {kept} has too: left out of {dropped}", flush=True)
@@ -85,7 +87,7 @@ def _assign(config: BuildConfig, source: Source, index: spill.Index) -> splits.A
     for name, count in splits.count_per_class(source.class_names, index.labels[train]).items():
         if count == 0:
             raise UserError(
-                f"class {name!r}: every image of train is in test or val too, or its group is; none is left"
+                f"class {name!r}: every image of train is of a group that test or val has too; none is left"
             )
     return assignment
 

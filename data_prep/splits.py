@@ -59,7 +59,8 @@ def assign_splits(
     """Decides split and position of every image.
 
     An image that test holds too stays in test only, and one that the source's own val holds too leaves
-    train. Equal images of train fall on the same side of the validation cut. Images of one group are treated alike:
+    train, unless a class would have no image left to train on: it keeps them, and test or val loses them. Equal
+    images of train fall on the same side of the validation cut. Images of one group are treated alike:
     what test holds of a group, or else val, is the only part that stays.
 
     Args:
@@ -73,7 +74,7 @@ def assign_splits(
     """
     equal = group_equal(hashes)
     split_of = origins.astype(np.int8).copy()
-    dropped = _drop_repeated(equal, split_of)
+    dropped = _keep_last_of_classes(equal, labels, split_of) | _drop_repeated(equal, split_of)
     units = equal if groups is None else join_groups(equal, groups)
     dropped_of_groups = {} if groups is None else _drop_repeated(units, split_of)
     if limit_per_class:
@@ -151,6 +152,19 @@ def _drop_repeated(groups: np.ndarray, split_of: np.ndarray) -> dict[str, int]:
             repeated = (split_of == loser) & held[groups]
             split_of[repeated] = -1
             dropped[f"{SPLITS[loser]}/{SPLITS[kept]}"] += int(repeated.sum())
+    return {pair: count for pair, count in dropped.items() if count}
+
+
+def _keep_last_of_classes(groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray) -> dict[str, int]:
+    """Marks with -1 what test or val repeat of classes of which they repeat every image; returns the counts."""
+    train = split_of == TRAIN
+    repeated = train & np.isin(groups, groups[(split_of == TEST) | (split_of == VAL)])
+    keeping = train & ~np.isin(labels, labels[train & ~repeated])
+    held, dropped = np.isin(groups, groups[keeping]), {}
+    for loser in (VAL, TEST):
+        lost = held & (split_of == loser)
+        split_of[lost] = -1
+        dropped[f"{SPLITS[loser]}/train"] = int(lost.sum())
     return {pair: count for pair, count in dropped.items() if count}
 
 

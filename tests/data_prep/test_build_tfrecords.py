@@ -417,10 +417,6 @@ def test_object_store_that_fails_half_way_is_left_unreadable(images, monkeypatch
     [
         (class_files({"train/cat": 3}), "only one class (cat)"),
         (class_files({"train/cat": 3, "train/Cat": 3}), "'Cat' and 'cat' have the same name"),
-        (
-            {"train/a/1.png": png(1), "train/b/1.png": png(2), "test/b/1.png": png(2)},
-            "class 'b': every image of train is in test or val too",
-        ),
     ],
 )
 def test_classes_that_cannot_be_learnt_are_refused(tmp_path, files, words):
@@ -428,6 +424,14 @@ def test_classes_that_cannot_be_learnt_are_refused(tmp_path, files, words):
         build.build(make_config(write_folder(tmp_path / "images", files), tmp_path / "out"))
     assert words in str(error.value)
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+
+
+def test_a_test_split_that_repeats_a_whole_class_of_train_loses_it(tmp_path, capsys):
+    files = {"train/a/1.png": png(1), "train/b/1.png": png(2), "test/b/1.png": png(2)}
+    info = build.build(make_config(write_folder(tmp_path / "images", files), tmp_path / "out"))
+    assert info.splits["train"].counts_per_class == {"a": 1, "b": 1} and "test" not in info.splits
+    assert info.details["dropped_duplicates"] == {"test/train": 1}
+    assert "every image of test is in train too, so there is no test split" in capsys.readouterr().out
 
 
 def test_class_of_which_nothing_can_be_read_is_refused(tmp_path):

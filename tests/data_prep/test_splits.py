@@ -133,6 +133,16 @@ def test_class_names_that_cannot_be_told_apart_are_refused(names, words):
     assert words in str(error.value)
 
 
+def test_class_that_test_repeats_whole_stays_in_train():
+    """Class 0: train holds a and b, test both; class 1: train holds c and d, test c and e."""
+    hashes = np.array([[name, 0] for name in (1, 2, 1, 2, 3, 4, 3, 5)], np.uint64)
+    labels, origins = np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([TRAIN, TRAIN, TEST, TEST] * 2)
+    found = splits.assign_splits(hashes, labels, origins, val_fraction=0, limit_per_class=0)
+    assert sorted(found.order["train"]) == [0, 1, 5]
+    assert sorted(found.order["test"]) == [6, 7]
+    assert found.dropped_duplicates == {"test/train": 2, "train/test": 1}
+
+
 def test_class_that_only_test_has_is_named():
     with pytest.raises(UserError, match="class 'dog' of test has no image in train"):
         splits.check_classes_present(("cat", "dog"), np.array([0, 0, 1]), np.array([TRAIN, TEST, TEST]))
