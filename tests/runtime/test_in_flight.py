@@ -1,9 +1,11 @@
 """Calls at once: in order, no more than were allowed, and really at once."""
 
 import threading
+import types
 
 import pytest
 
+from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.in_flight import map_in_flight
 
 
@@ -49,3 +51,18 @@ def test_an_error_comes_in_its_place():
     assert [next(results) for _ in range(3)] == [1 / 3, 1 / 2, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+@pytest.mark.parametrize(
+    ("num_replicas", "local_devices", "expected"),
+    [
+        (1, ("/device:CPU:0",), 2),
+        (1, ("/device:GPU:0",), 1),
+        (2, ("/device:CPU:1", "/device:CPU:2"), 1),
+        (4, ("/job:worker/task:0/device:CPU:0",), 1),  # of four workers: their sums and gathers keep one order
+    ],
+)
+def test_only_one_replica_alone_infers_two_batches_at_once(num_replicas, local_devices, expected):
+    extended = types.SimpleNamespace(worker_devices=local_devices)
+    strategy = types.SimpleNamespace(num_replicas_in_sync=num_replicas, extended=extended)
+    assert Runtime(strategy, "float32", False, "", ()).batches_in_flight == expected

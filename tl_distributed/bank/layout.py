@@ -224,8 +224,8 @@ def _build_times(path: str) -> dict[str, float]:
 
 
 def remove_leftovers(folder: str) -> None:
-    """Removes the unfinished shards of builds that died on this machine; those of a running build stay."""
-    for path in matching_files(folder, f"*.tfrecord.*{_TEMPORARY}"):
-        host, process = path.removesuffix(_TEMPORARY).rsplit(".tfrecord.", 1)[1].rsplit(".", 1)
-        if host == socket.gethostname() and not psutil.pid_exists(int(process)):
+    """Removes the unfinished files of builds that died on this machine; those of a running build stay."""
+    for path in matching_files(folder, f"*{_TEMPORARY}"):
+        name, process = path.removesuffix(_TEMPORARY).rsplit(".", 1)
+        if name.endswith(f".{socket.gethostname()}") and process.isdigit() and not psutil.pid_exists(int(process)):
             tf.io.gfile.remove(path)

@@ -55,8 +55,9 @@ class Runtime:
 
     @property
     def batches_in_flight(self) -> int:
-        (device, *others) = self.strategy.extended.worker_devices
-        return 2 if not others and tf.DeviceSpec.from_string(device).device_type == "CPU" else 1
+        device = self.strategy.extended.worker_devices[0]  # of this worker: others may be elsewhere
+        is_alone = self.num_replicas == 1
+        return 2 if is_alone and tf.DeviceSpec.from_string(device).device_type == "CPU" else 1
 
 
 def start_runtime(
