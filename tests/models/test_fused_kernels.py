@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tl_distributed.models.fused_kernels import use_fused_kernels
+from tl_distributed.models.fused_kernels import pointwise_products, use_fused_kernels
 
 
 def compute(model: keras.Model, images: np.ndarray, *, training: bool) -> dict[str, list[np.ndarray]]:
@@ -110,3 +110,33 @@ def test_a_whole_network_and_its_file(tmp_path):
     model.save(tmp_path / "model.keras")
     opened = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(opened(images(2, 8, 8, 4)), model(images(2, 8, 8, 4)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"use_bias": False, "padding": "same"}, {"dtype": "mixed_bfloat16"}])
+def test_pointwise_convolution_is_a_matrix_product(arguments):
+    inputs = keras.Input((5, 4, 6), batch_size=3)
+    model = keras.Model(inputs, layers.Conv2D(7, 1, **arguments)(inputs))
+    stock = compute(model, images(3, 5, 4, 6), training=True)
+    with pointwise_products(model):
+        found = compute(model, images(3, 5, 4, 6), training=True)
+    tolerance = 5e-2 if "dtype" in arguments else 1e-5
+    for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(stock), strict=True):
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(one / scale, other / scale, rtol=0, atol=tolerance)
+
+
+def operations_of(model: keras.Model) -> list[str]:
+    function, spec = tf.function(lambda x: model(x, training=True)), tf.TensorSpec(model.input_shape)
+    return [operation.type for operation in function.get_concrete_function(spec).graph.get_operations()]
+
+
+def test_other_convolutions_and_frozen_ones_stay_and_all_are_put_back():
+    inputs = keras.Input((8, 8, 6), batch_size=3)
+    model = keras.Sequential([
+        inputs, layers.Conv2D(4, 1), layers.Conv2D(4, 1, trainable=False), layers.Conv2D(4, 1, strides=2),
+        layers.Conv2D(4, 3), layers.Conv2D(4, 1, groups=2),
+    ])  # fmt: skip
+    before = operations_of(model)
+    with pointwise_products(model):
+        assert operations_of(model).count("MatMul") == 1
+    assert operations_of(model) == before and "MatMul" not in before

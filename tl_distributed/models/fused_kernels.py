@@ -6,8 +6,10 @@ a CPU, they take most of a step. The layers compute the same as before, to round
 what they call differs, and only in this process.
 """
 
+import contextlib
 import math
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -70,3 +72,40 @@ def _depthwise_convolution(layer: Any, inputs: Any, kernel: Any) -> Any:
     return tf.nn.depthwise_conv2d(
         inputs, kernel, [1, *layer.strides, 1], layer.padding.upper(), dilations=layer.dilation_rate
     )
+
+
+@contextlib.contextmanager
+def pointwise_products(model: keras.Model) -> Iterator[None]:
+    """Makes calls of a model within it (the trace of a training step) take 1x1 convolutions as matrix products.
+
+    They are, and oneDNN's product and its gradients take three quarters of the time of its convolution on a CPU. Where
+    nothing trains the convolution stays: it takes bias and activation along.
+    """
+    layers = [layer for layer in model._flatten_layers() if layer.trainable and _is_pointwise(layer)]
+    before = {layer: vars(layer).get("convolution_op") for layer in layers}
+    try:
+        for layer in layers:
+            layer.convolution_op = types.MethodType(_pointwise_product, layer)
+        yield
+    finally:
+        for layer, operation in before.items():
+            if operation is None:
+                del layer.convolution_op  # the class's own shows again
+            else:
+                layer.convolution_op = operation
+
+
+def _is_pointwise(layer: Any) -> bool:
+    return (
+        isinstance(layer, keras.layers.Conv2D)
+        and layer.kernel_size == layer.strides == (1, 1)
+        and layer.groups == 1
+        and layer.data_format == "channels_last"
+    )
+
+
+def _pointwise_product(layer: Any, inputs: Any, kernel: Any) -> Any:
+    """`Conv2D.convolution_op` of a kernel of one cell."""
+    del layer
+    kernel = keras.ops.convert_to_tensor(kernel)
+    return tf.tensordot(inputs, tf.reshape(kernel, kernel.shape[2:]), axes=1)

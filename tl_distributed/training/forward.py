@@ -4,6 +4,7 @@ Keras 3 cannot compile its own step under a strategy (keras-team/keras #20763, #
 variables of another device. Here a replica hands over the handles of its own copies, and the program reads them.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tl_distributed.models.folding import folded_batch_norm
-from tl_distributed.models.fused_kernels import use_fused_kernels
+from tl_distributed.models.fused_kernels import pointwise_products, use_fused_kernels
 from tl_distributed.pixels.augment import augment_batch
 from tl_distributed.pixels.normalize import normalize
 from tl_distributed.pixels.seeds import per_image_seeds, threefry_2x32
@@ -52,6 +53,7 @@ class ForwardBackward:
         self.buckets = [list(model.trainable_variables)] if runtime.num_replicas > 1 else []
         self._seed_numbers = seed_numbers(model)
         self.changed: list[Any] = []
+        self._use_products = not runtime.use_xla
         if not runtime.use_xla:
             use_fused_kernels(model)
         self.function = tf.function(self._read_and_compute, autograph=False, jit_compile=runtime.use_xla or None)
@@ -110,7 +112,11 @@ class ForwardBackward:
         seeds = seeds_of_batch(settings, step, replica_id, images.shape[0])
         inputs, targets = inputs_and_targets(settings, images, labels, seeds)
         non_trainable = with_fresh_seeds(non_trainable, model.non_trainable_variables, self._seed_numbers, seeds)
-        with tf.GradientTape() as tape, folded_batch_norm(model, frozen_only=True):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(folded_batch_norm(model, frozen_only=True))
+            if self._use_products:
+                stack.enter_context(pointwise_products(model))
+            tape = stack.enter_context(tf.GradientTape())
             tape.watch(trainable)
             logits, new_non_trainable = model.stateless_call(trainable, non_trainable, inputs, training=True)
             scaled_loss, sums = loss_and_sums(settings, logits, targets, labels, scale)
