@@ -110,15 +110,12 @@ def test_layout_joins_and_splits():
     assert feature_format(layout, "folder").shape == (10,)
 
 
-def test_only_unfinished_shards_of_dead_builds_of_this_machine_are_removed(tmp_path):
+def test_only_unfinished_files_of_dead_builds_of_this_machine_are_removed(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
     host, shard = socket.gethostname(), "train-00000-of-00002.tfrecord"
-    kept = [
-        f"{shard}.{host}.{os.getpid()}.tmp", f"{shard}.elsewhere.{dead.pid}.tmp",
-        f"bank.json.{host}.{dead.pid}.tmp", shard,
-    ]  # fmt: skip
-    for name in [*kept, f"{shard}.{host}.{dead.pid}.tmp"]:
+    kept = [f"{shard}.{host}.{os.getpid()}.tmp", f"{shard}.elsewhere.{dead.pid}.tmp", "notes.tmp", shard]
+    for name in [*kept, f"{shard}.{host}.{dead.pid}.tmp", f"bank.json.{host}.{dead.pid}.tmp"]:
         (tmp_path / name).touch()
     remove_leftovers(str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

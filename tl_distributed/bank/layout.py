@@ -226,6 +226,6 @@ def _build_times(path: str) -> dict[str, float]:
 def remove_leftovers(folder: str) -> None:
     """Removes the unfinished files of builds that died on this machine; those of a running build stay."""
     for path in matching_files(folder, f"*{_TEMPORARY}"):
-        name, process = path.removesuffix(_TEMPORARY).rsplit(".", 1)
+        name, _, process = path.removesuffix(_TEMPORARY).rpartition(".")
         if name.endswith(f".{socket.gethostname()}") and process.isdigit() and not psutil.pid_exists(int(process)):
             tf.io.gfile.remove(path)
