@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tl_distributed.models.replacing import replaced_methods
+
 
 @contextlib.contextmanager
 def folded_batch_norm(model: keras.Model, *, frozen_only: bool = False) -> Iterator[None]:
@@ -33,17 +35,8 @@ def folded_batch_norm(model: keras.Model, *, frozen_only: bool = False) -> Itera
             continue
         calls[layer] = types.MethodType(_folded_call(norm), layer)
         calls[norm] = lambda inputs, training=None, mask=None: inputs
-    before = {layer: vars(layer).get("call") for layer in calls}
-    try:
-        for layer, call in calls.items():
-            layer.call = call
+    with replaced_methods("call", calls):
         yield
-    finally:
-        for layer, call in before.items():
-            if call is None:
-                del layer.call  # the class's own shows again
-            else:
-                layer.call = call
 
 
 def _pairs(model: keras.Model) -> list[tuple[Any, Any]]:

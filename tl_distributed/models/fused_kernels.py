@@ -15,6 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tl_distributed.models.replacing import replaced_methods
+
 
 def use_fused_kernels(model: keras.Model) -> None:
     """Changes what the layers of a built model call, nested models' too; twice is as once."""
@@ -82,17 +84,9 @@ def pointwise_products(model: keras.Model) -> Iterator[None]:
     nothing trains the convolution stays: it takes bias and activation along.
     """
     layers = [layer for layer in model._flatten_layers() if layer.trainable and _is_pointwise(layer)]
-    before = {layer: vars(layer).get("convolution_op") for layer in layers}
-    try:
-        for layer in layers:
-            layer.convolution_op = types.MethodType(_pointwise_product, layer)
+    products = {layer: types.MethodType(_pointwise_product, layer) for layer in layers}
+    with replaced_methods("convolution_op", products):
         yield
-    finally:
-        for layer, operation in before.items():
-            if operation is None:
-                del layer.convolution_op  # the class's own shows again
-            else:
-                layer.convolution_op = operation
 
 
 def _is_pointwise(layer: Any) -> bool:

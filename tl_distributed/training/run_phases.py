@@ -220,11 +220,10 @@ class RunPhases:
             "checkpoint_blocking_seconds": run.checkpoints.blocking_seconds,
             "checkpoint_write_seconds": run.checkpoints.write_seconds,
         }
-        if "test" in evaluations:
-            ids = read_ids(config.data_dir, run.info, "test")
-            save_predictions(f"{config.workdir}/{PREDICTIONS_FILE}", evaluations["test"], ids)
         shown = "test" if "test" in evaluations else "val"
         ids = read_ids(config.data_dir, run.info, shown) if shown in evaluations else None
+        if "test" in evaluations:
+            save_predictions(f"{config.workdir}/{PREDICTIONS_FILE}", evaluations["test"], ids)
         wrong = misclassified(run.splits.get(shown), evaluations.get(shown), run.info.class_names, ids)
         log.finish(results, dataclasses.asdict(config), wrong)
         write_json(f"{config.workdir}/results.json", results)
