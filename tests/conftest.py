@@ -1,24 +1,26 @@
-"""Shared fixtures. The CPU is split into a host and four devices once, before anything touches it."""
+"""Shared fixtures. The CPU is split into a host and four devices once, before anything touches it.
+
+With TL_DISTRIBUTED_TEST_GPU=1 the engine's replicas are four parts of the first GPU instead; see `support/replicas.py`.
+"""
 
 import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the suite compares numbers with the CPU's
+if os.environ.get("TL_DISTRIBUTED_TEST_GPU") != "1":
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the suite compares numbers with the CPU's
 
 import pytest
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
-NUM_DEVICES = 4
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Splits the CPU; a process can do that only before its first TensorFlow operation."""
-    import tensorflow as tf
+    """Splits the devices; a process can do that only before its first TensorFlow operation."""
+    from replicas import split_devices
     from tiny_backbone import register_tiny_backbones
 
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * (1 + NUM_DEVICES))
+    split_devices()
     register_tiny_backbones()
 
 

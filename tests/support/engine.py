@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import tensorflow as tf
+from replicas import replica_names, replica_strategy
 
 from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.models.backbones import get_backbone
@@ -14,7 +15,6 @@ from tl_distributed.models.heads import build_classifier
 from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS
 from tl_distributed.runtime.devices import Runtime
-from tl_distributed.runtime.strategies import mirrored_strategy
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.step import TrainStep
 from tl_distributed.training.step_settings import StepSettings
@@ -23,11 +23,9 @@ IMAGE_SIZE, NUM_CLASSES, BATCH = 16, 3, 8
 
 
 def runtime(num_replicas: int = 1, *, xla: bool = False, precision: str = "float32") -> Runtime:
-    devices = [f"CPU:{1 + index}" for index in range(num_replicas)]  # CPU:0 is the host
-    one = num_replicas == 1
-    strategy = tf.distribute.OneDeviceStrategy(devices[0]) if one else mirrored_strategy(devices)
+    devices = replica_names(num_replicas)
     keras.config.set_dtype_policy(precision)
-    return Runtime(strategy, precision, xla, "as the test wants it", tuple(devices))
+    return Runtime(replica_strategy(devices), precision, xla, "as the test wants it", tuple(devices))
 
 
 def toy_images(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
