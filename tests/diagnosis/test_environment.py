@@ -54,6 +54,13 @@ def test_secrets_are_not_shown(monkeypatch):
     assert all(line.isprintable() for line in text.splitlines()) and "--a=b [31m --c" in text
 
 
+def test_a_long_value_is_cut(monkeypatch):
+    monkeypatch.setenv("NVIDIA_REQUIRE_CUDA", "brand=tesla,driver>=535 " * 100)
+    (found,) = [finding for finding in run(environment.variables) if finding.name == "NVIDIA_REQUIRE_CUDA"]
+    assert found.value.startswith("brand=tesla,driver>=535 ") and found.value.endswith("... (2,400 characters)")
+    assert len(found.value) < 450
+
+
 def test_a_cluster_that_is_not_used_is_a_warning(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
     *_, finding = run(environment.variables)

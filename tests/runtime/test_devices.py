@@ -133,7 +133,7 @@ def test_virtual_devices_beside_gpus_are_refused(gpus):
     ("wanted", "family", "num_gpus", "expected", "reason"),
     [
         ("auto", "mobilenet_v2", 0, False, "--xla=auto: on a CPU "),
-        ("auto", "mobilenet_v2", 2, True, "not measured for mobilenet_v2"),
+        ("auto", "mobilenet_v2", 2, True, "3.3 times as fast on an H200"),
         ("auto", "baseline_cnn", 1, True, "not measured for baseline_cnn"),
         ("on", "resnet50", 0, True, "--xla=on"),
         ("off", "resnet50", 1, False, "--xla=off"),

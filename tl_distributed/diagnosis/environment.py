@@ -20,6 +20,7 @@ _SHOWN_VARIABLES = re.compile(
     r"(TF_|CUDA_|NVIDIA_|NCCL_|SLURM|XLA_|KERAS_|TFDS_|GRPC_|OMP_|MKL_|ONEDNN_|HOROVOD_|OMPI_|PMI)|LD_LIBRARY_PATH$"
 )
 _OWN_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"  # the command sets it itself
+_LONGEST_SHOWN = 400  # NVIDIA's containers list every driver that will do
 _SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH|JWT|COOKIE|SIGNATURE", re.IGNORECASE)
 _SECRET_VALUES = re.compile(
     r"\beyJ[\w-]{10,}|://[^/@\s]+@|-----BEGIN|(password|passwd|token|secret)\s*[=:]", re.IGNORECASE
@@ -128,6 +129,8 @@ def variables(subject: Subject) -> Iterator[Finding]:
     for name in shown:
         value = os.environ[name]
         secret = _SECRET_NAMES.search(name) or _SECRET_VALUES.search(value)
+        if len(value) > _LONGEST_SHOWN:
+            value = f"{value[:_LONGEST_SHOWN]}... ({len(value):,} characters)"
         yield Finding(topic=ENVIRONMENT, name=name, value="(set, not shown)" if secret else value or "(empty)")
     if not shown:
         yield Finding(topic=ENVIRONMENT, name="none", value="of TensorFlow, CUDA, NCCL, XLA, Keras and SLURM")

