@@ -60,7 +60,7 @@ def log_start(
     ]
     if runtime.use_xla and "GPU" in runtime.devices[0]:
         lines.append(
-            "The first step waits for XLA, which compiles it and times kernels for it: up to minutes on a GPU, without a "
+            "The first step waits for XLA, which compiles it and times kernels for it: minutes on a GPU, without a "
             "sign of life. XLA_FLAGS=--xla_gpu_per_fusion_autotune_cache_dir=FOLDER asks it to keep what it has timed."
         )
     if resumed_at is not None:
