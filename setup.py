@@ -16,7 +16,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["tl_distributed*", "data_prep*"]),
-    package_data={"tl_distributed": ["recipes/*.flags", "notebooks/*.ipynb"]},
+    package_data={
+        "tl_distributed": ["recipes/*.flags", "notebooks/*.ipynb", "py.typed", "__init__.pyi"],
+        "tl_distributed.reporting.page": ["*.css", "*.js", "templates/*.j2", "vendor/*"],
+    },
     entry_points={
         "console_scripts": [
             "tl-build = data_prep.build_tfrecords:run",
@@ -41,6 +44,8 @@ setup(
         "numpy>=1.26",
         "tensorboard>=2.20,<2.22",
         "matplotlib>=3.9",
+        "crc32c>=2.4",  # hardware checksums of records in disk mode
+        "jinja2>=3.1",
         "scikit-learn>=1.5",
         "scipy>=1.13",
         "statsmodels>=0.14.4",
@@ -52,7 +57,9 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "beam": ["apache-beam>=2.70,<3"],
         "notebook": ["jupyterlab>=4"],
+        "docs": ["sphinx>=8", "myst-nb>=1.2", "pydata-sphinx-theme>=0.16"],
         "bench": ["torch>=2.6", "timm>=1.0", "tf_keras>=2.20,<2.22", "jax>=0.5"],
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
     },

@@ -1,12 +1,16 @@
 """One build from the first image to the finished data set."""
 
-from data_prep import duplicates, id_lists, manifest, preview, shard_writer, spill, splits, staging
+from data_prep import duplicates, id_lists, manifest, preview, shard_plan, splits, staging
 from data_prep.config import BuildConfig
+from data_prep.engines.engine import Engine
+from data_prep.engines.local import LocalEngine
 from data_prep.id_file import IdFile
+from data_prep.index import Index
 from data_prep.source import Source
 from data_prep.sources import source_module
 from tl_distributed.data import ids
 from tl_distributed.data.records import DatasetInfo
+from tl_distributed.data.storing import StorageRule
 from tl_distributed.errors import UserError, printable
 
 
@@ -39,36 +43,45 @@ def open_source(config: BuildConfig) -> Source:
 
 def _build_into(config: BuildConfig, source: Source, place: staging.Staging) -> DatasetInfo:
     splits.check_class_names(source.class_names)
-    image_bytes = source.image_size**2 * 3
-    with spill.PixelFile(place.pixel_path, image_bytes) as pixel_file, IdFile(place.id_path) as id_file:
-        index = spill.read_source(source, pixel_file, id_file, seed=config.seed)
+    rule = StorageRule(
+        storage=config.storage_rule, image_size=config.image_size, fit=config.fitting_rule, seed=config.seed,
+        max_megapixels=config.max_megapixels,
+    )  # fmt: skip
+    with IdFile(place.id_path) as id_file, open_engine(config).read(source, rule, place, id_file) as held:
+        index = held.index
+        source.tell(index, id_file)
         for note in source.notes:
             print(printable(note), flush=True)
         assignment = _assign(config, source, index)
-        shards = shard_writer.write_shards(
-            place.build_dir,
-            assignment.order,
-            index.labels,
-            pixel_file,
-            image_bytes=image_bytes,
-            num_shards=config.num_shards,
-            num_writers=config.num_threads,
-        )
         found = duplicates.describe(index, id_file, source.class_names)
         found[ids.DETAIL] = id_lists.write_ids(place.build_dir, assignment.order, id_file)
-        train = assignment.order["train"]
-        preview.write_preview(place.build_dir, source.class_names, train, index.labels, pixel_file, source.image_size)
-    info = manifest.describe(config, source, assignment, index.labels, shards, found)
+        preview.write_preview(place.build_dir, source.class_names, assignment.order["train"], index, held.images, rule)
+        plans = {
+            name: shard_plan.plan_shards(order, index.lengths, config.num_shards)
+            for name, order in assignment.order.items()
+        }
+        shards = held.write(plans)
+    info = manifest.describe(config, source, assignment, index, shards, found)
     manifest.write(place.build_dir, info)
     return info
 
 
-def _assign(config: BuildConfig, source: Source, index: spill.Index) -> splits.Assignment:
+def open_engine(config: BuildConfig) -> Engine:
+    """Makes the engine of `--engine`; raises `UserError` where Beam is missing or its options are wrong."""
+    if config.engine == "beam":
+        from data_prep.engines.beam import BeamEngine
+
+        return BeamEngine(config)
+    return LocalEngine(config)
+
+
+def _assign(config: BuildConfig, source: Source, index: Index) -> splits.Assignment:
     splits.check_classes_present(source.class_names, index.labels, index.origins)
     assignment = splits.assign_splits(
         index.hashes,
         index.labels,
         index.origins,
+        index.keys,
         val_fraction=config.val_fraction,
         limit_per_class=config.limit_per_class,
         groups=index.groups,

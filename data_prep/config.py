@@ -6,6 +6,7 @@ from data_prep import sources
 from data_prep.source_parts.archive_limits import ArchiveLimits
 from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.data.fit_rules import DEFAULT_FIT, FITS
+from tl_distributed.data.storage import LARGEST_PIXELS, MOST_SHARDS, SHARD_BYTES, STORAGES, Storage
 from tl_distributed.errors import UserError
 from tl_distributed.settings.flags import borrowed, setting
 
@@ -72,7 +73,7 @@ class BuildConfig:
     )
     image_size: int = setting(
         32,
-        "Height and width of the stored images in pixels; others are resized.",
+        "Height and width in pixels to which images are brought: both where pixels are stored, else the shorter side.",
         topic="Images",
         minimum=1,
         maximum=4096,
@@ -80,9 +81,18 @@ class BuildConfig:
     fit: str | None = setting(
         None,
         "What becomes of an image that is not square: squash it, crop its largest centred square, or pad it with "
-        f"black. Models that are trained on the data set do the same. [default: {DEFAULT_FIT}]",
+        "black. Applied here where pixels are stored, else whenever an image is read. Models that are trained on the "
+        f"data set do the same. [default: {DEFAULT_FIT}]",
         topic="Images",
         choices=FITS,
+    )
+    storage: str = setting(
+        "auto",
+        "pixels: raw and square. jpeg: whole, with the shorter side at most --image_size (quality 95, 4:4:4). "
+        "original: the file as it is where TensorFlow decodes it to the same upright picture, else as jpeg. "
+        f"auto: pixels up to an --image_size of {LARGEST_PIXELS}, jpeg above.",
+        topic="Images",
+        choices=("auto", *STORAGES),
     )
     crop_to_aspect_ratio: bool = setting(False, "The same as --fit=crop.", topic="Images")
     max_megapixels: float = borrowed(DecodeSettings, "max_megapixels", topic="Images")
@@ -109,7 +119,13 @@ class BuildConfig:
     output_dir: str = setting(
         "data/cifar10", "Folder of the finished data set; appears when all is done.", topic="Output"
     )
-    num_shards: int = setting(16, "Files a split.", topic="Output", minimum=1, maximum=99999)
+    num_shards: int = setting(
+        0,
+        f"Files a split; 0: as many as make about {SHARD_BYTES // 10**6} MB each, at most {MOST_SHARDS:,}.",
+        topic="Output",
+        minimum=0,
+        maximum=99999,
+    )
     num_writers: int = setting(
         0,
         "Threads that decode and write; 0: one a core. The files are the same for any number.",
@@ -119,6 +135,19 @@ class BuildConfig:
     overwrite: bool = setting(
         False, "Replace a finished data set in --output_dir, once the new one is complete.", topic="Output"
     )
+    engine: str = setting(
+        "local",
+        "local: threads of this process. beam: a pipeline of Apache Beam (pip install .[beam]), on the machines that "
+        "--beam_options names, which must reach --input and --output_dir. The files are the same.",
+        topic="Engine",
+        choices=("local", "beam"),
+    )
+    beam_options: str = setting(
+        "",
+        "Options of Beam's pipeline in one string, e.g. '--runner=DirectRunner --direct_num_workers=4 "
+        "--direct_running_mode=multi_processing'.",
+        topic="Engine",
+    )
 
     def __post_init__(self) -> None:
         self._check_source()
@@ -126,6 +155,8 @@ class BuildConfig:
             raise UserError("--output_dir must name a folder")
         if self.crop_to_aspect_ratio and self.fit not in (None, "crop"):
             raise UserError(f"--crop_to_aspect_ratio is --fit=crop, not --fit={self.fit}; drop one of them")
+        if self.beam_options and self.engine != "beam":
+            raise UserError("--beam_options is used by --engine=beam alone; add it")
         if self.seed >= 2**63:
             raise UserError(f"--seed={self.seed}: takes at most 2**63 - 1")
 
@@ -151,6 +182,13 @@ class BuildConfig:
     def fitting_rule(self) -> str:
         """How images that are not square become so: what the flags say, or the default."""
         return "crop" if self.crop_to_aspect_ratio else self.fit or DEFAULT_FIT
+
+    @property
+    def storage_rule(self) -> Storage:
+        """How pictures are stored, with auto decided."""
+        if self.storage == "auto":
+            return "pixels" if self.image_size <= LARGEST_PIXELS else "jpeg"
+        return self.storage
 
     @property
     def num_threads(self) -> int:

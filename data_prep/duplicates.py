@@ -7,7 +7,7 @@ import numpy as np
 
 from data_prep import splits
 from data_prep.id_file import IdFile
-from data_prep.spill import Index
+from data_prep.index import Index
 from tl_distributed.data.records import SPLITS
 from tl_distributed.errors import printable
 

@@ -7,8 +7,13 @@ import numpy as np
 
 from data_prep import splits, summary
 from data_prep.config import BuildConfig
+from data_prep.index import Index
+from data_prep.reading import ORDER_KEY
 from data_prep.source import Source
-from tl_distributed.data.records import MANIFEST_FILE, DatasetInfo, Shard, Split
+from tl_distributed.data.decoder import decoder_versions
+from tl_distributed.data.fit_rules import IN_WORDS
+from tl_distributed.data.records import MANIFEST_FILE, DatasetInfo, Shard, Split, canvas_size
+from tl_distributed.data.storing import CONTENT_HASH
 from tl_distributed.errors import printable
 
 
@@ -16,7 +21,7 @@ def describe(
     config: BuildConfig,
     source: Source,
     assignment: splits.Assignment,
-    labels: np.ndarray,
+    index: Index,
     shards: dict[str, tuple[Shard, ...]],
     found: dict[str, Any],
 ) -> DatasetInfo:
@@ -27,7 +32,7 @@ def describe(
     Holds nothing that differs between two builds of the same input: no time, no host, no output path.
     """
     described = {
-        name: Split(len(order), splits.count_per_class(source.class_names, labels[order]), shards[name])
+        name: Split(len(order), splits.count_per_class(source.class_names, index.labels[order]), shards[name])
         for name, order in assignment.order.items()
     }
     own_val = "val" in source.splits
@@ -38,17 +43,34 @@ def describe(
         else "a stratified share of the source's train, chosen by content and seed",
         "val_fraction": None if own_val else config.val_fraction,
         "limit_per_class": config.limit_per_class,
-        "content_hash": splits.CONTENT_HASH,
+        "content_hash": CONTENT_HASH,
+        "order": ORDER_KEY,
+        "resize": _resizing(config),
         "dropped_duplicates": assignment.dropped_duplicates,
         "dropped_of_groups": assignment.dropped_of_groups,
         "repeats_within": assignment.repeats_within,
         **found,
-        "source": source.details,
+        "source": dict(source.details),
     }
-    shape = (source.image_size, source.image_size, 3)
-    info = DatasetInfo(tuple(source.class_names), shape, config.seed, source.name, described, details, fit=source.fit)
+    decoder = details["source"].pop("decoder", {}) or ({} if config.storage_rule == "pixels" else decoder_versions())
+    size = config.image_size
+    used = np.concatenate(list(assignment.order.values()))
+    shapes = np.unique(index.sizes[used], axis=0)
+    info = DatasetInfo(
+        tuple(source.class_names), (size, size, 3), config.seed, source.name, described, details,
+        fit=config.fitting_rule, storage=config.storage_rule, canvas_size=canvas_size(shapes.tolist(), size),
+        decoder=decoder,
+    )  # fmt: skip
     details["summary"] = summary.summarise(info)
     return info
+
+
+def _resizing(config: BuildConfig) -> str:
+    if config.storage_rule == "pixels":
+        return f"bilinear, antialiased, {IN_WORDS[config.fitting_rule]}"
+    if config.storage_rule == "jpeg":
+        return f"bilinear, antialiased, shorter side to {config.image_size} where it is longer"
+    return "none; files that TensorFlow does not decode to the same upright picture became JPEG"
 
 
 def write(folder: str, info: DatasetInfo) -> None:

@@ -1,12 +1,15 @@
 """`preview.png`: a few pictures of each class as they are stored, to see at a glance what was understood."""
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.spill import PixelFile
+from data_prep.index import Index
+from tl_distributed.data.fitting import resize_image
+from tl_distributed.data.storing import StorageRule
 from tl_distributed.errors import printable
 
 PREVIEW_FILE = "preview.png"
@@ -15,18 +18,20 @@ _LARGEST, _GAP, _CAPTION_HEIGHT, _CAPTION_LETTERS = 96, 4, 16, 60  # pixels, but
 
 
 def write_preview(
-    folder: str, class_names: Sequence[str], order: np.ndarray, labels: np.ndarray, pixel_file: PixelFile, size: int
-) -> None:
+    folder: str, class_names: Sequence[str], order: np.ndarray, index: Index, read: Callable[[np.ndarray], list[bytes]],
+    rule: StorageRule,
+) -> None:  # fmt: skip
     """Writes the sheet: of up to 20 classes, spread evenly over all, up to eight pictures of train in a row.
 
     Args:
       folder: Local, of the build.
       class_names: In order of label.
       order: Indices of the images of train, in the order of its records.
-      labels: `[n]` class indices of all images.
-      pixel_file: Their pixels, `[size, size, 3] uint8` each.
-      size: Height and width of the stored images.
+      index: Of all images.
+      read: Returns the stored bytes of some.
+      rule: By which they are stored; one that is not square is fitted as it is when it is read.
     """
+    size = rule.image_size
     side = min(size, _LARGEST)
     classes = np.unique(np.linspace(0, len(class_names) - 1, min(len(class_names), _MOST_CLASSES)).round().astype(int))
     row_height = _CAPTION_HEIGHT + side + _GAP
@@ -34,19 +39,26 @@ def write_preview(
     sheet = Image.new("RGB", (width, row_height * len(classes) + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
     for row, label in enumerate(classes.tolist()):
-        members = order[labels[order] == label]
+        members = order[index.labels[order] == label]
         top = _GAP + row * row_height
         _write(
             draw, font, (_GAP, top), f"{printable(class_names[label])[:_CAPTION_LETTERS]}  ({len(members):,} in train)"
         )
-        for column, pixels in enumerate(pixel_file.read(members[:_PER_CLASS])):
-            image = Image.frombytes("RGB", (size, size), pixels)
-            image = image if side == size else image.resize((side, side), Image.Resampling.BILINEAR)
+        for column, stored in enumerate(read(members[:_PER_CLASS])):
+            image = _fitted(stored, rule, side)
             sheet.paste(image, (_GAP + column * (side + _GAP), top + _CAPTION_HEIGHT))
     path = os.path.join(folder, PREVIEW_FILE)
     sheet.save(path, "PNG")
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def _fitted(stored: bytes, rule: StorageRule, side: int) -> Image.Image:
+    if rule.storage == "pixels":
+        image = Image.frombytes("RGB", (rule.image_size, rule.image_size), stored)
+    else:
+        image = Image.open(io.BytesIO(stored)).convert("RGB")
+    return Image.fromarray(resize_image(image, size=side, fit=rule.fit))
 
 
 def _write(draw: ImageDraw.ImageDraw, font: object, place: tuple[int, int], text: str) -> None:

@@ -7,56 +7,57 @@ from typing import Any
 
 import numpy as np
 
-from tl_distributed.data.fit_rules import DEFAULT_FIT, Fit
+from data_prep.id_file import IdFile
+from data_prep.index import Index
+from tl_distributed.data.storing import StorageRule, Stored
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Some hundred images of one split, in the order of the source; the unit in which sources hand out pixels.
+    """Some hundred images of one split, in the order of the source; the unit in which sources hand out pictures.
 
     Attributes:
-      images: `[n, size, size, 3]` uint8, RGB.
+      images: n pictures, each `[height, width, 1, 3 or 4]` uint8 or uint16 as the source has it, or stored already.
       labels: `[n]` integers, indices into the source's `class_names`.
       names: n names, e.g. `train/cat/0001.jpg`, unique within the source: the ids of the images.
       groups: n names of what belongs together (one patient, one video), "" for an image that is alone; or nothing.
         Images of one group never lie in two splits.
+      unreadable: What of the source was left out here, `name: why`.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Sequence[np.ndarray | Stored]
     labels: np.ndarray
     names: Sequence[str]
     groups: Sequence[str] | None = None
+    unreadable: Sequence[str] = ()
 
 
 class Source(abc.ABC):
     """Labelled images in up to three splits, read once and in order.
 
     A subclass finds out everything that is cheap (classes, splits, counts, broken layout) in its
-    constructor, so that a mistake is reported before anything is written, and reads pixels in `chunks`.
+    constructor, so that a mistake is reported before anything is written, and reads pictures in `chunks`.
 
     Attributes:
       name: As in `--source`.
       class_names: Labels index into it; at least two.
       splits: The source's own, a subset of `tl_distributed.data.records.SPLITS`; always holds "train".
-      image_size: Height and width of every image that `chunks` yields, in pixels.
-      fit: How `chunks` made squares of images that are not.
-      details: What `dataset.json` should say about the source (JSON values); complete after reading.
-      notes: Lines for the user (files ignored, images skipped); complete after reading.
+      details: What `dataset.json` should say about the source (JSON values); complete after `tell`.
+      notes: Lines for the user (files ignored, images skipped); complete after `tell`.
     """
 
     name: str
     class_names: tuple[str, ...]
     splits: tuple[str, ...]
-    image_size: int
-    fit: Fit = DEFAULT_FIT
     details: dict[str, Any]
     notes: list[str]
 
     @abc.abstractmethod
-    def chunks(self, split: str) -> Iterator[Chunk]:
+    def chunks(self, split: str, rule: StorageRule) -> Iterator[Chunk]:
         """Yields the whole split from its beginning, some hundred images at a time, deterministically.
 
-        Only a few chunks are in memory at a time.
+        Only a few chunks are in memory at a time. A source that decodes files stores them by `rule` at once, in its
+        threads.
 
         Raises:
           tl_distributed.errors.UserError: An image that cannot be read (named).
@@ -66,3 +67,30 @@ class Source(abc.ABC):
         """Number of images of the split, or None where it is not known before reading (progress only)."""
         del split
         return None
+
+    def parts(self, split: str) -> list["Part"]:
+        """Returns what may be read side by side, also on other machines; together the split, in its order."""
+        return [WholeSplit(self, split)]
+
+    def tell(self, index: Index, ids: IdFile) -> None:
+        """Completes `details` and `notes` by what the reading of all splits has shown; nothing by default."""
+        del index, ids
+
+
+class Part(abc.ABC):
+    """A part of a split of a source, which can be sent to another process."""
+
+    @abc.abstractmethod
+    def chunks(self, rule: StorageRule) -> Iterator[Chunk]:
+        """Yields the part; see `Source.chunks`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeSplit(Part):
+    """A split of a source that can be sent to another process as it is."""
+
+    source: Source
+    split: str
+
+    def chunks(self, rule: StorageRule) -> Iterator[Chunk]:
+        return self.source.chunks(self.split, rule)

@@ -1,12 +1,11 @@
 """Who goes where: duplicates, the limit a class, the validation share, and the order of the records.
 
-Everything is decided by seeded content hashes, never by the order in which the source hands out its
-images: the same images and seed give the same splits in the same order, be they read from a folder, from
-an archive of it, or by any number of threads.
+Splits are decided by seeded hashes of the contents, and the order by those of the ids; never by the order in which the
+source hands out its images: the same images and seed give the same splits in the same order, be they read from a
+folder, from an archive of it, or by any number of threads or machines.
 """
 
 import dataclasses
-import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -19,14 +18,6 @@ from tl_distributed.errors import UserError
 
 TRAIN, VAL, TEST = (SPLITS.index(name) for name in ("train", "val", "test"))
 _UNFIT_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # control, lone surrogates (bytes that are no UTF-8), line, paragraph
-CONTENT_HASH = "BLAKE2b-128 of the raw pixels, keyed by the seed"
-
-
-def content_hashes(images: np.ndarray, *, seed: int) -> np.ndarray:
-    """Hashes each image of `[n, height, width, 3] uint8` to a row of `[n, 2] uint64`, uniform for a given seed."""
-    key = seed.to_bytes(8, "little")
-    digests = (hashlib.blake2b(image, digest_size=16, key=key).digest() for image in np.ascontiguousarray(images))
-    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +42,7 @@ def assign_splits(
     hashes: np.ndarray,
     labels: np.ndarray,
     origins: np.ndarray,
+    keys: np.ndarray,
     *,
     val_fraction: float,
     limit_per_class: int,
@@ -64,9 +56,10 @@ def assign_splits(
     what test holds of a group, or else val, is the only part that stays.
 
     Args:
-      hashes: `[n, 2] uint64` from `content_hashes`.
+      hashes: `[n, 2] uint64`, of the contents, uniform for a given seed.
       labels: `[n]` class indices.
       origins: `[n]` the source's split of each image, an index into `SPLITS`.
+      keys: `[n] uint64`, by which the records of a split are sorted.
       val_fraction: Share of each class of train that becomes val, in [0, 1); unused if the source has val. A class of
         two different images or more gives at least one and keeps at least one.
       limit_per_class: Images of each class of train to keep before the cut; 0 keeps all.
@@ -78,17 +71,17 @@ def assign_splits(
     units = equal if groups is None else join_groups(equal, groups)
     dropped_of_groups = {} if groups is None else _drop_repeated(units, split_of)
     if limit_per_class:
-        _limit_train(equal, labels, split_of, limit_per_class)
+        _limit_train(equal, labels, split_of, keys, limit_per_class)
     if val_fraction and not (origins == VAL).any():
         if groups is None:
-            _cut_validation(equal, labels, split_of, val_fraction)
+            _cut_validation(equal, labels, split_of, keys, val_fraction)
         else:
             split_of[units_for_validation(units, labels, split_of == TRAIN, val_fraction)] = VAL
     order, repeats = {}, {}
     for code, name in enumerate(SPLITS):
         members = np.flatnonzero(split_of == code)
         if members.size:
-            order[name] = _shuffle(hashes, equal, labels, members)
+            order[name] = members[np.lexsort((hashes[members, 1], hashes[members, 0], keys[members]))]
             repeats[name] = int(members.size - np.unique(equal[members]).size)
     return Assignment(order, dropped, repeats, dropped_of_groups)
 
@@ -168,24 +161,30 @@ def _keep_last_of_classes(groups: np.ndarray, labels: np.ndarray, split_of: np.n
     return {pair: count for pair, count in dropped.items() if count}
 
 
-def _members_by_class(groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray) -> list[np.ndarray]:
-    """Returns the train images of each class, each in the seeded order of their contents."""
+def _members_by_class(
+    groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray, keys: np.ndarray
+) -> list[np.ndarray]:
+    """Returns the train images of each class, each in the seeded order of their contents, equal ones of their keys."""
     train = np.flatnonzero(split_of == TRAIN)
-    train = train[np.lexsort((groups[train], labels[train]))]
+    train = train[np.lexsort((keys[train], groups[train], labels[train]))]
     return np.split(train, np.flatnonzero(np.diff(labels[train])) + 1)
 
 
-def _limit_train(groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray, limit_per_class: int) -> None:
-    for members in _members_by_class(groups, labels, split_of):
+def _limit_train(
+    groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray, keys: np.ndarray, limit_per_class: int
+) -> None:
+    for members in _members_by_class(groups, labels, split_of, keys):
         split_of[members[limit_per_class:]] = -1
 
 
-def _cut_validation(groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray, val_fraction: float) -> None:
+def _cut_validation(
+    groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray, keys: np.ndarray, val_fraction: float
+) -> None:
     sizes = np.bincount(groups[split_of == TRAIN], minlength=groups.max(initial=-1) + 1)
     in_val = np.zeros(sizes.size, bool)
     # Equal images with different labels count for the class that comes first.
     decided = np.zeros(sizes.size, bool)
-    for members in _members_by_class(groups, labels, split_of):
+    for members in _members_by_class(groups, labels, split_of, keys):
         wanted = min(max(1, int(members.size * val_fraction + 0.5)), members.size - 1)
         candidates = np.unique(groups[members])  # sorted, which is the seeded order
         for group in candidates[~decided[candidates]]:
@@ -196,20 +195,3 @@ def _cut_validation(groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray
                 wanted -= sizes[group]
         decided[candidates] = True
     split_of[(split_of == TRAIN) & in_val[groups]] = VAL
-
-
-def _shuffle(hashes: np.ndarray, groups: np.ndarray, labels: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Orders the images of one split by their keyed hash, spreading repeats of an image over the split."""
-    members = members[np.lexsort((labels[members], groups[members]))]
-    own_groups = groups[members]
-    first_of_group = np.searchsorted(own_groups, own_groups, side="left")
-    occurrence = (np.arange(members.size) - first_of_group).astype(np.uint64)
-    keys = _mix(hashes[members, 0] ^ _mix(occurrence))
-    return members[np.lexsort((occurrence, hashes[members, 1], keys))]
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """Scrambles uint64 one to one: the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -5,7 +5,8 @@ A build lives in `<output_dir>.partial`, beside its goal and so on the same disk
   lock       held by the running build; the system frees it however that process ends
   build/     the data set; `dataset.json` is written into it last
   replaced/  with `--overwrite`, for the moment between two renames: the data set of before
-  pixels.raw, ids.raw   the first pass
+  spill/, ids.raw   the first pass
+  shared/    what workers of `--engine=beam` leave for one another
 
 A folder whose lock is free was left by a build that was killed: `replaced/` goes back to its place and the
 rest is deleted, as if that build had never been. Object stores (`gs://`) have no rename of folders: the build
@@ -18,6 +19,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 
 from data_prep.preview import PREVIEW_FILE
@@ -26,7 +28,7 @@ from tl_distributed.data.records import MANIFEST_FILE, SPLITS
 from tl_distributed.errors import UserError
 from tl_distributed.files import LockedError, file_lock, holder_line, is_remote, sync
 
-_SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
+_SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord(\.index)?")
 _OWN_NAMES = frozenset([MANIFEST_FILE, PREVIEW_FILE, *map(ids_name, SPLITS)])
 
 
@@ -35,16 +37,40 @@ class Staging:
 
     Attributes:
       build_dir: Local folder to write shards and `dataset.json` into.
-      pixel_path: Local path of the first pass's file of pixels, which does not exist yet.
-      id_path: Likewise of its file of ids.
+      spill_dir: Folder of the first pass's pictures, local too, which does not exist yet.
+      id_path: Likewise the path of its file of ids.
+      shard_dir: Folder of the shards; `build_dir`, unless other machines write them to an object store.
     """
 
     def __init__(self, folder: str, output_dir: str):
         self._folder, self._output_dir = folder, output_dir
         self.build_dir = os.path.join(folder, "build")
-        self.pixel_path = os.path.join(folder, "pixels.raw")
+        self.spill_dir = os.path.join(folder, "spill")
         self.id_path = os.path.join(folder, "ids.raw")
+        self.shard_dir, self._shared_dir = self.build_dir, ""
         os.mkdir(self.build_dir)
+
+    def make_shared_dir(self) -> str:
+        """Makes a folder for what workers on other machines leave for one another, which lies beside the output.
+
+        On an object store the shards are written beside the output, too, and take their place when all are there.
+        """
+        import tensorflow as tf
+
+        self._shared_dir = os.path.join(self._folder, "shared")
+        if is_remote(self._output_dir):
+            self._shared_dir = f"{_remote_partial(self._output_dir)}/{uuid.uuid4().hex}"
+            self.shard_dir = f"{self._shared_dir}/build"
+            tf.io.gfile.makedirs(self.shard_dir)
+        tf.io.gfile.makedirs(self._shared_dir)
+        return self._shared_dir
+
+    def remove_shared_dir(self) -> None:
+        """Deletes the shared folder of an object store; a local one goes with the rest."""
+        import tensorflow as tf
+
+        if is_remote(self._shared_dir):
+            tf.io.gfile.rmtree(self._shared_dir)
 
     def publish(self) -> None:
         """Makes the complete build the data set at the output folder, in place of what is there."""
@@ -52,7 +78,7 @@ class Staging:
             import tensorflow as tf
 
             try:
-                _copy_to_remote(self.build_dir, self._output_dir)
+                _copy_to_remote(self.build_dir, self.shard_dir, self._output_dir)
             except tf.errors.OpError as error:
                 raise UserError(
                     f"--output_dir={self._output_dir}: copying failed ({error.message}); what it holds now is "
@@ -75,7 +101,12 @@ def open_staging(output_dir: str, *, overwrite: bool) -> Iterator[Staging]:
     if is_remote(output_dir):
         _check_output(output_dir, overwrite)
         with tempfile.TemporaryDirectory(prefix="build_tfrecords-") as folder:
-            yield Staging(folder, output_dir)
+            _tell_of_left(output_dir)
+            place = Staging(folder, output_dir)
+            try:
+                yield place
+            finally:
+                place.remove_shared_dir()
         return
     goal = os.path.realpath(output_dir)  # a link to a folder stays a link
     folder = goal + ".partial"
@@ -160,7 +191,21 @@ def _rename_into_place(build_dir: str, replaced: str, goal: str) -> None:
     sync(os.path.dirname(goal))  # the renames survive a power failure
 
 
-def _copy_to_remote(build_dir: str, output_dir: str) -> None:
+def _remote_partial(output_dir: str) -> str:
+    """Returns the folder beside a remote output that builds of other machines leave their work in."""
+    parent, _, name = output_dir.rstrip("/").rpartition("/")
+    return f"{parent}/.{name}.partial"
+
+
+def _tell_of_left(output_dir: str) -> None:
+    import tensorflow as tf
+
+    folder = _remote_partial(output_dir)
+    if tf.io.gfile.exists(folder) and tf.io.gfile.listdir(folder):
+        print(f"{folder}: left by a build that was killed, unless one is running; delete it then", flush=True)
+
+
+def _copy_to_remote(build_dir: str, shard_dir: str, output_dir: str) -> None:
     import tensorflow as tf
 
     output_dir = output_dir.rstrip("/")
@@ -172,5 +217,8 @@ def _copy_to_remote(build_dir: str, output_dir: str) -> None:
         tf.io.gfile.remove(manifest)
     for entry in tf.io.gfile.listdir(output_dir):
         tf.io.gfile.remove(f"{output_dir}/{entry}")
+    if shard_dir != build_dir:
+        for name in sorted(tf.io.gfile.listdir(shard_dir)):
+            tf.io.gfile.rename(f"{shard_dir}/{name}", f"{output_dir}/{name}", overwrite=True)
     for name in [*names, MANIFEST_FILE]:
         tf.io.gfile.copy(os.path.join(build_dir, name), f"{output_dir}/{name}", overwrite=True)

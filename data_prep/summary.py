@@ -27,6 +27,7 @@ def summarise(info: DatasetInfo) -> dict[str, Any]:
         "most": [ranked[0], train[ranked[0]]],
         "least": [ranked[-1], train[ranked[-1]]],
         "picture_sizes": source.get("picture_sizes", {}),
+        "storage": info.storage,
         "stored_size": list(info.image_shape[:2]),
         "stored_bytes": sum(shard.num_bytes for split in info.splits.values() for shard in split.shards),
         "left_out": source.get("left_out", {}),
@@ -43,7 +44,7 @@ def text(info: DatasetInfo) -> str:
     lines = [
         f"splits     {printable(found['splits_told_by'])}; validation is {found['validation']}",
         f"classes    {found['classes']:,}; most images: {_class(found['most'])}, least: {_class(found['least'])}",
-        f"stored     {_size(found['stored_size'])} pixels an image, {found['stored_bytes'] / 1e6:,.1f} MB in all",
+        f"stored     {_stored(found)}, {found['stored_bytes'] / 1e6:,.1f} MB in all",
     ]
     if found["picture_sizes"]:
         sizes = {name: _size(size) for name, size in found["picture_sizes"].items()}
@@ -63,12 +64,24 @@ def text(info: DatasetInfo) -> str:
 
 def too_small(found: dict[str, Any]) -> list[str]:
     """Returns a line where most pictures are more than twice as large as what is stored."""
-    if not found["picture_sizes"] or min(found["picture_sizes"]["median"]) <= _TOO_LARGE * max(found["stored_size"]):
+    if (
+        found["storage"] == "original"
+        or not found["picture_sizes"]
+        or min(found["picture_sizes"]["median"]) <= _TOO_LARGE * max(found["stored_size"])
+    ):
         return []
     return [
         f"note       most pictures are more than twice as large as the {_size(found['stored_size'])} pixels that are "
         "stored; --image_size=224 (or what the backbone takes) keeps more of them"
     ]
+
+
+def _stored(found: dict[str, Any]) -> str:
+    if found["storage"] == "pixels":
+        return f"{_size(found['stored_size'])} pixels an image"
+    if found["storage"] == "jpeg":
+        return f"JPEG, the shorter side at most {found['stored_size'][0]:,} pixels"
+    return "files as they were"
 
 
 def _size(pair: list[int]) -> str:

@@ -1,4 +1,5 @@
-"""Reads a whole data set again and checks it against its dataset.json: CRCs, SHA-256, counts, labels, image shape.
+"""Reads a whole data set again and checks it against its dataset.json: CRCs, SHA-256, indices, ids, counts,
+labels, and that every picture decodes.
 
   python -m data_prep.verify_tfrecords --data_dir=data/cifar10
 
@@ -24,8 +25,8 @@ def main(config: VerifyConfig, positional: list[str]) -> int:
     tf.config.set_visible_devices([], "GPU")  # reading is the host's work; a GPU may be training
     info = verify.verify(config.data_dir)
     print(manifest.table(info))
-    if decoder := info.details.get("source", {}).get("decoder"):
-        print(decoder_line(decoder))
+    if info.decoder:
+        print(decoder_line(info.decoder))
     print(f"{config.data_dir}: every shard and record is as dataset.json says")
     return 0
 

@@ -36,9 +36,7 @@ def accuracy_of_pixels(data_dir: str) -> float:
     """Returns the test accuracy of a logistic regression on the pixels of the same training images."""
     from sklearn.linear_model import LogisticRegression
 
-    splits = load_splits(
-        data_dir, read_manifest(data_dir), ("train", "test"), input_mode="memory", shuffle_buffer_examples=1
-    )
+    splits = load_splits(data_dir, read_manifest(data_dir), ("train", "test"), input_mode="memory")
     train, test = (next(splits[name].eval_batches(splits[name].num_examples)) for name in ("train", "test"))
     model = LogisticRegression(C=0.01, max_iter=300)
     model.fit(train.images.reshape(len(train.images), -1) / 255, train.labels)

@@ -14,6 +14,7 @@ FLOORS = (
     ("bank",),
     ("training",),
     ("benchmarks", "diagnosis", "inspection", "studies"),
+    ("api",),  # of Python; the commands call it
     ("benchmark", "doctor", "evaluate", "export", "inspect_features", "predict", "study", "train"),  # the commands
 )
 MAY_IMPORT_DATA_PREP = ("tl_distributed.benchmarks", "data_prep")

@@ -1,6 +1,56 @@
-"""Transfer learning with ImageNet backbones on one GPU or many.
+"""Transfer learning with ImageNet backbones on one GPU or many, from Python:
+
+    import tl_distributed as tl
+
+    run = tl.train(data_dir="data/photos", backbone="mobilenet_v2")  # the flags of `python -m tl_distributed.train`
+    run.results["test_accuracy"], run.history, run.model.predict(images)
+
+`tl.load(workdir)` opens a run that is there, `tl.study({"a": {...}, "b": {...}}, seeds=3)` compares ways of training.
 
 Importing this package imports no TensorFlow, so that `--help` and a mistyped flag answer at once.
 """
 
+import importlib
+import sys
+import types
+from typing import Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Backbone": "tl_distributed.models.backbones",
+    "Config": "tl_distributed.settings.config",
+    "Model": "tl_distributed.api.model",
+    "Run": "tl_distributed.api.run",
+    "Stopped": "tl_distributed.errors",
+    "Study": "tl_distributed.api.study",
+    "UserError": "tl_distributed.errors",
+    "load": "tl_distributed.api.run",
+    "register_backbone": "tl_distributed.models.build",
+    "study": "tl_distributed.api.study",
+    "train": "tl_distributed.api.run",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what the package offers when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """Keeps `tl.train` and `tl.study` the functions: importing the commands of these names would bind the modules."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

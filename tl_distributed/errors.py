@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import socket
 import sys
 import unicodedata
@@ -32,6 +33,17 @@ class DownloadError(UserError):
     def __init__(self, message: str, cause: str):
         super().__init__(message)
         self.cause = cause
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal stopped a run of the Python API after a checkpoint; the same call goes on.
+
+    A `KeyboardInterrupt`, so that a program's `except Exception` does not go on where its user wants it to stop.
+    """
+
+    def __init__(self, signal_number: int):
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; the same call goes on from the checkpoint")
+        self.signal_number = signal_number
 
 
 @contextlib.contextmanager

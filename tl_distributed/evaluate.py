@@ -3,15 +3,17 @@
   python -m tl_distributed.evaluate --workdir=runs/NAME --split=test
   python -m tl_distributed.evaluate --model=export/model.tflite --data_dir=data/cifar10
 
-Prints accuracy, loss and each class's precision and recall; --output writes them as JSON.
+Prints accuracy, loss, calibration and each class's precision and recall; --output writes them as JSON.
 """
 
 import dataclasses
 import functools
 
 from tl_distributed.errors import UserError
+from tl_distributed.models.plugins import import_plugins
+from tl_distributed.models.settings import ModelSettings
 from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command
-from tl_distributed.settings.flags import setting
+from tl_distributed.settings.flags import borrowed, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,8 @@ class EvaluateConfig:
     split: str = setting("test", "Split to score.", topic="What", choices=("train", "val", "test"))
     batch_size: int = setting(128, "Images at once.", topic="How", minimum=1)
     output: str = setting("", "JSON file to write.", topic="How")
+    reliability_plot: str = setting("", "PNG file to write: accuracy over confidence.", topic="How")
+    plugin: tuple[str, ...] = borrowed(ModelSettings, "plugin", topic="How")
 
 
 def main(config: EvaluateConfig, positional: list[str]) -> None:
@@ -34,18 +38,23 @@ def main(config: EvaluateConfig, positional: list[str]) -> None:
     if config.model and not config.data_dir:
         raise UserError("--model needs --data_dir=FOLDER of a data set to score it on")
     import_tensorflow()
+    import_plugins(config.plugin)
     from tl_distributed.files import write_json
     from tl_distributed.inference.run_data import find_data_dir
-    from tl_distributed.inference.scoring import class_table, score_model
+    from tl_distributed.inference.scoring import class_table, figures_line, score_model
 
     workdir = config.workdir.rstrip("/")
     data_dir = config.data_dir or find_data_dir(workdir)
     summary = score_model(config.model or workdir, data_dir, split=config.split, batch_size=config.batch_size)
     print(class_table(summary))
-    print(f"{config.split}: accuracy {summary['accuracy']:.2%} of {summary['num_examples']} images, ", end="")
-    print(f"loss {summary['loss']:.4f}")
+    print(f"{config.split}: {figures_line(summary)}")
     if config.output:
         write_json(config.output, summary)
+    if config.reliability_plot:
+        from tl_distributed.reporting.plots import reliability_diagram, save_figure
+
+        bins = summary["reliability"], summary.get("reliability_calibrated", ())
+        save_figure(reliability_diagram(*bins, summary.get("temperature")), config.reliability_plot)
 
 
 run = functools.partial(run_command, main, EvaluateConfig, __doc__)  # what the console script calls

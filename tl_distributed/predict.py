@@ -15,6 +15,8 @@ import sys
 from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.data.fit_rules import FITS, Fit
 from tl_distributed.errors import UserError
+from tl_distributed.models.plugins import import_plugins
+from tl_distributed.models.settings import ModelSettings
 from tl_distributed.settings.command import import_tensorflow, run_command
 from tl_distributed.settings.flags import borrowed, setting
 
@@ -30,12 +32,13 @@ class PredictConfig:
     fit: str | None = setting(
         None,
         "What becomes of a picture that is not square: squash it, crop its largest centred square, or pad it with "
-        "black. [default: as the model's data set was built]",
+        "black. [default: as the model was trained]",
         topic="How",
         choices=FITS,
     )
     crop_to_aspect_ratio: bool = setting(False, "The same as --fit=crop.", topic="How")
     max_megapixels: float = borrowed(DecodeSettings, "max_megapixels", topic="How")
+    plugin: tuple[str, ...] = borrowed(ModelSettings, "plugin", topic="How")
 
     @property
     def asked_fit(self) -> Fit | None:
@@ -52,6 +55,7 @@ def main(config: PredictConfig, positional: list[str]) -> int:
     if config.crop_to_aspect_ratio and config.fit not in (None, "crop"):
         raise UserError(f"--crop_to_aspect_ratio is --fit=crop, not --fit={config.fit}; drop one of them")
     import_tensorflow()
+    import_plugins(config.plugin)
     from tl_distributed.inference.predictions import choose_fit, find_images, predict_files, print_predictions
     from tl_distributed.inference.saved import open_model
 

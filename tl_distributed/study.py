@@ -6,15 +6,18 @@
 Each run trains in a process of its own; the same command goes on where it stopped, and more arms, seeds or sizes
 can be added. --workdir gets report.html, report.md, results.csv and plots. With --strategy=multi_worker the same
 command is started on every worker, and each run trains on all of them. Or each arm on a machine of its own:
---list_arms prints the arms' numbers, --arm_index=N trains one, --report_only reports in the end.
+--list_arms prints the arms' numbers, --arm_index=N trains one, --report_only reports in the end; --list_runs and
+--run_index=N do so with single runs. On a node of several GPUs, --runs_per_node=N trains N runs at a time, one GPU
+each. --tune=learning_rate:3 looks for each arm's own rate first.
 """
 
 import functools
 
-from tl_distributed.errors import UserError
-from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command, start_logging
+from tl_distributed.api.study import run_study
+from tl_distributed.errors import Stopped
+from tl_distributed.settings.command import refuse_positional, run_command, start_logging
 from tl_distributed.settings.recipes import all_recipes
-from tl_distributed.studies.plan import StudyConfig, make_plan, plan_of_arm
+from tl_distributed.studies.plan import StudyConfig, make_plan
 
 
 def main(config: StudyConfig, positional: list[str]) -> int:
@@ -26,43 +29,24 @@ def main(config: StudyConfig, positional: list[str]) -> int:
                 print(f"{recipe.name:22}{recipe.summary}")
         return 0
     plan = make_plan(config)
-    if config.list_arms:
-        for index, arm in enumerate(plan.arms):
-            print(f"{index} {arm.name}")
+    if config.list_arms or config.list_runs:
+        for index, name in enumerate((arm.name for arm in plan.arms) if config.list_arms else plan.runs):
+            print(f"{index} {name}")
         return 0
-    own = plan if config.arm_index is None else plan_of_arm(plan, config.arm_index)
-
     start_logging()
-    import_tensorflow()
-    from tl_distributed.data.records import read_manifest
-    from tl_distributed.studies.report import write_report
-    from tl_distributed.studies.runner import open_study, run_plan, train_in_process
-    from tl_distributed.studies.together import join_study
-
-    info = read_manifest(config.data_dir)
-    missing = [name for name in ("train", "val", "test") if name not in info.splits]
-    if missing:
-        raise UserError(f"--data_dir={config.data_dir}: no {missing[0]} split; a study needs train, val and test")
-    workdir = (config.workdir or f"runs/{config.recipe or 'study'}").rstrip("/")
-    folders = {"data_dir": config.data_dir, "workdir": workdir}
-    with join_study(config) as workers:
-        if workers.is_chief:
-            open_study(workdir, plan, info)
-        failed = 0
-        if not config.report_only:
-            cluster = config.cluster_arguments()
-            copy = config.data_copy_dir
-            failed = run_plan(
-                own, info, **folders, data_copy_dir=copy, train=train_in_process, workers=workers,
-                cluster_arguments=cluster,
-            )  # fmt: skip
-        if config.arm_index is not None:
-            print(f"{len(own.runs) - failed} of the {len(own.runs)} runs of arm {own.runs[0].arm.name} are done.")
-        elif workers.is_chief:
-            records = write_report(plan, info, **folders)
-            done = sum(record.status == "done" for record in records)
-            print(f"{done} of {len(records)} runs are done, {failed} failed. Report: {workdir}/report.html")
-        return 1 if failed else 0
+    try:
+        done = run_study(config, plan)
+    except Stopped as stop:
+        raise SystemExit(128 + stop.signal_number) from None
+    if config.arm_index is not None or config.run_index is not None:
+        run = done.plan.runs[0]
+        name = run if config.arm_index is None else f"arm {run.arm.name}"
+        print(f"{done.num_asked - done.num_failed} of the {done.num_asked} runs of {name} are done.")
+    elif done.records:  # of several workers the first one reports
+        finished = sum(record.status == "done" for record in done.records)
+        print(f"{finished} of {len(done.records)} runs are done, {done.num_failed} failed. ", end="")
+        print(f"Report: {done.workdir}/report.html")
+    return 1 if done.num_failed else 0
 
 
 run = functools.partial(run_command, main, StudyConfig, __doc__)  # what the console script calls

@@ -1,13 +1,13 @@
-"""Command: fine-tune a backbone on a data set that `data_prep.build_tfrecords` wrote.
-
-Short, so that all of it can be called from tests and notebooks: `train_and_evaluate(config)`.
-"""
+"""Command: fine-tune a backbone on a data set that `data_prep.build_tfrecords` wrote; from Python, `tl.train`."""
 
 import functools
 
+from tl_distributed.api.run import train_with
+from tl_distributed.errors import Stopped
+from tl_distributed.models.plugins import import_plugins
 from tl_distributed.runtime.cluster import resolve_cluster
 from tl_distributed.runtime.settings import RuntimeSettings
-from tl_distributed.settings.command import import_tensorflow, refuse_positional, run_command, start_logging
+from tl_distributed.settings.command import refuse_positional, run_command, start_logging
 from tl_distributed.settings.config import Config
 from tl_distributed.settings.recipes import all_recipes
 
@@ -21,19 +21,18 @@ def main(config: Config, positional: list[str]) -> None:
     """Checks the flags before TensorFlow is imported, then trains."""
     refuse_positional(positional)
     if config.backbone == "list":
+        import_plugins(config.plugin)
         _print_backbones()
         return
     if config.recipe == "list":
         for recipe in all_recipes():
             print(f"{recipe.name:22}{'study: ' if recipe.is_study else ''}{recipe.summary}")
         return
-    config.validate()
-
     start_logging()
-    import_tensorflow()
-    from tl_distributed.training.run import train_and_evaluate
-
-    results = train_and_evaluate(config)
+    try:
+        results = train_with(config).results
+    except Stopped as stop:
+        raise SystemExit(128 + stop.signal_number) from None
     if config.strategy == "multi_worker" and resolve_cluster(config.part(RuntimeSettings)).index != 0:
         return  # the chief shows them
     for split, name in (("val", "Validation"), ("test", "Test")):
@@ -47,8 +46,9 @@ def _print_backbones() -> None:
 
     print(f"{'name':24}{'pixels':>8}{'minimum':>9}{'GMACs':>9}  weights")
     for row in BACKBONES.values():
-        weights = "imagenet" if row.has_imagenet_weights else "none"
-        print(f"{row.name:24}{row.default_size:8}{row.minimum_size:9}{row.gmacs:9.3f}  {weights}")
+        weights = "imagenet" if row.has_imagenet_weights else "own" if row.pretrained else "none"
+        gmacs = "" if row.gmacs is None else f"{row.gmacs:.3f}"
+        print(f"{row.name:24}{row.default_size or '':8}{row.minimum_size:9}{gmacs:>9}  {weights}")
 
 
 run = functools.partial(run_command, main, Config, DESCRIPTION)  # what the console script calls

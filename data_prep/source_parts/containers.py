@@ -46,24 +46,27 @@ class Container(abc.ABC):
       files: Paths of the regular files relative to the root, `/` between parts, sorted.
       folders: Paths of the folders, sorted; an archive may leave out folders that hold files.
       repeated: Links of a folder that were not followed, because what they point to is listed already.
+      is_random_access: Whether any file can be read without those before it.
     """
 
     path: str
     files: list[str]
     folders: list[str]
     repeated: Sequence[str] = ()
+    is_random_access = True
 
     @abc.abstractmethod
     def members(self, names: Collection[str]) -> Iterator[Member]:
         """Yields the named files, in an order that is always the same but not always that of `names`."""
 
 
-def open_container(path: str, limits: ArchiveLimits | None = None) -> Container:
+def open_container(path: str, limits: ArchiveLimits | None = None, *, names: Sequence[str] | None = None) -> Container:
     """Opens the folder or archive at `path` and lists it.
 
     Args:
       path: Of a folder, zip or tar (plain or compressed).
       limits: Of an archive; None: the default ones.
+      names: The files that are known to be there, sorted, and are all that is wanted: then nothing is listed.
 
     Raises:
       UserError: Nothing there, neither folder nor archive, damaged, over the limits, or with members that are
@@ -77,17 +80,20 @@ def open_container(path: str, limits: ArchiveLimits | None = None) -> Container:
         if not tf.io.gfile.exists(path):
             raise UserError(f"--input={path}: no such file or folder")
         if tf.io.gfile.isdir(path):
-            return _Folder(path)
+            return _Folder(path, names)
         with open_file(path) as file, _archive_errors(path):
             is_zip = zipfile.is_zipfile(file)
-        return _Zip(path, limits) if is_zip else _Tar(path, limits)
+        return _Zip(path, limits) if is_zip else _Tar(path, limits, names)
     except (OSError, tf.errors.OpError) as error:
         raise UserError(f"--input={path}: cannot be read ({error})") from None
 
 
 class _Folder(Container):
-    def __init__(self, path: str):
+    def __init__(self, path: str, names: Sequence[str] | None):
         self.path = path.rstrip("/") or "/"
+        if names is not None:
+            self.files, self.folders = list(names), []
+            return
         listing = list_folder(self.path)
         self.files, self.folders, self.repeated = listing.files, listing.folders, listing.repeated
 
@@ -140,8 +146,13 @@ class _Zip(Container):
 class _Tar(Container):
     """Any tar that Python knows: plain, gzip, bzip2, xz. A compressed one is read from the front for every pass."""
 
-    def __init__(self, path: str, limits: ArchiveLimits):
+    is_random_access = False
+
+    def __init__(self, path: str, limits: ArchiveLimits, names: Sequence[str] | None):
         self.path, self._limits = path, limits
+        if names is not None:
+            self.files, self.folders = list(names), []
+            return
         files, folders = set(), set()
         with open_file(path) as file, _archive_errors(path):
             for stored_name, info in TarReader(file, limits).walk():

@@ -3,14 +3,10 @@
 from data_prep.config import BuildConfig
 from data_prep.source import Source
 from data_prep.sources.tfds import TfdsSource
-from tl_distributed.data.fit_rules import DEFAULT_FIT
 
 TAKES, NEEDS = ("input",), ()
 
 
 def open_source(config: BuildConfig) -> Source:
     """Raises `UserError` where the download fails."""
-    return TfdsSource(
-        name="cifar10", tfds_name="cifar10", data_dir=config.input, image_size=config.image_size,
-        fit=DEFAULT_FIT,
-    )  # fmt: skip
+    return TfdsSource(name="cifar10", tfds_name="cifar10", data_dir=config.input)

@@ -17,7 +17,7 @@ from data_prep.config import BuildConfig
 from data_prep.source import Chunk, Source
 from data_prep.source_parts.archive_limits import ArchiveLimits
 from data_prep.source_parts.containers import UnreadableFile, open_container
-from tl_distributed.data.decode import resize_array
+from tl_distributed.data.storing import StorageRule
 from tl_distributed.errors import UserError
 
 TAKES, NEEDS = ("input", "max_archive_members", "max_archive_gib"), ("input",)
@@ -43,18 +43,16 @@ class Cifar10ArchiveSource(Source):
     name = "cifar10_archive"
     splits = ("train", "test")
 
-    def __init__(self, *, path: str, image_size: int, limits: ArchiveLimits | None = None):
+    def __init__(self, *, path: str, limits: ArchiveLimits | None = None):
         """Finds the files and reads the class names.
 
         Args:
           path: `cifar-10-binary.tar.gz`, `cifar-10-python.tar.gz`, or a folder with the files of one of them.
-          image_size: Height and width in pixels; other than 32 resizes.
           limits: Of an archive; None: the default ones.
 
         Raises:
           UserError: Files are missing (named) or damaged.
         """
-        self.image_size = image_size
         self._container = open_container(path, limits)
         self._paths = {posixpath.basename(name): name for name in self._container.files}
         self._is_binary = "data_batch_1.bin" in self._paths
@@ -71,7 +69,8 @@ class Cifar10ArchiveSource(Source):
         self.details = {"format": "binary" if self._is_binary else "python"}
         self.notes = []
 
-    def chunks(self, split: str) -> Iterator[Chunk]:
+    def chunks(self, split: str, rule: StorageRule) -> Iterator[Chunk]:
+        del rule  # nothing is decoded here
         first = 0
         for batch in _BATCHES[split]:
             pixels, labels = self._read_batch(batch)
@@ -83,14 +82,8 @@ class Cifar10ArchiveSource(Source):
             for start in range(0, len(labels), _CHUNK_IMAGES):
                 part = slice(start, start + _CHUNK_IMAGES)
                 names = [f"{split}/{first + start + row:05d}" for row in range(len(labels[part]))]
-                yield Chunk(self._resize(images[part]), labels[part], names)
+                yield Chunk(images[part], labels[part], names)
             first += len(labels)
-
-    def _resize(self, images: np.ndarray) -> np.ndarray:
-        if self.image_size == _SIDE:
-            return np.ascontiguousarray(images)
-        resized = (resize_array(image, size=self.image_size, fit=self.fit) for image in images)
-        return np.stack(list(resized))
 
     def _read_batch(self, batch: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns (`[n, 3072] uint8`, `[n] int64`)."""
@@ -138,4 +131,4 @@ def _parse_python(data: bytes, expected_md5: str) -> tuple[np.ndarray, np.ndarra
 
 def open_source(config: BuildConfig) -> Source:
     """Raises `UserError` as the source's constructor does."""
-    return Cifar10ArchiveSource(path=config.input, image_size=config.image_size, limits=config.archive_limits)
+    return Cifar10ArchiveSource(path=config.input, limits=config.archive_limits)

@@ -1,72 +1,60 @@
 """Images in class folders, in a folder or an archive of one."""
 
-import collections
-import concurrent.futures
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 
 from data_prep.config import BuildConfig
-from data_prep.source import Chunk, Source
+from data_prep.id_file import IdFile
+from data_prep.index import NO_BITS, Index
+from data_prep.picture_reader import PictureReader
+from data_prep.source import Chunk, Part, Source
 from data_prep.source_parts.archive_limits import ArchiveLimits
-from data_prep.source_parts.containers import Member, UnreadableFile, open_container
+from data_prep.source_parts.containers import Container, open_container
 from data_prep.source_parts.image_layout import LayoutOptions, find_layout
-from data_prep.source_parts.picture_sizes import PictureSizes
-from data_prep.source_parts.sample_bits import SampleBits
-from tl_distributed.data.decode import Picture, UnreadableImage, decode_picture
-from tl_distributed.data.decode_settings import DecodeSettings
+from tl_distributed.data.decode import is_dark
 from tl_distributed.data.decoder import decoder_versions
-from tl_distributed.data.fit_rules import IN_WORDS, Fit
-from tl_distributed.errors import UserError, printable
+from tl_distributed.data.records import SPLITS
+from tl_distributed.data.storing import StorageRule
+from tl_distributed.errors import printable
 
 _LAYOUT_FLAGS = ("train_dir", "val_dir", "test_dir", "no_split_folders", "labels_csv", "class_names", "group_csv")
 _LIMITS = ("max_megapixels", "max_archive_members", "max_archive_gib")
 TAKES = ("input", "skip_unreadable", "fit", "crop_to_aspect_ratio", *_LAYOUT_FLAGS, *_LIMITS)
 NEEDS = ("input",)
-_CHUNK_IMAGES = 256
-_CHUNK_BYTES = 16 * 2**20  # of files read ahead for one chunk: large photographs travel in smaller chunks
 _NAMES_KEPT = 100  # unreadable images that `details` names
+_PART_IMAGES = 2000  # of a folder or zip, that one worker reads
 
 
 class ImageFolderSource(Source):
-    """`train/<class>/*` with optional `val/` and `test/`, `<class>/*`, or any folders and a table of labels.
-
-    Pixels become what `decode.decode_image` describes. Threads decode, in the order of the files.
-    """
+    """`train/<class>/*` with optional `val/` and `test/`, `<class>/*`, or any folders and a table of labels."""
 
     name = "image_folder"
 
     def __init__(
-        self, *, path: str, image_size: int, fit: Fit, skip_unreadable: bool, num_threads: int,
-        layout: LayoutOptions | None = None, max_megapixels: float = DecodeSettings.max_megapixels,
+        self, *, path: str, skip_unreadable: bool, num_threads: int, layout: LayoutOptions | None = None,
         limits: ArchiveLimits | None = None,
     ):  # fmt: skip
         """Lists the container and checks its layout; reads no pixels.
 
         Args:
           path: Folder, zip or tar (plain or compressed).
-          image_size: Height and width to resize to, in pixels.
-          fit: Of images that are not square, as in `fitting.resize_image`.
           skip_unreadable: Leave out, count and name images that cannot be decoded; otherwise the first one is an error.
           num_threads: Threads that decode.
           layout: What the user says of the folders, and the tables beside them.
-          max_megapixels: Million pixels that one picture may hold once decoded.
           limits: Of an archive; None: the default ones.
 
         Raises:
           UserError: The path or its layout is not what it should be.
         """
-        self.image_size = image_size
-        self.fit, self._skip_unreadable, self._num_threads = fit, skip_unreadable, num_threads
+        self._limits = limits
         self._container = open_container(path, limits)
         self._layout = find_layout(self._container, layout or LayoutOptions())
+        self._reader = PictureReader(self._container.path, skip_unreadable, num_threads)
         self.class_names = self._layout.class_names
         self.splits = tuple(self._layout.files)
-        self._unreadable: list[str] = []
-        self._max_megapixels = max_megapixels
-        self._sample_bits, self._sizes = SampleBits(), PictureSizes()
         self.details = {
-            "resize": f"bilinear, antialiased, {IN_WORDS[fit]}",
             "decoder": decoder_versions(),
             "unreadable": 0,
             "unreadable_files": [],
@@ -81,89 +69,82 @@ class ImageFolderSource(Source):
     def count(self, split: str) -> int:
         return len(self._layout.files[split])
 
-    def chunks(self, split: str) -> Iterator[Chunk]:
+    def chunks(self, split: str, rule: StorageRule) -> Iterator[Chunk]:
         labels = self._layout.files[split]
         members = self._container.members(labels.keys())
-        with concurrent.futures.ThreadPoolExecutor(self._num_threads, "decoder") as pool:
-            waiting: collections.deque[concurrent.futures.Future] = collections.deque()
-            try:
-                for batch in _batches(members):
-                    waiting.append(pool.submit(self._decode, batch))
-                    if len(waiting) > 2 * self._num_threads:
-                        yield self._collect(waiting.popleft(), labels)
-                while waiting:
-                    yield self._collect(waiting.popleft(), labels)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-        self._report()
-        self.notes += self._sample_bits.notes(self._container.path, split)
+        return self._reader.chunks(members, labels, self._layout.ids, self._layout.groups, rule)
 
-    def _decode(self, batch: list[Member]) -> list[tuple[str, Picture | str]]:
-        """Returns (name, picture, or what is wrong with the file) of each member; runs in a thread."""
-        decoded: list[tuple[str, Picture | str]] = []
-        for member in batch:
-            try:
-                data = member.read()
-                picture = decode_picture(data, size=self.image_size, fit=self.fit, max_megapixels=self._max_megapixels)
-                decoded.append((member.name, picture))
-                self._sizes.add((picture.width, picture.height))
-            except (UnreadableFile, UnreadableImage) as error:
-                decoded.append((member.name, str(error)))
-        return decoded
-
-    def _collect(self, future: concurrent.futures.Future, labels: dict[str, int]) -> Chunk:
-        images, names = [], []
-        for name, result in future.result():
-            if isinstance(result, Picture):
-                images.append(result.pixels)
-                names.append(name)
-                self._sample_bits.add(name, result)
-            elif self._skip_unreadable:
-                self._unreadable.append(f"{name}: {result}")
-            else:
-                raise UserError(
-                    f"--input={self._container.path}: cannot read {printable(name)} ({result}); "
-                    "mend or remove it, or add --skip_unreadable"
-                )
-        shape = (len(images), self.image_size, self.image_size, 3)
-        stacked = np.stack(images) if images else np.zeros(shape, np.uint8)
-        ids, groups = self._layout.ids, self._layout.groups
-        return Chunk(
-            stacked, np.array([labels[name] for name in names], np.int64), [ids[name] for name in names],
-            [groups.get(name, "") for name in names] if groups else None,
-        )  # fmt: skip
-
-    def _report(self) -> None:
-        new = len(self._unreadable) - self.details["unreadable"]
-        if new:
-            first = self._unreadable[self.details["unreadable"]]
-            self.notes.append(
-                f"{self._container.path}: left out {new:,} unreadable images, the first {printable(first)}"
+    def parts(self, split: str) -> list[Part]:
+        labels, layout = self._layout.files[split], self._layout
+        reader = dataclasses.replace(self._reader, num_threads=1)  # parts are read side by side
+        names = sorted(labels)
+        step = _PART_IMAGES if self._container.is_random_access else max(1, len(names))
+        return [
+            _Files(
+                reader, self._limits, {name: labels[name] for name in some},
+                {name: layout.ids[name] for name in some},
+                {name: layout.groups[name] for name in some if name in layout.groups} if layout.groups else None,
             )
-        self.details["unreadable"] = len(self._unreadable)
-        self.details["unreadable_files"] = self._unreadable[:_NAMES_KEPT]
-        self.details["picture_sizes"] = self._sizes.describe()
+            for some in (names[start : start + step] for start in range(0, len(names), step))
+        ]  # fmt: skip
+
+    def tell(self, index: Index, ids: IdFile) -> None:
+        path = self._container.path
+        for split in self.splits:
+            if unreadable := index.unreadable.get(split):
+                self.notes.append(
+                    f"{path}: left out {len(unreadable):,} unreadable images, the first {printable(unreadable[0])}"
+                )
+            self.notes += _dark_note(index, ids, path, split)
+        left_out = [name for split in self.splits for name in index.unreadable.get(split, ())]
+        self.details["unreadable"], self.details["unreadable_files"] = len(left_out), left_out[:_NAMES_KEPT]
+        self.details["picture_sizes"] = _sizes(index.source_sizes)
 
 
-def _batches(members: Iterator[Member]) -> Iterator[list[Member]]:
-    batch: list[Member] = []
-    num_bytes = 0
-    for member in members:
-        batch.append(member)
-        num_bytes += member.num_bytes
-        if len(batch) >= _CHUNK_IMAGES or num_bytes >= _CHUNK_BYTES:
-            yield batch
-            batch, num_bytes = [], 0
-    if batch:
-        yield batch
+@dataclasses.dataclass(frozen=True)
+class _Files(Part):
+    """Some files of a folder or archive, which the reading process opens for itself."""
+
+    reader: PictureReader
+    limits: ArchiveLimits | None
+    labels: dict[str, int]
+    ids: dict[str, str]
+    groups: dict[str, str] | None
+
+    def chunks(self, rule: StorageRule) -> Iterator[Chunk]:
+        container: Container = open_container(self.reader.path, self.limits, names=list(self.labels))
+        for chunk in self.reader.chunks(container.members(self.labels), self.labels, self.ids, self.groups or {}, rule):
+            no_groups = [""] * len(chunk.names) if self.groups is not None else None
+            yield chunk if chunk.groups or no_groups is None else dataclasses.replace(chunk, groups=no_groups)
+
+
+def _dark_note(index: Index, ids: IdFile, path: str, split: str) -> list[str]:
+    """Returns a line about the 16-bit pictures of a split that are stored nearly black, or none."""
+    wide = np.flatnonzero((index.origins == SPLITS.index(split)) & (index.used_bits != NO_BITS))
+    dark = wide[[is_dark(bits) for bits in index.used_bits[wide].tolist()]] if len(wide) else wide
+    if not len(dark):
+        return []
+    (first,), most = ids.read(dark[:1]), int(index.used_bits[dark].max())
+    return [
+        f"{path}: {len(dark):,} of {len(wide):,} 16-bit pictures of {split} use at most {most} bits (the first: "
+        f"{first}) and were stored nearly black, since the upper byte is kept; multiply their values by "
+        f"{2 ** (16 - most)} to use all 16, and build again"
+    ]
+
+
+def _sizes(sizes: np.ndarray) -> dict[str, list[int]]:
+    """Returns `median`, `smallest` and `largest` of `[n, 2]` widths and heights, the last two by area; or nothing."""
+    if not len(sizes):
+        return {}
+    by_area = np.lexsort((sizes[:, 1], sizes[:, 0], sizes[:, 0].astype(np.int64) * sizes[:, 1]))
+    median = [int(np.median(sizes[:, 0])), int(np.median(sizes[:, 1]))]
+    return {"median": median, "smallest": sizes[by_area[0]].tolist(), "largest": sizes[by_area[-1]].tolist()}
 
 
 def open_source(config: BuildConfig) -> Source:
     """Raises `UserError` as the source's constructor does."""
     return ImageFolderSource(
         path=config.input,
-        image_size=config.image_size,
-        fit=config.fitting_rule,
         skip_unreadable=config.skip_unreadable,
         num_threads=config.num_threads,
         layout=LayoutOptions(
@@ -171,6 +152,5 @@ def open_source(config: BuildConfig) -> Source:
             output_dir=config.output_dir,
             skip_missing=config.skip_unreadable,
         ),
-        max_megapixels=config.max_megapixels,
         limits=config.archive_limits,
     )

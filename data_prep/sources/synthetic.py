@@ -14,6 +14,7 @@ import numpy as np
 from data_prep.config import BuildConfig
 from data_prep.source import Chunk, Source
 from data_prep.source_parts.drawing import PARTS, Figure, draw
+from tl_distributed.data.storing import StorageRule
 from tl_distributed.errors import UserError
 
 TAKES, NEEDS = ("images_per_class",), ()
@@ -67,7 +68,7 @@ class SyntheticSource(Source):
         if seed < 0 or images_per_class < 0:
             culprit = f"--seed={seed}" if seed < 0 else f"images per class {images_per_class}"
             raise UserError(f"{culprit}: takes 0 or more")
-        self.image_size = image_size
+        self._image_size = image_size
         self._task, self._seed, self._figures = task, seed, _figures(task)
         self.class_names = tuple(figure.name for figure in self._figures)
         self._images_per_class = {
@@ -80,8 +81,9 @@ class SyntheticSource(Source):
     def count(self, split: str) -> int:
         return self._images_per_class[split] * len(self._figures)
 
-    def chunks(self, split: str) -> Iterator[Chunk]:
+    def chunks(self, split: str, rule: StorageRule) -> Iterator[Chunk]:
         """Yields the split class by class; see `Source.chunks`."""
+        del rule  # nothing is decoded here
         per_class = self._images_per_class[split]
         for start in range(0, self.count(split), _CHUNK_IMAGES):
             positions = range(start, min(start + _CHUNK_IMAGES, self.count(split)))
@@ -95,7 +97,7 @@ class SyntheticSource(Source):
     def _image(self, split: str, label: int, index: int) -> np.ndarray:
         key = [self._seed, TASKS.index(self._task), self.splits.index(split), label, index]
         return draw(
-            self._figures[label], np.random.Generator(np.random.PCG64(np.random.SeedSequence(key))), self.image_size
+            self._figures[label], np.random.Generator(np.random.PCG64(np.random.SeedSequence(key))), self._image_size
         )
 
 

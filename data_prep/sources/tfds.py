@@ -10,12 +10,12 @@ import numpy as np
 
 from data_prep.config import BuildConfig
 from data_prep.source import Chunk, Source
-from tl_distributed.data.decode import resize_array
-from tl_distributed.data.fit_rules import IN_WORDS, Fit
+from tl_distributed.data.storing import StorageRule
 from tl_distributed.errors import UserError
 
 TAKES, NEEDS = ("input", "tfds_name", "fit", "crop_to_aspect_ratio"), ("tfds_name",)
 _CHUNK_IMAGES = 256
+_CHUNK_BYTES = 16 * 2**20  # of pictures of any size
 _DOWNLOAD_RETRIES = 5
 _TFDS_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 _OFFLINE = (
@@ -27,20 +27,18 @@ _OFFLINE = (
 class TfdsSource(Source):
     """A TFDS set whose supervised pair is (one image, one class label); downloads and prepares it on first use."""
 
-    def __init__(self, *, name: str, tfds_name: str, data_dir: str, image_size: int, fit: Fit):
+    def __init__(self, *, name: str, tfds_name: str, data_dir: str):
         """Loads the set, downloading it if it is not in `data_dir`.
 
         Args:
           name: As in `--source`.
           tfds_name: As in the TFDS catalogue, with `/config` and `:version` where wanted.
           data_dir: TFDS folder; empty takes TFDS's own (`TFDS_DATA_DIR` or `~/tensorflow_datasets`).
-          image_size: Height and width to resize to, in pixels.
-          fit: Of images that are not square, as in `fitting.resize_image`.
 
         Raises:
           UserError: Unknown name, not image classification, no train split, or the download failed.
         """
-        self.name, self.image_size, self.fit = name, image_size, fit
+        self.name = name
         self.notes: list[str] = []
         self._builder = _make_builder(tfds_name, data_dir)
         self._image_key, self._label_key = _supervised_keys(self._builder)
@@ -50,21 +48,21 @@ class TfdsSource(Source):
         self.details = {
             "tfds": str(self._builder.info.full_name),
             **_about(self._builder.info),
-            "resize": f"bilinear, antialiased, {IN_WORDS[fit]}",
         }
 
     def count(self, split: str) -> int:
         return self._builder.info.splits[_TFDS_SPLITS[split]].num_examples
 
-    def chunks(self, split: str) -> Iterator[Chunk]:
+    def chunks(self, split: str, rule: StorageRule) -> Iterator[Chunk]:
         import tensorflow_datasets as tfds
 
         dataset = self._dataset(split)
-        is_fixed = self._builder.info.features[self._image_key].shape == (self.image_size, self.image_size, 3)
+        del rule  # TFDS hands out pixels
+        is_fixed = None not in (self._builder.info.features[self._image_key].shape or (None,))
         if is_fixed:  # a batch costs as much as an image
             dataset = dataset.batch(_CHUNK_IMAGES)
         start = 0
-        for images, labels in self._read(tfds.as_numpy(dataset), split) if is_fixed else self._resized(dataset, split):
+        for images, labels in self._read(tfds.as_numpy(dataset), split) if is_fixed else self._gathered(dataset, split):
             names = [f"{split}/{start + row:05d}" for row in range(len(labels))]
             start += len(labels)
             yield Chunk(images, labels, names)
@@ -78,19 +76,20 @@ class TfdsSource(Source):
         dataset = self._builder.as_dataset(split=_TFDS_SPLITS[split], shuffle_files=False, decoders=decoders)
         return dataset.map(lambda example: (example[self._image_key], example[self._label_key]))
 
-    def _resized(self, dataset: Any, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _gathered(self, dataset: Any, split: str) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
         import tensorflow as tf
         import tensorflow_datasets as tfds
 
-        images, labels = [], []
+        images, labels, num_bytes = [], [], 0
         for image, label in self._read(tfds.as_numpy(dataset.prefetch(tf.data.AUTOTUNE)), split):
-            images.append(resize_array(image, size=self.image_size, fit=self.fit))
+            images.append(image)
             labels.append(label)
-            if len(labels) == _CHUNK_IMAGES:
-                yield np.stack(images), np.array(labels)
-                images, labels = [], []
+            num_bytes += image.nbytes
+            if len(labels) == _CHUNK_IMAGES or num_bytes >= _CHUNK_BYTES:
+                yield images, np.array(labels)
+                images, labels, num_bytes = [], [], 0
         if labels:
-            yield np.stack(images), np.array(labels)
+            yield images, np.array(labels)
 
     def _read(self, dataset: Any, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         import tensorflow as tf
@@ -199,6 +198,4 @@ def open_source(config: BuildConfig) -> Source:
         name="tfds",
         tfds_name=config.tfds_name,
         data_dir=config.input,
-        image_size=config.image_size,
-        fit=config.fitting_rule,
     )

@@ -64,9 +64,9 @@ def test_auto_banks_where_it_pays(data_dir, tmp_path, caplog, changes, expected,
     assert bool(reason) == ("Feature bank: off, since" in caplog.text)
 
 
-def test_bank_is_streamed_where_memory_is_short(data_dir, tmp_path, monkeypatch):
+def test_bank_stays_on_disk_where_memory_is_short(data_dir, tmp_path, monkeypatch):
     num_bytes = sum(COUNTS.values()) * 64 * 4
-    for free, mode in ((num_bytes * 4, "memory"), (num_bytes * 4 - 4, "stream")):
+    for free, mode in ((num_bytes * 4, "memory"), (num_bytes * 4 - 4, "disk")):
         monkeypatch.setattr(choice, "free_memory_bytes", lambda free=free: free)
         assert decide(data_dir, tmp_path).bank_mode == mode
     assert decide(data_dir, tmp_path, bank_mode="memory").bank_mode == "memory"

@@ -8,7 +8,7 @@ finishes. Then its last checkpoint is compared with that of a run that nobody in
 included; the net counts among its weights which images trained it, so each image must have been seen once an epoch;
 and metrics.jsonl must hold the same rows. Prints a JSON line for every interruption and for every finished run, then a
 table. Exit code 1 where a run ended with other weights, lost or repeated an image, or workers ended otherwise than the
-README says.
+docs say.
 
 As root with iproute2 the workers live in network namespaces with addresses of their own, and the workdirs on a small
 file system; elsewhere all is on the loopback device, and the link and the disk are left alone.
@@ -54,7 +54,7 @@ class CampaignConfig:
     epochs: int = setting(20, "Epochs of each run, of 12 steps.", topic="Flags", minimum=1)
     checkpoint_every_steps: int = setting(5, "Steps between checkpoints.", topic="Flags", minimum=1)
     worker_timeout_seconds: float = setting(6.0, "When a silent worker counts as lost.", topic="Flags", minimum=2)
-    modes: tuple[str, ...] = setting(("memory", "stream"), "Input modes, in turn.", topic="Flags")
+    modes: tuple[str, ...] = setting(("memory", "disk"), "Input modes, in turn.", topic="Flags")
     kinds: tuple[str, ...] = setting((), "Which interruptions; by default all that this machine allows.", topic="Flags")
     most_steps_ahead: int = setting(40, "Steps that a run gets at most before the next one.", topic="Flags", minimum=1)
     keep: str = setting("", "Folder to leave logs and workdirs in.", topic="Flags")
@@ -118,7 +118,7 @@ class Campaign:
         flags = [
             "--backbone=counting", "--transfer=scratch", "--augment=none", "--learning_rate=0.01",
             "--precision=float32", "--xla=off", "--log_every_steps=1", f"--global_batch_size={_BATCH}",
-            f"--epochs={self._config.epochs}", f"--input_mode={mode}", "--shuffle_buffer_examples=16",
+            f"--epochs={self._config.epochs}", f"--input_mode={mode}",
             f"--checkpoint_every_steps={self._config.checkpoint_every_steps}", f"--data_dir={self._data_dir}",
             f"--worker_timeout_seconds={self._config.worker_timeout_seconds}",
         ]  # fmt: skip
@@ -232,7 +232,7 @@ def compare(workdir: pathlib.Path, whole: pathlib.Path, *, epochs: int) -> dict:
 
 
 def summary(kills: list[dict], runs: list[dict]) -> str:
-    """Returns the table of the README."""
+    """Returns the table of docs/performance/recovery.md."""
     lines = [
         "| what happened | times | all gone after, longest (s) | doing steps again after, median / longest (s) | "
         "steps repeated, most |",

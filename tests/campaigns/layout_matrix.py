@@ -90,7 +90,7 @@ def differences(runs: dict) -> dict:
 
 
 def table(runs: dict) -> str:
-    """Returns the table of the README."""
+    """Returns the table of docs/performance/recovery.md."""
     lines = [
         "| processes x replicas | loss of the last step | test loss | largest difference from 1 x 1 | with BatchNorm: "
         "loss of the last step | test loss | largest difference from one process |",

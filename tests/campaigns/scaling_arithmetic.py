@@ -3,7 +3,7 @@
   python tests/campaigns/scaling_arithmetic.py
 
 Parameters are counted in the models that the package builds, operations are those of its table of backbones. Speeds of
-links and GPUs are the flags' values: assumptions, as the README says.
+links and GPUs are the flags' values: assumptions, as docs/performance/scaling.md says.
 """
 
 import dataclasses

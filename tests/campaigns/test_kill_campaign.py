@@ -22,7 +22,7 @@ def train(data_dir: str, workdir, **changes) -> None:
     settings = {
         "backbone": "counting", "transfer": "scratch", "augment": "none", "epochs": 2, "global_batch_size": 16,
         "learning_rate": 0.01, "strategy": "one_device", "precision": "float32", "xla": "off", "log_every_steps": 1,
-        "input_mode": "stream", "shuffle_buffer_examples": 16, **changes,
+        "input_mode": "disk", **changes,
     }  # fmt: skip
     config = Config(data_dir=data_dir, workdir=str(workdir), **settings)
     config.validate()
@@ -35,7 +35,7 @@ def test_images_are_counted_whatever_the_replicas(data_dir, tmp_path):
     assert seen.sum() == 8 * 16 and seen.min() == 1 and seen.max() == 2
 
 
-@pytest.mark.parametrize("input_mode", ["memory", "stream"])
+@pytest.mark.parametrize("input_mode", ["memory", "disk"])
 def test_a_run_goes_on_with_fewer_replicas_at_the_next_image(data_dir, tmp_path, input_mode, caplog):
     """The step of the change lies within an epoch; what the log says may differ is more than rounding."""
     train(data_dir, tmp_path, input_mode=input_mode, strategy="mirrored", max_steps=4)

@@ -1,4 +1,4 @@
-"""The arithmetic of the README's page on scaling, by hand."""
+"""The arithmetic of docs/performance/scaling.md, by hand."""
 
 import pytest
 from scaling_arithmetic import Counted, ScalingConfig, bucket_table, bucketed_seconds, count, ring_seconds, table

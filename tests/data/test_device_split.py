@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tl_distributed.data.device_split import DeviceSplit
 from tl_distributed.data.memory_split import MemorySplit
+from tl_distributed.data.order import BatchOrder
 from tl_distributed.errors import UserError
 from tl_distributed.runtime.strategies import mirrored_strategy
 
@@ -26,13 +27,13 @@ def strategy_of(replicas: int) -> tf.distribute.Strategy:
 def batches(split: MemorySplit, strategy: tf.distribute.Strategy) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns global batches, read as the engine does: in the replicas of a strategy, many in one graph."""
     replicas = strategy.num_replicas_in_sync
-    feed = split.train_feed(global_batch_size=BATCH, num_replicas=replicas, seed=3, first_step=0)
+    feed = split.train_feed(BatchOrder(global_batch_size=BATCH, num_replicas=replicas, seed=3), first_step=0)
 
     @tf.function
     def read(step):
         def in_replica(*host_inputs):
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            return feed.replica_batch(step, replica, *host_inputs)
+            return feed.replica_batch(step, replica, *host_inputs)[:2]
 
         return strategy.run(in_replica, args=feed.host_inputs())
 
@@ -58,7 +59,7 @@ def test_batches_are_those_of_memory_mode(shape, versions, replicas):
 def test_each_replica_reads_from_its_own_device():
     strategy = strategy_of(4)
     feed = DeviceSplit(split_of(21, 4, 4, 3), strategy).train_feed(
-        global_batch_size=BATCH, num_replicas=4, seed=0, first_step=0
+        BatchOrder(global_batch_size=BATCH, num_replicas=4, seed=0), first_step=0
     )
     (copies,) = feed.host_inputs()
     places = [copy.device[-5:] for copy in strategy.experimental_local_results(copies)]
@@ -79,4 +80,4 @@ def test_a_split_that_does_not_fit_on_a_device(monkeypatch):
     split = DeviceSplit(split_of(10, 100, 100, 3), strategy_of(1))
     monkeypatch.setattr(tf, "identity", full)
     with pytest.raises(UserError, match=r"--input_mode=device: the 0 MB of the training split do not fit"):
-        split.train_feed(global_batch_size=2, num_replicas=1, seed=0, first_step=0)
+        split.train_feed(BatchOrder(global_batch_size=2, num_replicas=1, seed=0), first_step=0)

@@ -73,7 +73,7 @@ def test_data_sets_of_before_say_it_in_words(tmp_path, source, expected):
         del raw["fit"]
         raw["details"] = source
 
-    write_toy_dataset(tmp_path / "set", counts={"train": 3})
+    write_toy_dataset(tmp_path / "set", counts={"train": 3}, schema_version=1)
     assert read_manifest(rewritten(tmp_path / "set", as_before)).fit == expected
 
 
@@ -85,7 +85,7 @@ def test_a_rule_of_a_later_version_is_refused(tmp_path):
 
 def test_the_digest_is_that_of_before_the_rule_was_stored(tmp_path):
     """A run of before resumes: its config.json holds the digest of a manifest without the entry."""
-    write_toy_dataset(tmp_path / "set", counts={"train": 3})
+    write_toy_dataset(tmp_path / "set", counts={"train": 3}, schema_version=1)
     raw = json.loads((tmp_path / "set" / "dataset.json").read_text())
     before = {name: value for name, value in raw.items() if name != "fit"}
     text = json.dumps(before, indent=2) + "\n"

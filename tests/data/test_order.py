@@ -8,8 +8,15 @@ from tl_distributed.data import order
 from tl_distributed.data.order import example_indices, steps_for_epochs
 
 
-def indices(positions, num_examples: int, seed: int = 0) -> np.ndarray:
-    return example_indices(tf.constant(positions, tf.int64), num_examples=num_examples, seed=seed).numpy()
+def indices(positions, num_examples: int, seed: int = 0, shuffle_blocks: int = 0) -> np.ndarray:
+    return example_indices(
+        tf.constant(positions, tf.int64), num_examples=num_examples, seed=seed, shuffle_blocks=shuffle_blocks
+    ).numpy()
+
+
+@pytest.fixture
+def blocks_of_10(monkeypatch):
+    monkeypatch.setattr(order, "BLOCK_RECORDS", 10)
 
 
 @pytest.mark.parametrize("num_examples", [1, 2, 10, 1000])
@@ -17,6 +24,49 @@ def indices(positions, num_examples: int, seed: int = 0) -> np.ndarray:
 def test_every_epoch_is_a_permutation(num_examples, seed):
     shuffled = indices(np.arange(5 * num_examples), num_examples, seed).reshape(5, num_examples)
     np.testing.assert_array_equal(np.sort(shuffled), np.broadcast_to(np.arange(num_examples), shuffled.shape))
+
+
+@pytest.mark.parametrize("num_examples", [1, 9, 10, 11, 25, 100, 103, 1007])
+@pytest.mark.parametrize("shuffle_blocks", [1, 2, 3, 7, 50, 1000])
+def test_every_epoch_is_a_permutation_for_any_blocks(blocks_of_10, num_examples, shuffle_blocks):
+    positions = np.arange(4 * num_examples)
+    whole = indices(positions, num_examples, seed=3, shuffle_blocks=shuffle_blocks)
+    for epoch in whole.reshape(4, num_examples):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(num_examples))
+    parts = [indices(part, num_examples, 3, shuffle_blocks) for part in np.array_split(positions, 3)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("shuffle_blocks", [0, 11, 1000])
+def test_all_blocks_are_the_plain_shuffle(blocks_of_10, shuffle_blocks):
+    np.testing.assert_array_equal(indices(np.arange(330), 107, 5, shuffle_blocks), indices(np.arange(330), 107, 5))
+
+
+def test_the_plain_shuffle_stays():
+    """Another order than this is another `ORDER_VERSION`."""
+    assert order.ORDER_VERSION == 2
+    np.testing.assert_array_equal(indices(np.arange(8, 16), 10, seed=7), [3, 9, 4, 8, 7, 2, 1, 9])
+    np.testing.assert_array_equal(
+        indices(np.arange(2498, 2506), 2500, seed=7, shuffle_blocks=2), [2, 631, 314, 752, 687, 451, 497, 2061]
+    )
+
+
+@pytest.mark.parametrize("shuffle_blocks", [1, 2, 5])
+def test_examples_near_one_another_are_read_together(blocks_of_10, shuffle_blocks):
+    """A stretch of an epoch of W full blocks' length lies in three groups at most, one of which has the short block."""
+    for epoch in indices(np.arange(5 * 203), 203, 0, shuffle_blocks).reshape(5, 203):
+        for start in range(203 - 10 * shuffle_blocks):
+            blocks = np.unique(epoch[start : start + 10 * shuffle_blocks] // 10)
+            assert len(blocks) <= 3 * shuffle_blocks
+
+
+@pytest.mark.parametrize("shuffle_blocks", [0, 3])
+def test_no_order_comes_again(blocks_of_10, shuffle_blocks):
+    """Not after 256 epochs, nor for a seed larger by that: of each word of its key, the cipher takes 8 bits."""
+    epochs = indices(np.arange(1000 * 50), 50, 0, shuffle_blocks).reshape(1000, 50)
+    assert len(np.unique(epochs, axis=0)) == 1000
+    seeds = [indices(np.arange(50), 50, seed, shuffle_blocks) for seed in range(0, 2**14, 2**8)]
+    assert len(np.unique(seeds, axis=0)) == 64
 
 
 def test_epochs_and_seeds_differ():
@@ -81,23 +131,61 @@ def test_shuffle_is_fair(seed):
     np.testing.assert_allclose(_fairness(_epochs(seed)), 1, atol=FAIR_WITHIN)
 
 
+@pytest.mark.parametrize("shuffle_blocks", [10, 50])
+def test_examples_of_any_block_are_as_likely_anywhere(blocks_of_10, shuffle_blocks):
+    """Over epochs: where an example comes is uniform, and of one block and of two alike; the last block is short."""
+    num_examples, epochs = 995, 400
+    positions = np.arange(epochs * num_examples)
+    orders = indices(positions, num_examples, 0, shuffle_blocks).reshape(epochs, num_examples)
+    places = np.argsort(orders, axis=1)  # of each example
+    means = places.mean(axis=0)
+    deviation = num_examples / np.sqrt(12 * epochs)
+    assert abs(means - (num_examples - 1) / 2).max() < 5 * deviation
+    assert abs(places[:, 990:].mean() - (num_examples - 1) / 2) < 5 * deviation  # of the short block
+    fair = _in_groups_by_numpy(num_examples, epochs, shuffle_blocks)
+    found, expected = (np.corrcoef(one)[np.triu_indices(epochs, 1)].std() for one in (orders, fair))
+    assert abs(found / expected - 1) < 0.05
+
+
+def _in_groups_by_numpy(num_examples: int, epochs: int, group_blocks: int) -> np.ndarray:
+    generator, found = np.random.default_rng(0), []
+    for _ in range(epochs):
+        blocks = [np.arange(start, min(start + 10, num_examples)) for start in range(0, num_examples, 10)]
+        blocks = [blocks[index] for index in generator.permutation(len(blocks))]
+        starts = range(0, len(blocks), group_blocks)
+        groups = [generator.permutation(np.concatenate(blocks[one : one + group_blocks])) for one in starts]
+        found.append(np.concatenate(groups))
+    return np.array(found)
+
+
+def test_within_a_group_the_shuffle_is_fair(blocks_of_10):
+    """All records of a group come as from a plain shuffle: by the measure of that one, over many groups."""
+    num_blocks = EXAMPLES // 10
+    orders = indices(np.arange(EPOCHS * 2 * EXAMPLES), 2 * EXAMPLES, 0, num_blocks).reshape(EPOCHS, 2, EXAMPLES)
+    ranks = np.argsort(np.argsort(orders[:, 0], axis=1), axis=1)  # within the group
+    np.testing.assert_allclose(_fairness(ranks), 1, atol=2 * FAIR_WITHIN)
+
+
 def test_numpys_shuffle_is_fair_by_the_same_measure():
     generator = np.random.default_rng(0)
     permutations = np.stack([generator.permutation(EXAMPLES) for _ in range(EPOCHS)])
     np.testing.assert_allclose(_fairness(permutations), 1, atol=FAIR_WITHIN)
 
 
-def test_fewer_rounds_would_not_be_fair(monkeypatch):
-    monkeypatch.setattr(order, "_SHUFFLE_ROUNDS", 4)
-    blocks, _, between_epochs = _fairness(_epochs(0))
-    assert blocks > 3 and between_epochs > 1.2
-    assert abs(_fairness(_public_function())[0] - 1) > FAIR_WITHIN
+def test_keys_are_splitmix64s_numbers():
+    """The first three of the stream of state 1234567, as other implementations have them."""
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    states = [(1234567 + place * order._GAMMA) % 2**64 for place in range(3)]
+    assert [order._mixed_number(state) for state in states] == expected
+    assert order._splitmix(tf.constant(states, tf.uint64)).numpy().tolist() == expected
 
 
-def _public_function() -> np.ndarray:
-    return np.stack(
-        [tf.random.experimental.index_shuffle(tf.range(EXAMPLES), [0, epoch], EXAMPLES - 1) for epoch in range(EPOCHS)]
-    )
+def test_epochs_would_come_again_if_the_key_were_not_mixed(monkeypatch):
+    positions = np.arange(600 * 100)
+    assert len(np.unique(indices(positions, 100, 0).reshape(600, 100), axis=0)) == 600
+    monkeypatch.setattr(order, "_splitmix", lambda words: words)
+    monkeypatch.setattr(order, "_GAMMA", 1)
+    assert len(np.unique(indices(positions, 100, 0).reshape(600, 100), axis=0)) == 256
 
 
 @pytest.mark.parametrize(

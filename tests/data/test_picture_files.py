@@ -78,3 +78,34 @@ def test_remote_folders(tmp_path):
             file.write("x")
     listing = list_folder(root)
     assert (listing.files, listing.folders) == (["a/1.png", "b/c/2.png"], ["a", "b", "b/c"])
+
+
+def test_a_bucket_is_not_asked_for_each_file_alone(monkeypatch):
+    """Object stores answer a list of a thousand names as fast as one question about one."""
+    import tensorflow as tf
+
+    folders = {
+        "gs://bucket/set": ["train/", ".trash/", "labels.csv"],
+        "gs://bucket/set/train": ["cat/", "dog.v2/"],
+        "gs://bucket/set/train/cat": ["", *(f"{number}.jpg" for number in range(1000))],
+        "gs://bucket/set/train/dog.v2": ["README", "0.png"],
+    }
+    asked = []
+    for name in ("isdir", "exists", "stat", "walk", "glob"):
+        monkeypatch.setattr(tf.io.gfile, name, lambda *_, name=name: asked.append(name))
+    monkeypatch.setattr(tf.io.gfile, "listdir", lambda path: asked.append("listdir") or folders[path.rstrip("/")])
+    listing = list_folder("gs://bucket/set/")
+    assert asked == ["listdir"] * 4
+    assert listing.folders == ["train", "train/cat", "train/dog.v2"]
+    assert len(listing.files) == 1003 and "train/dog.v2/README" in listing.files
+
+
+def test_other_stores_are_asked_for_what_may_be_a_folder():
+    import tensorflow as tf
+
+    for name in ("train/cat/0.jpg", "train/cat/deep/1.png", "notes"):
+        tf.io.gfile.makedirs(f"ram://listing/{name}".rsplit("/", 1)[0])
+        tf.io.gfile.GFile(f"ram://listing/{name}", "w").write("x")
+    listing = list_folder("ram://listing")
+    assert listing.files == ["notes", "train/cat/0.jpg", "train/cat/deep/1.png"]
+    assert listing.folders == ["train", "train/cat", "train/cat/deep"]

@@ -30,9 +30,7 @@ def subset(data_dir: str, count: int, seed: int):
 
 
 def test_as_many_of_each_class_and_the_larger_includes_the_smaller(data_dir):
-    everything = load_splits(
-        data_dir, read_manifest(data_dir), ("train",), input_mode="memory", shuffle_buffer_examples=1
-    )["train"]
+    everything = load_splits(data_dir, read_manifest(data_dir), ("train",), input_mode="memory")["train"]
     label_of = dict(zip(*images(everything), strict=True))
     previous: set[bytes] = set()
     for count in (1, 4, 13):
@@ -89,7 +87,7 @@ def test_predictions_of_the_test_split_are_kept(data_dir, tmp_path):
     with np.load(tmp_path / "predictions_test.npz", allow_pickle=False) as saved:
         labels, probabilities = saved["labels"], saved["probabilities"]
     info = read_manifest(data_dir)
-    split = load_splits(data_dir, info, ("test",), input_mode="memory", shuffle_buffer_examples=1)["test"]
+    split = load_splits(data_dir, info, ("test",), input_mode="memory")["test"]
     np.testing.assert_array_equal(labels, images(split)[1])
     assert (probabilities.argmax(1) == labels).mean() == pytest.approx(results["test_accuracy"])
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -2,12 +2,14 @@
 
 import json
 import os
+import types
 import unicodedata
 
 import numpy as np
 import pytest
 from image_files import class_files, png, write_folder, write_zip
 from PIL import Image
+from stored_pictures import pixel_rule
 
 from data_prep import build, build_tfrecords, summary
 from data_prep.config import BuildConfig
@@ -37,9 +39,8 @@ def test_ids_name_the_file_of_each_row_as_evaluation_reads_it(data_dir, tmp_path
     """Twenty shards are read in another order than they are written in."""
     info = built(data_dir / "in", tmp_path / "out", num_shards=num_shards)
     seen = []
-    for mode in ("memory", "stream"):
-        opened = load_splits(str(tmp_path / "out"), info, ("train", "val", "test"), input_mode=mode,
-                             shuffle_buffer_examples=10)  # fmt: skip
+    for mode in ("memory", "disk"):
+        opened = load_splits(str(tmp_path / "out"), info, ("train", "val", "test"), input_mode=mode)  # fmt: skip
         for name, split in opened.items():
             ids = read_ids(str(tmp_path / "out"), info, name)
             (batch,) = split.eval_batches(100)
@@ -154,13 +155,12 @@ def test_preview_shows_stored_pixels_of_each_class(data_dir):
 
 
 def test_preview_of_many_classes_with_names_that_no_font_has(tmp_path):
-    class Pixels:
-        def read(self, indices):
-            return [bytes([int(index) % 256]) * 12 for index in indices]
+    def read(indices):
+        return [bytes([int(index) % 256]) * 12 for index in indices]
 
     names = [f"\u6f22\U0001f600 {number}" + "x" * 300 for number in range(500)]
-    labels = np.arange(1000) % 500
-    write_preview(str(tmp_path), names, np.arange(1000), labels, Pixels(), 2)
+    index = types.SimpleNamespace(labels=np.arange(1000) % 500)
+    write_preview(str(tmp_path), names, np.arange(1000), index, read, pixel_rule(2))
     with Image.open(tmp_path / "preview.png") as sheet:
         assert sheet.height < 1000 and sheet.width < 1000
 

@@ -47,7 +47,7 @@ def read_split(folder, split):
 
     info = records.read_manifest(str(folder))
     paths = [os.path.join(folder, shard.file) for shard in info.splits[split].shards]
-    read_images, labels = records.parse_records(
+    read_images, labels = records.parse_pixels(
         list(tf.data.TFRecordDataset(paths).as_numpy_iterator()), info.image_shape
     )
     return read_images.numpy(), [info.class_names[label] for label in labels.numpy()]
@@ -78,7 +78,7 @@ def test_every_image_arrives_once_in_its_split_with_its_class(images, tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
-    [({}, "squash"), ({"fit": "crop"}, "crop"), ({"crop_to_aspect_ratio": True}, "crop"), ({"fit": "pad"}, "pad")],
+    [({}, "crop"), ({"fit": "squash"}, "squash"), ({"crop_to_aspect_ratio": True}, "crop"), ({"fit": "pad"}, "pad")],
 )
 def test_the_rule_that_fits_pictures_is_followed_and_stored(tmp_path, flags, expected):
     from PIL import Image
@@ -162,7 +162,7 @@ def test_finished_data_set_is_not_touched_without_overwrite(images, tmp_path, ca
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == times
     assert run([*arguments, "--seed=1", "--num_shards=2", "--overwrite"], capsys)[0] == 0
     assert records.read_manifest(f"{tmp_path}/out").seed == 1
-    assert len(list((tmp_path / "out").glob("train-*"))) == 2  # nothing of the old one is left
+    assert len(list((tmp_path / "out").glob("train-*.tfrecord"))) == 2  # nothing of the old one is left
     assert sorted(os.listdir(tmp_path)) == ["out"]
 
 
@@ -190,7 +190,7 @@ def test_empty_folder_and_shards_without_description_are_replaced(images, tmp_pa
     build.build(make_config(images, tmp_path / "out"))
     (tmp_path / "out/dataset.json").unlink()
     build.build(make_config(images, tmp_path / "out", num_shards=2))
-    assert len(list((tmp_path / "out").glob("train-*"))) == 2
+    assert len(list((tmp_path / "out").glob("train-*.tfrecord"))) == 2
 
 
 def test_link_to_a_folder_stays_a_link(images, tmp_path):
@@ -203,7 +203,7 @@ def test_link_to_a_folder_stays_a_link(images, tmp_path):
 # A build in a process of its own that stops for ever at a given point, so that it can be killed there.
 _STOPPING_BUILD = """
 import os, sys, time
-import data_prep.build, data_prep.manifest, data_prep.shard_writer, data_prep.spill
+import data_prep.build, data_prep.manifest, data_prep.reading, data_prep.shard_writer
 from data_prep.config import BuildConfig
 
 def stop(*_, **__):
@@ -212,7 +212,7 @@ def stop(*_, **__):
 
 point, config = sys.argv[1], BuildConfig(**eval(sys.argv[2]))
 if point == "reading":
-    data_prep.spill.splits.content_hashes = stop
+    data_prep.reading.order_keys = stop
 elif point == "writing":
     true_hash_file, calls = data_prep.shard_writer.hash_file, []
     def hash_file(path):
@@ -337,7 +337,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(images, tmp_path, monkeypatch,
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise tf.errors.ResourceExhaustedError(None, None, "shard; No space left on device")
 
-    target = (spill.PixelFile, "append") if where == "first pass" else (tf.io.TFRecordWriter, "write")
+    target = (spill.Spill, "append") if where == "first pass" else (tf.io.TFRecordWriter, "write")
     monkeypatch.setattr(*target, full)
     with pytest.raises(UserError, match="No space left on device; nothing was changed there"):
         build.build(make_config(images, tmp_path / "out"))
@@ -380,14 +380,14 @@ def test_object_store_gets_the_description_last(images, monkeypatch, tmp_path):
     true_copy = tf.io.gfile.copy
     monkeypatch.setattr(tf.io.gfile, "copy", lambda a, b, overwrite: copied.append(b) or true_copy(a, b, overwrite))
     build.build(make_config(images, output_dir))
-    assert copied[-1] == f"{output_dir}/dataset.json" and len(copied) == 14
+    assert copied[-1] == f"{output_dir}/dataset.json" and len(copied) == 23
     build.build(make_config(images, tmp_path / "local"))
     for name, data in read_raw(tmp_path / "local").items():
         assert tf.io.gfile.GFile(f"{output_dir}/{name}", "rb").read() == data
     with pytest.raises(UserError, match="add --overwrite"):
         build.build(make_config(images, output_dir))
     build.build(make_config(images, output_dir, num_shards=2, overwrite=True))
-    assert len(tf.io.gfile.listdir(output_dir)) == 11
+    assert len(tf.io.gfile.listdir(output_dir)) == 17
 
 
 def test_object_store_that_fails_half_way_is_left_unreadable(images, monkeypatch):
@@ -452,7 +452,7 @@ def test_class_of_which_nothing_can_be_read_is_refused(tmp_path):
         (["--source=tfds", "--tfds_name=x", "--max_archive_gib=9"], "--max_archive_gib is not used by --source=tfds"),
         (["--source=imagenet"], "takes one of cifar10, cifar10_archive"),
         (["--val_fraction=1"], "at most 0.9"),
-        (["--num_shards=0"], "at least 1"),
+        (["--num_shards=-1"], "at least 0"),
         (["--output_dir="], "--output_dir must name a folder"),
         (["data/photos"], "unexpected argument 'data/photos'"),
         (["--fit=stretch"], "takes one of squash, crop, pad"),
@@ -481,12 +481,12 @@ class _MemorySource(Source):
     """Random images drawn chunk by chunk; remembers how many chunks were alive at once."""
 
     name, class_names, splits = "memory", ("a", "b"), ("train", "test")
-    image_size, chunk_images = 32, 1000
+    chunk_images = 1000
 
     def __init__(self, num_images):
         self.details, self.notes, self._num_images = {}, [], num_images
 
-    def chunks(self, split):
+    def chunks(self, split, rule):
         rng = np.random.default_rng(len(split))
         for start in range(0, self._num_images // 2, self.chunk_images):
             images = rng.integers(0, 256, (self.chunk_images, 32, 32, 3), dtype=np.uint8)
@@ -513,7 +513,7 @@ def test_memory_stays_flat(tmp_path, monkeypatch):
 
 def test_source_that_breaks_its_contract_is_a_defect_not_a_data_set(tmp_path, monkeypatch):
     class Broken(_MemorySource):
-        def chunks(self, split):
+        def chunks(self, split, rule):
             yield Chunk(np.zeros((1, 32, 32, 3), np.uint8), np.array([2]), ["the culprit"])
 
     monkeypatch.setattr(build, "open_source", lambda config: Broken(0))

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 from image_files import write_folder, write_tar
+from stored_pictures import pixel_rule, read_arrays
 
 from data_prep.sources import cifar10_archive
 from data_prep.sources.cifar10_archive import Cifar10ArchiveSource
@@ -52,9 +53,8 @@ def _official(monkeypatch):
     monkeypatch.setattr(cifar10_archive, "_PYTHON_MD5", md5)
 
 
-def read(source, split):
-    chunks = list(source.chunks(split))
-    return np.concatenate([chunk.images for chunk in chunks]), np.concatenate([chunk.labels for chunk in chunks])
+def read(source, split, size=32):
+    return read_arrays(source, split, pixel_rule(size))
 
 
 @pytest.mark.parametrize("form", ["archive", "unpacked", "unpacked inner"])
@@ -67,7 +67,7 @@ def test_both_formats_packed_or_not_give_the_images(tmp_path, form, files):
         if form == "unpacked inner":
             (inner,) = (tmp_path / "cifar").iterdir()
             path = str(inner)
-    source = Cifar10ArchiveSource(path=path, image_size=32)
+    source = Cifar10ArchiveSource(path=path)
     assert source.class_names == tuple(NAMES)
     for split, numbers in {"train": range(5), "test": [5]}.items():
         images, labels = read(source, split)
@@ -76,16 +76,16 @@ def test_both_formats_packed_or_not_give_the_images(tmp_path, form, files):
 
 
 def test_ids_are_places_in_the_split(tmp_path):
-    source = Cifar10ArchiveSource(path=write_folder(tmp_path / "a", binary_files()), image_size=32)
-    names = [name for chunk in source.chunks("train") for name in chunk.names]
+    source = Cifar10ArchiveSource(path=write_folder(tmp_path / "a", binary_files()))
+    names = [name for chunk in source.chunks("train", pixel_rule()) for name in chunk.names]
     assert names == [f"train/{place:05d}" for place in range(len(names))]
 
 
 def test_other_size_is_resized_like_any_image(tmp_path):
     import tensorflow as tf
 
-    source = Cifar10ArchiveSource(path=write_folder(tmp_path / "a", binary_files()), image_size=20)
-    images, _ = read(source, "test")
+    source = Cifar10ArchiveSource(path=write_folder(tmp_path / "a", binary_files()))
+    images, _ = read(source, "test", size=20)
     expected = tf.image.resize(make_batch(5)[0], (20, 20), antialias=True).numpy()
     assert np.abs(images - expected).max() <= 1.5
 
@@ -94,7 +94,7 @@ def test_missing_file_is_named(tmp_path):
     files = binary_files()
     del files["cifar-10-batches-bin/data_batch_4.bin"]
     with pytest.raises(UserError, match=r"no data_batch_4\.bin there"):
-        Cifar10ArchiveSource(path=write_tar(tmp_path / "a.tar.gz", files), image_size=32)
+        Cifar10ArchiveSource(path=write_tar(tmp_path / "a.tar.gz", files))
 
 
 @pytest.mark.parametrize("files", [binary_files, python_files])
@@ -106,7 +106,7 @@ def test_damaged_batch_is_named(tmp_path, files, damage):
     if damage == "labels":
         data = b"\x0a" + data[1:] if name.endswith(".bin") else data[:-1] + b"x"
     files[name] = {"truncated": data[:-100], "labels": data, "empty": b""}[damage]
-    source = Cifar10ArchiveSource(path=write_folder(tmp_path / "a", files), image_size=32)
+    source = Cifar10ArchiveSource(path=write_folder(tmp_path / "a", files))
     with pytest.raises(UserError, match="data_batch_2"):
         read(source, "train")
 
@@ -129,7 +129,7 @@ def test_malicious_pickle_does_not_run(tmp_path):
     trace.unlink()
     files = python_files()
     files["cifar-10-batches-py/data_batch_1"] = attack
-    source = Cifar10ArchiveSource(path=write_tar(tmp_path / "a.tar", files), image_size=32)
+    source = Cifar10ArchiveSource(path=write_tar(tmp_path / "a.tar", files))
     message = r"data_batch_1 is not the official file .* cifar-10-binary\.tar\.gz, or .* --source=image_folder"
     with pytest.raises(UserError, match=message):
         read(source, "train")
@@ -147,6 +147,6 @@ def test_malicious_pickle_does_not_run(tmp_path):
 def test_a_small_pickle_takes_neither_memory_nor_the_interpreter(tmp_path, data):
     files = python_files()
     files["cifar-10-batches-py/test_batch"] = data
-    source = Cifar10ArchiveSource(path=write_folder(tmp_path / "a", files), image_size=32)
+    source = Cifar10ArchiveSource(path=write_folder(tmp_path / "a", files))
     with pytest.raises(UserError, match="test_batch is not the official file"):
         read(source, "test")

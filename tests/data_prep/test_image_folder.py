@@ -6,32 +6,27 @@ import numpy as np
 import pytest
 from image_files import class_files, pixels, png, write_folder, write_tar, write_zip
 from PIL import Image
+from stored_pictures import pixel_rule, read_split, read_whole
 
 from data_prep.sources.image_folder import ImageFolderSource
 from tl_distributed.errors import UserError
 
+RULE = pixel_rule(8)
 COUNTS = {"train/cat": 3, "train/dog": 2, "val/dog": 1, "test/cat": 2}
 
 
-def open_source(path, *, size=8, skip_unreadable=False, num_threads=2, fit="squash", **options):
+def open_source(path, *, skip_unreadable=False, num_threads=2, **options):
     return ImageFolderSource(
         path=path,
-        image_size=size,
-        fit=fit,
         skip_unreadable=skip_unreadable,
         num_threads=num_threads,
         **options,
     )
 
 
-def read(source, split):
+def read(source, split, rule=RULE):
     """Returns {name: (pixels, label)} of the split."""
-    found = {}
-    for chunk in source.chunks(split):
-        assert chunk.images.dtype == np.uint8
-        for image, label, name in zip(chunk.images, chunk.labels, chunk.names, strict=True):
-            found[name] = (image, int(label))
-    return found
+    return {name: (image, label) for name, image, label in read_split(source, split, rule)}
 
 
 @pytest.mark.parametrize("write", ["folder", "tar", "zip"])
@@ -77,17 +72,17 @@ def test_folders_below_a_class_belong_to_it(tmp_path):
 
 
 def test_chunks_come_in_order_for_any_number_of_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.sources.image_folder._CHUNK_IMAGES", 3)
+    monkeypatch.setattr("data_prep.picture_reader._CHUNK_IMAGES", 3)
     path = write_folder(tmp_path / "a", class_files({"train/a": 20, "train/b": 20}))
-    orders = [[n for c in open_source(path, num_threads=t).chunks("train") for n in c.names] for t in (1, 4)]
+    orders = [[n for c in open_source(path, num_threads=t).chunks("train", RULE) for n in c.names] for t in (1, 4)]
     assert orders[0] == orders[1] == sorted(orders[0])
     assert len(orders[0]) == 40
 
 
 def test_large_files_travel_in_small_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.sources.image_folder._CHUNK_BYTES", 500)
+    monkeypatch.setattr("data_prep.picture_reader._AHEAD_BYTES", 2500)
     path = write_zip(tmp_path / "a.zip", class_files({"train/a": 6, "train/b": 6}))
-    assert max(len(chunk.labels) for chunk in open_source(path).chunks("train")) == 2  # PNGs of 250 to 499 bytes
+    assert max(len(chunk.labels) for chunk in open_source(path).chunks("train", RULE)) == 2  # PNGs of 250 to 499 bytes
 
 
 def test_hidden_and_system_files_are_ignored_and_others_counted(tmp_path):
@@ -121,7 +116,7 @@ def test_unreadable_images_are_skipped_and_counted_when_asked(tmp_path):
     files = class_files({"train/a": 3, "train/b": 3, "test/a": 2})
     files |= {"train/b/0001.png": b"", "train/a/0002.png": b"no image at all", "test/a/0000.png": b"GIF89a"}
     source = open_source(write_zip(tmp_path / "a.zip", files), skip_unreadable=True)
-    assert len(read(source, "train")) == 4 and len(read(source, "test")) == 1
+    assert len(read_whole(source, tmp_path, RULE)) == 5
     assert source.details["unreadable"] == 3
     assert [line.split(":")[0] for line in source.details["unreadable_files"]] == [
         "train/a/0002.png",
@@ -135,7 +130,7 @@ def test_unreadable_images_are_skipped_and_counted_when_asked(tmp_path):
 def test_stopping_early_leaves_no_thread_running(tmp_path):
     import threading
 
-    chunks = open_source(write_folder(tmp_path / "a", class_files({"train/a": 3, "train/b": 3}))).chunks("train")
+    chunks = open_source(write_folder(tmp_path / "a", class_files({"train/a": 3, "train/b": 3}))).chunks("train", RULE)
     next(chunks)
     chunks.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decoder")]
@@ -175,7 +170,7 @@ def test_16_bit_pictures_that_use_12_are_said(tmp_path):
         Image.fromarray(np.linspace(0, most, 64).astype(np.uint16).reshape(8, 8)).save(buffer, "PNG")
         files[f"train/a/scan{number}.png"] = buffer.getvalue()
     source = open_source(write_zip(tmp_path / "a.zip", files))
-    read(source, "train")
+    read_whole(source, tmp_path, RULE)
     (note,) = [note for note in source.notes if "16-bit" in note]
     assert "2 of 3 16-bit pictures of train use at most 12 bits (the first: train/a/scan0.png)" in note
     assert "multiply their values by 16 " in note
@@ -183,6 +178,6 @@ def test_16_bit_pictures_that_use_12_are_said(tmp_path):
 
 def test_picture_over_the_limit_is_named_with_the_flag(tmp_path):
     files = class_files({"train/a": 1, "train/b": 1}) | {"train/b/large.png": png(7, side=40)}
-    source = open_source(write_folder(tmp_path / "a", files), max_megapixels=0.001)
+    source = open_source(write_folder(tmp_path / "a", files))
     with pytest.raises(UserError, match=r"cannot read train/b/large\.png \(40 x 40 pixels .*--max_megapixels=0\.001"):
-        read(source, "train")
+        read(source, "train", pixel_rule(8, max_megapixels=0.001))

@@ -21,7 +21,7 @@ def _source(**changes) -> SyntheticSource:
 
 
 def _all(source: SyntheticSource, split: str) -> Chunk:
-    chunks = list(source.chunks(split))
+    chunks = list(source.chunks(split, None))
     images, labels = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("images", "labels"))
     return Chunk(images, labels, [name for chunk in chunks for name in chunk.names])
 
@@ -58,7 +58,7 @@ def test_counts(task, images_per_class, train, test):
 
 def test_chunks_are_what_was_counted():
     source = _source(images_per_class=30)  # 300 images, more than a chunk
-    chunks = list(source.chunks("train"))
+    chunks = list(source.chunks("train", None))
     assert len(chunks) == 2 and all(len(chunk.images) == len(chunk.labels) == len(chunk.names) for chunk in chunks)
     whole = _all(source, "train")
     assert whole.images.shape == (300, 32, 32, 3) and whole.images.dtype == np.uint8
@@ -90,7 +90,7 @@ import hashlib, numpy as np
 np.random.seed({seed})
 from data_prep.sources.synthetic import SyntheticSource
 source = SyntheticSource(task="target", image_size=32, seed=0, images_per_class=2)
-print(hashlib.sha256(b"".join(c.images.tobytes() for c in source.chunks("train"))).hexdigest())
+print(hashlib.sha256(b"".join(c.images.tobytes() for c in source.chunks("train", None))).hexdigest())
 """
     np.random.seed(99)
     expected = hashlib.sha256(_all(_source(), "train").images.tobytes()).hexdigest()

@@ -7,6 +7,8 @@ import pytest
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
+from stored_pictures import pixel_rule, read_arrays  # noqa: E402
+
 from data_prep.sources.tfds import TfdsSource  # noqa: E402 - needs the line above
 from tl_distributed.errors import UserError  # noqa: E402
 
@@ -98,13 +100,12 @@ def use_builder(tmp_path, monkeypatch):
     return use
 
 
-def open_source(tfds_name, size=8, data_dir=""):
-    return TfdsSource(name="tfds", tfds_name=tfds_name, data_dir=data_dir, image_size=size, fit="squash")
+def open_source(tfds_name, data_dir=""):
+    return TfdsSource(name="tfds", tfds_name=tfds_name, data_dir=data_dir)
 
 
-def read(source, split):
-    chunks = list(source.chunks(split))
-    return np.concatenate([chunk.images for chunk in chunks]), np.concatenate([chunk.labels for chunk in chunks])
+def read(source, split, size=8):
+    return read_arrays(source, split, pixel_rule(size))
 
 
 def write_metadata(data_dir):
@@ -131,22 +132,22 @@ def write_metadata(data_dir):
 def test_cifar10_by_mocked_data(tmp_path):
     write_metadata(tmp_path)
     with tfds.testing.mock_data(num_examples=300, data_dir=str(tmp_path)):
-        source = TfdsSource(name="cifar10", tfds_name="cifar10", data_dir=str(tmp_path), image_size=32, fit="squash")
+        source = TfdsSource(name="cifar10", tfds_name="cifar10", data_dir=str(tmp_path))
         assert source.count("test") == 300
         assert source.class_names == tuple(CIFAR10_NAMES)
         assert source.splits == ("train", "test")
-        images, labels = read(source, "train")
+        images, labels = read(source, "train", size=32)
     assert images.shape == (300, 32, 32, 3) and images.dtype == np.uint8
     assert set(labels) == set(range(10))
 
 
 def test_images_of_any_size_are_resized_and_unlabelled_splits_left_out(use_builder):
     use_builder(PhotoSet)
-    source = open_source("photo_set", size=6)
+    source = open_source("photo_set")
     assert source.splits == ("train", "val")
     assert source.class_names == ("cat", "dog")
     assert "left out test, it has no labels" in source.notes[0]
-    images, labels = read(source, "val")
+    images, labels = read(source, "val", size=6)
     assert source.count("val") == 10
     # One grey value an image, so any resize gives that value; the value tells the label.
     np.testing.assert_array_equal(images, np.broadcast_to(images[:, :1, :1], (10, 6, 6, 3)))
@@ -160,7 +161,9 @@ def test_what_the_set_says_of_itself_is_kept_and_ids_are_places(use_builder):
     source = open_source("photo_set")
     said = {"description": "Ten pictures.", "homepage": "https://example.org", "citation": "@misc{ten}"}
     assert {**said, "license": "CC BY 4.0"}.items() <= source.details.items()
-    assert [name for chunk in source.chunks("val") for name in chunk.names] == [f"val/{n:05d}" for n in range(10)]
+    assert [name for chunk in source.chunks("val", pixel_rule()) for name in chunk.names] == [
+        f"val/{n:05d}" for n in range(10)
+    ]
 
 
 def test_grey_images_become_rgb(use_builder):

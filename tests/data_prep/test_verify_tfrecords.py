@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import re
@@ -9,6 +10,8 @@ import re
 import numpy as np
 import pytest
 from image_files import class_files, write_folder
+from PIL import Image
+from toy_dataset import encode_version_1, parse_examples, write_shard
 
 from data_prep import build, verify_tfrecords
 from data_prep.config import BuildConfig, VerifyConfig
@@ -38,12 +41,8 @@ def edit_manifest(data_dir, edit):
 
 
 def rewrite_shard(data_dir, serialized):
-    """Replaces the records of SHARD by sound ones, and makes `dataset.json` agree with the file."""
-    import tensorflow as tf
-
-    with tf.io.TFRecordWriter(str(data_dir / SHARD)) as writer:
-        for record in serialized:
-            writer.write(record)
+    """Replaces the records of SHARD by sound ones, and makes index and `dataset.json` agree with the file."""
+    write_shard(data_dir / SHARD, serialized)
     data = (data_dir / SHARD).read_bytes()
 
     def edit(manifest):
@@ -51,6 +50,10 @@ def rewrite_shard(data_dir, serialized):
         shard.update(num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     edit_manifest(data_dir, edit)
+
+
+def record(image, label, *, name="train/x.png", height=8, width=8):
+    return records.encode_example(image, label, id=name.encode(), height=height, width=width)
 
 
 def read_serialized(data_dir):
@@ -119,20 +122,103 @@ def test_sound_records_in_another_order_are_not_the_declared_ones(data_dir):
 
 
 @pytest.mark.parametrize(
-    ("record", "words"),
+    ("changed", "words"),
     [
-        (records.encode_record(bytes(NUM_PIXELS - 1), 0), "has 191 bytes of pixels, an image of 8x8x3 has 192"),
-        (records.encode_record(bytes(NUM_PIXELS), 2), "has label 2, the 2 classes are 0 to 1"),
-        (records.encode_record(bytes(NUM_PIXELS), -1), "has label -1"),
+        (record(bytes(NUM_PIXELS - 1), 0), "has 191 bytes of pixels, an image of 8x8x3 has 192"),
+        (record(bytes(NUM_PIXELS), 2), "has label 2, the 2 classes are 0 to 1"),
+        (record(bytes(NUM_PIXELS), -1), "has label -1"),
+        (record(bytes(NUM_PIXELS), 0, height=16, width=4), "says 16x4, its data set 8x8"),
+        (encode_version_1(bytes(NUM_PIXELS), 0), "is not an image with a label, id, height and width"),
         (b"\xff\xff\xff", "is not an image with a label"),
         (b"", "is not an image with a label"),
     ],
 )
-def test_record_that_is_sound_but_wrong_is_named(data_dir, record, words):
+def test_record_that_is_sound_but_wrong_is_named(data_dir, changed, words):
     serialized = read_serialized(data_dir)
-    serialized[5] = record
+    serialized[5] = changed
     rewrite_shard(data_dir, serialized)
     fails(data_dir, f"{SHARD}: record 5 {re.escape(words)}")
+
+
+def test_id_that_is_there_twice_is_named(data_dir):
+    serialized = read_serialized(data_dir)
+    example = parse_examples(serialized[2:3])
+    label = int(parse_examples(serialized[5:6])["label"][0])
+    serialized[5] = record(example["image"][0].numpy(), label, name=example["id"][0].numpy().decode())
+    rewrite_shard(data_dir, serialized)
+    fails(data_dir, rf"{SHARD}: the id of record 5 is there twice, also in record 2 of .*{SHARD}")
+
+
+def test_ids_in_another_order_than_their_records_are_named(data_dir):
+    serialized = read_serialized(data_dir)
+    parsed = parse_examples(serialized[5:6])
+    serialized[5] = record(parsed["image"][0].numpy(), int(parsed["label"][0]), name="train/other.png")
+    rewrite_shard(data_dir, serialized)
+    fails(data_dir, r"ids-train\.jsonl: line 14 is not the id of that record")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: path.unlink(), r"train-00001-of-00002\.tfrecord\.index is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-8]), r"\.index: 56 bytes, of 8 records"),
+        (lambda path: path.write_bytes(b"\x01" + path.read_bytes()[1:]), r"\.index: no index of a shard"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:16] + b"\x01" + path.read_bytes()[17:]),
+            r"\.index: record 2 does not begin where it says",
+        ),
+    ],
+)
+def test_damaged_index_is_named(data_dir, change, words):
+    change(data_dir / f"{SHARD}.index")
+    fails(data_dir, words)
+
+
+@pytest.fixture
+def jpegs(tmp_path):
+    """A data set of whole pictures, 8 x 12 pixels; all of SHARD's."""
+    files = {
+        f"train/{kind}/{number}.png": png_of(100 * first + number, 8, 12)
+        for first, kind in enumerate(("cat", "dog"))
+        for number in range(8)
+    }
+    config = BuildConfig(
+        source="image_folder", input=write_folder(tmp_path / "wide", files), image_size=8, storage="jpeg",
+        num_shards=2, val_fraction=0, output_dir=str(tmp_path / "jpegs"),
+    )  # fmt: skip
+    build.build(config)
+    return tmp_path / "jpegs"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image": lambda image: image[:-60]}, "record 3 holds a picture that TensorFlow cannot decode"),
+        ({"image": lambda image: b"picture"}, "record 3 holds a picture that TensorFlow cannot decode"),
+        ({"height": lambda _: 12, "width": lambda _: 8}, "record 3 says 12x8, its picture is 8x12"),
+    ],
+)
+def test_picture_that_does_not_decode_is_named(jpegs, change, words):
+    assert verify(str(jpegs)).canvas_size == 12
+    serialized = read_serialized(jpegs)
+    one = {name: value[0].numpy() for name, value in parse_examples(serialized[3:4]).items()}
+    one |= {name: edit(one[name]) for name, edit in change.items()}
+    serialized[3] = record(
+        one["image"], int(one["label"]), name=one["id"].decode(), height=int(one["height"]), width=int(one["width"])
+    )
+    rewrite_shard(jpegs, serialized)
+    fails(jpegs, words)
+
+
+def test_canvas_that_does_not_hold_the_pictures_is_named(jpegs):
+    edit_manifest(jpegs, lambda manifest: manifest.update(canvas_size=8))
+    fails(jpegs, "canvas_size is 8, its pictures want 12")
+
+
+def png_of(seed, height, width):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_counts_that_do_not_add_up_are_named(data_dir):
@@ -189,11 +275,3 @@ def test_damaged_manifest_is_named(data_dir, edit, words):
 def test_manifest_that_is_no_json_is_named(data_dir):
     (data_dir / "dataset.json").write_text("{")
     fails(data_dir, "not a data set description")
-
-
-def test_reader_returns_what_was_encoded():
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
-    serialized = [records.encode_record(image.tobytes(), label) for label, image in enumerate(pixels)]
-    images, labels = records.parse_records(serialized, (4, 5, 3))
-    np.testing.assert_array_equal(images, pixels)
-    np.testing.assert_array_equal(labels, [0, 1, 2])

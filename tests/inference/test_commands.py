@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import image_files
+import keras
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 from paths import REPO
 from toy_dataset import CLASS_NAMES, write_toy_dataset
@@ -20,7 +22,8 @@ from tl_distributed.evaluate import EvaluateConfig
 from tl_distributed.evaluate import main as evaluate
 from tl_distributed.export import ExportConfig
 from tl_distributed.export import main as export
-from tl_distributed.inference.saved import open_model
+from tl_distributed.inference.model_info import ModelInfo
+from tl_distributed.inference.saved import open_model, save_model
 from tl_distributed.inference.scoring import class_table
 from tl_distributed.predict import PredictConfig
 from tl_distributed.predict import main as predict
@@ -96,6 +99,10 @@ def test_every_kind_reproduces_the_accuracy_of_the_run(run, exported, kind, batc
     assert score["accuracy"] == results["test_accuracy"]
     assert score["loss"] == pytest.approx(results["test_loss"], rel=1e-4)
     assert score["confusion_matrix"] == results["confusion_matrix"]
+    assert score["temperature"] == results["temperature"] != 1
+    figures = ("macro_f1", "balanced_accuracy", "expected_calibration_error", "expected_calibration_error_calibrated")
+    for name in (*figures, "loss_calibrated"):
+        assert score[name] == pytest.approx(results[f"test_{name}"], abs=2e-5), name
     printed = capsys.readouterr().out
     assert f"test: accuracy {results['test_accuracy']:.2%} of 33 images" in printed
     for name in CLASS_NAMES:
@@ -105,6 +112,40 @@ def test_every_kind_reproduces_the_accuracy_of_the_run(run, exported, kind, batc
             [expected["precision"], expected["recall"], expected["f1"]], abs=5e-5
         )
         assert int(row[4]) == expected["support"] == 11
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calibrated_exports_give_the_softmax_of_logits_over_the_temperature(run, kind, tmp_path, capsys):
+    workdir, data_dir = run
+    results = json.loads((pathlib.Path(workdir) / "results.json").read_text())
+    temperature, output = results["temperature"], tmp_path / KINDS[kind]
+    export(ExportConfig(workdir=workdir, format=kind, calibrated=True, output=str(output)), [])
+    assert f"at temperature {temperature:.4g}" in capsys.readouterr().out
+    whole = keras.models.load_model(f"{workdir}/model.keras", compile=False)
+    logits = keras.Model(whole.input, whole.get_layer("probabilities").input)
+    images = np.random.default_rng(0).integers(0, 256, (20, SIZE, SIZE, 3), np.uint8)
+    expected = scipy.special.softmax(logits.predict(images, verbose=0) / temperature, axis=1)
+    model = open_model(str(output))
+    np.testing.assert_allclose(model.predict(images), expected, atol=2e-5)
+    assert np.abs(expected - open_model(workdir).predict(images)).max() > 1e-3  # the temperature is another than 1
+    assert model.calibrated and model.temperature == temperature and model.class_names == CLASS_NAMES
+    files = {"output": str(tmp_path / "score.json"), "reliability_plot": str(tmp_path / "plot.png")}
+    evaluate(EvaluateConfig(model=str(output), data_dir=data_dir, **files), [])
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    score = json.loads((tmp_path / "score.json").read_text())
+    assert "temperature" not in score and score["accuracy"] == results["test_accuracy"]
+    for name in ("loss", "expected_calibration_error"):
+        assert score[name] == pytest.approx(results[f"test_{name}_calibrated"], abs=2e-5)
+
+
+def test_calibrated_export_of_a_run_without_a_temperature_is_refused(run, tmp_path):
+    workdir = tmp_path / "old"
+    workdir.mkdir()
+    model = keras.models.load_model(f"{run[0]}/model.keras", compile=False)
+    save_model(model, str(workdir / "model.keras"), "keras", ModelInfo(CLASS_NAMES, "crop", (SIZE, SIZE, 3)))
+    with pytest.raises(UserError, match=r"--calibrated: .*model\.keras has no temperature"):
+        export(ExportConfig(workdir=str(workdir), calibrated=True), [])
+    assert not (workdir / "export").exists()
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tl_distributed.data.fit_rules import DEFAULT_FIT
+from tl_distributed.data.fit_rules import FIT_OF_VERSION_1
 from tl_distributed.errors import UserError
 from tl_distributed.inference.model_info import ModelInfo, info_path
 from tl_distributed.inference.predictions import choose_fit, predict_files
@@ -164,8 +164,8 @@ def test_the_rule_is_the_models_unless_the_user_wants_another(five, tmp_path):
     known = open_model(saved(five, tmp_path / "a.keras", AWKWARD, fit="crop"))
     assert choose_fit(known, None) == ("crop", "") == choose_fit(known, "crop")
     fit, line = choose_fit(known, "squash")
-    assert fit == "squash" and "was built with --fit=crop; --fit=squash is taken" in line
+    assert fit == "squash" and "was trained with --fit=crop; --fit=squash is taken" in line
     unknown = open_model(saved(five, tmp_path / "b.keras", AWKWARD, fit=None))
     fit, line = choose_fit(unknown, None)
-    assert fit == DEFAULT_FIT and f"so --fit={DEFAULT_FIT} is assumed" in line
+    assert fit == FIT_OF_VERSION_1 and f"so --fit={FIT_OF_VERSION_1} is assumed" in line
     assert choose_fit(unknown, "pad") == ("pad", "")

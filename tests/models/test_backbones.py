@@ -179,7 +179,7 @@ def test_impossible_requests_are_refused():
         build_backbone(get_backbone("inception_v3"), image_size=74, weights="none")
     with pytest.raises(UserError, match="there are none for baseline_cnn"):
         build_backbone(get_backbone("baseline_cnn"), image_size=32, weights="imagenet")
-    with pytest.raises(ValueError, match="none or imagenet"):
+    with pytest.raises(ValueError, match="none, imagenet or own"):
         build_backbone(get_backbone("baseline_cnn"), image_size=32, weights="some.h5")
 
 

@@ -153,3 +153,34 @@ def test_mistakes_are_named(count, layer, message):
 def test_unknown_mode():
     with pytest.raises(ValueError, match="mode must be one of"):
         freeze_for(_tiny(), "two_phase", **NOT_PARTIAL)
+
+
+def test_norms_trains_norms_and_biases_alone():
+    model = _classifier(build_backbone(get_backbone("mobilenet_v2"), image_size=32, weights="none"))
+    freeze_for(model, "norms", **NOT_PARTIAL)
+    trained = {variable.path for variable in model.trainable_variables}
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    expected = {variable.path for layer in norms for variable in (layer.gamma, layer.beta)}
+    head = {variable.path for variable in model.get_layer("head_logits").variables}
+    assert trained == expected | head and len(expected) == 2 * 52
+    freeze_for(model, "full", **NOT_PARTIAL)
+    assert len(model.trainable_variables) > len(trained)
+    freeze_for(model, "frozen", **NOT_PARTIAL)
+    assert {variable.path for variable in model.trainable_variables} == head
+
+
+def test_norms_reaches_layers_inside_of_layers():
+    inputs = keras.Input((5, 8))
+    attended = keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
+    backbone = keras.Model(inputs, keras.layers.LayerNormalization(name="norm")(attended), name="net")
+    model = _classifier(backbone)
+    freeze_for(model, "norms", **NOT_PARTIAL)
+    names = sorted(variable.path for variable in model.trainable_variables if "head_" not in variable.path)
+    assert [name.rsplit("/", 1)[1] for name in names] == ["bias"] * 4 + ["beta", "gamma"]
+
+
+def test_norms_needs_some():
+    inputs = keras.Input((8, 8, 3))
+    backbone = keras.Model(inputs, keras.layers.Conv2D(4, 3, use_bias=False)(inputs), name="net")
+    with pytest.raises(UserError, match="no normalisation layers and no biases"):
+        freeze_for(_classifier(backbone), "norms", **NOT_PARTIAL)

@@ -10,9 +10,10 @@ import tensorflow as tf
 from augmented import NONE, augment, random_images, settings_with, views
 
 from tl_distributed.errors import UserError
-from tl_distributed.pixels.augment import NAMED_AUGMENTATIONS, augment_batch, resize_batch
+from tl_distributed.pixels.augment import NAMED_AUGMENTATIONS, augment_batch
 from tl_distributed.pixels.augment_settings import AUGMENTATIONS
 from tl_distributed.pixels.augmentations import MODULES
+from tl_distributed.pixels.resample import resize_batch
 from tl_distributed.pixels.seeds import uniforms
 
 

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from tl_distributed.pixels.resample import View, cubic_gather, resample, resize_batch, turn
+from tl_distributed.pixels.resample import View, resample, resize_batch
+from tl_distributed.pixels.turn import cubic_gather, turn
 
 tf.config.experimental.enable_tensor_float_32_execution(False)  # so that GPUs answer to the same tolerance
 

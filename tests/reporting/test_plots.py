@@ -33,6 +33,18 @@ def _points(axes) -> dict[str, list[tuple[float, float]]]:
     }
 
 
+def test_reliability_shows_each_bin_as_trained_and_at_the_temperature():
+    bins, calibrated = [[0.4, 0.3, 10], [0.9, 0.7, 10]], [[0.35, 0.3, 10], [0.7, 0.7, 10]]
+    (axes,) = plots.reliability_diagram(bins, calibrated, 1.5).axes
+    assert _points(axes) == {
+        "as sure as right": [(0, 0), (1, 1)],
+        "as trained: expected error 15.0 points": [(0.4, 0.3), (0.9, 0.7)],
+        "at temperature 1.5: expected error 2.5 points": [(0.35, 0.3), (0.7, 0.7)],
+    }
+    (axes,) = plots.reliability_diagram([]).axes
+    assert list(_points(axes)) == ["as sure as right"]
+
+
 def test_learning_curves_show_both_splits_and_the_phases():
     accuracy, loss = plots.learning_curves(_rows()).axes
     assert _points(accuracy) == {

@@ -11,6 +11,7 @@ from PIL import Image
 from tensorboard_server import serve
 
 from tl_distributed.reporting import tensorboard as log
+from tl_distributed.reporting.board_tags import chart_layout, scalars_of
 
 
 def _images(count: int) -> np.ndarray:
@@ -23,8 +24,9 @@ def board(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     board = log.TensorBoardLog(f"{folder}/first", enabled=True, resume_step=0)
     for step in (10, 20):
-        board.scalars("train", step, {log.LOSS: 1 / step, log.LEARNING_RATE: np.float32(0.5)})
-    board.scalars("validation", 20, {log.LOSS: 0.25})
+        board.scalars(step, {"quality/training_loss": 1 / step, "optimizer/learning_rate": np.float32(0.5)})
+    board.scalars(20, {"quality/validation_loss": 0.25})
+    board.layout(chart_layout(), 0)
     board.text(log.CONFIG, "| backbone | vgg16 |\n|---|---|", 0)
     board.images(log.AUGMENTED_INPUT, _images(12), 0)
     board.images(log.MISCLASSIFIED, _images(3), 20, ["cat, not dog", "b", "c"])
@@ -32,29 +34,44 @@ def board(tmp_path_factory):
     figure.subplots().plot([0, 1])
     board.figure(log.CONFUSION_MATRIX, figure, 20)
     settings = {"backbone": "vgg16", "learning_rate": 0.001, "epochs": 3, "augment": None, "sizes": (1, 2), "xla": True}
-    board.hparams(settings, {"test_accuracy": 0.75, "val_accuracy": None}, 20)
+    board.hparams(settings, {"best/test_accuracy": 0.75, "best/validation_accuracy": None}, 20)
     board.close()
-    with serve(str(folder), expected_runs=3) as client:
+    with serve(str(folder), expected_runs=1) as client:
         yield client
 
 
-def test_train_and_validation_share_a_chart(board):
-    tags = board.tags("scalars")
-    assert tags["first/train"] == {log.LOSS, log.LEARNING_RATE}
-    assert tags["first/validation"] == {log.LOSS}
-    assert board.scalar_points("first/train", log.LOSS) == [(10, pytest.approx(0.1)), (20, pytest.approx(0.05))]
-    assert board.scalar_points("first/validation", log.LOSS) == [(20, 0.25)]
+def test_a_run_is_one_entry_with_tags_in_groups(board):
+    assert board.get("data/runs") == ["first"]
+    assert board.tags("scalars")["first"] == {
+        "quality/training_loss", "quality/validation_loss", "optimizer/learning_rate", "best/test_accuracy",
+    }  # fmt: skip
+    points = board.scalar_points("first", "quality/training_loss")
+    assert points == [(10, pytest.approx(0.1)), (20, pytest.approx(0.05))]
+    assert board.scalar_points("first", "quality/validation_loss") == [(20, 0.25)]
+
+
+def test_custom_scalars_open_on_training_and_validation_in_one_chart(board):
+    first, *others = board.get("data/plugin/custom_scalars/layout")["category"]
+    assert not first.get("closed") and all(other["closed"] for other in others)
+    loss, accuracy = first["chart"]
+    assert [loss["title"], accuracy["title"]] == ["loss", "accuracy"]
+    shown = set()
+    for tag in loss["multiline"]["tag"]:
+        answer = board.get("data/plugin/custom_scalars/scalars", run="first", tag=tag)
+        assert answer["regex_valid"]
+        shown |= set(answer["tag_to_events"])
+    assert shown == {"quality/training_loss", "quality/validation_loss"}
 
 
 def _served_image(board, tag: str, sample: int) -> tuple[int, np.ndarray]:
     """Returns the (step, pixels) of one image."""
-    image = board.get("data/plugin/images/images", run="first/train", tag=tag, sample=sample)[0]
+    image = board.get("data/plugin/images/images", run="first", tag=tag, sample=sample)[0]
     content = board.get_bytes("data/plugin/images/individualImage", **dict(urllib.parse.parse_qsl(image["query"])))
     return image["step"], np.array(Image.open(io.BytesIO(content)))
 
 
 def test_images_come_back_pixel_for_pixel(board):
-    assert board.tags("images")["first/train"] == {log.AUGMENTED_INPUT, log.MISCLASSIFIED, log.CONFUSION_MATRIX}
+    assert board.tags("images")["first"] == {log.AUGMENTED_INPUT, log.MISCLASSIFIED, log.CONFUSION_MATRIX}
     # All twelve, not only the three that tf.summary keeps unless told otherwise.
     served = [_served_image(board, log.AUGMENTED_INPUT, sample)[1] for sample in range(12)]
     np.testing.assert_array_equal(served, _images(12))
@@ -67,8 +84,8 @@ def test_captioned_images_are_one_grid(board):
 
 
 def test_config_text(board):
-    assert log.CONFIG in board.tags("text")["first/train"]
-    text = board.get("data/plugin/text/text", run="first/train", tag=log.CONFIG)[0]["text"]
+    assert log.CONFIG in board.tags("text")["first"]
+    text = board.get("data/plugin/text/text", run="first", tag=log.CONFIG)[0]["text"]
     assert "<table>" in text and "vgg16" in text
 
 
@@ -77,27 +94,28 @@ def test_hparams_row(board):
     assert row["hparams"] == {
         "backbone": "vgg16", "learning_rate": 0.001, "epochs": 3.0, "augment": "None", "sizes": "1,2", "xla": True
     }  # fmt: skip
-    assert row["metrics"]["test_accuracy"] == 0.75
-    assert "val_accuracy" not in row["metrics"]
+    assert row["metrics"]["best/test_accuracy"] == 0.75
+    assert "best/validation_accuracy" not in row["metrics"]
 
 
 @pytest.mark.parametrize("fast_loading", [True, False])
 def test_resumed_run_shows_each_step_once(tmp_path, fast_loading):
     killed = log.TensorBoardLog(str(tmp_path), enabled=True, resume_step=0)
     for step in (1, 2, 3, 4):
-        killed.scalars("train", step, {log.LOSS: 10.0 + step})
+        killed.scalars(step, {"loss": 10.0 + step})
     killed.flush()  # and no close: killed after a checkpoint at step 2
     time.sleep(1.1)  # files are told apart by the second
     resumed = log.TensorBoardLog(str(tmp_path), enabled=True, resume_step=2)
-    resumed.scalars("train", 3, {log.LOSS: 20.0 + 3})
+    resumed.scalars(3, {"loss": 20.0 + 3})
     resumed.close()
     with serve(str(tmp_path), fast_loading=fast_loading) as client:
-        assert client.scalar_points("train", log.LOSS) == [(1, 11.0), (2, 12.0), (3, 23.0)]
+        assert client.scalar_points(".", "loss") == [(1, 11.0), (2, 12.0), (3, 23.0)]
 
 
 def test_disabled_log_writes_nothing(tmp_path):
     board = log.TensorBoardLog(str(tmp_path / "run"), enabled=False, resume_step=0)
-    board.scalars("train", 1, {log.LOSS: 1.0})
+    board.scalars(1, {"loss": 1.0})
+    board.layout(chart_layout(), 0)
     board.text(log.CONFIG, "text", 0)
     board.images(log.AUGMENTED_INPUT, _images(1), 0)
     board.figure(log.CONFUSION_MATRIX, Figure(), 0)
@@ -112,6 +130,28 @@ def test_empty_image_batch_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_split_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'test': takes one of"):
-        log.TensorBoardLog(str(tmp_path), enabled=True, resume_step=0).scalars("test", 1, {})
+@pytest.mark.parametrize(
+    ("replicas", "precision", "wait", "expected"),
+    [
+        (1, "float32", None, set()),
+        (1, "float32", 0.1, {"speed/input_wait_seconds", "speed/compute_seconds"}),
+        (2, "mixed_bfloat16", None, {"speed/all_reduce_seconds", "speed/compute_seconds"}),
+        (1, "mixed_float16", None, {"optimizer/loss_scale", "optimizer/skipped_updates"}),
+    ],
+)
+def test_what_cannot_vary_is_not_written(replicas, precision, wait, expected):
+    row = {
+        "step": 3, "epoch": 0.5, "phase": "main", "seconds": 2.0, "loss": 1.0, "learning_rate": 0.1,
+        "step_seconds": 0.2, "input_wait_seconds": wait, "all_reduce_seconds": 0.0, "compute_seconds": 0.2,
+        "checkpoint_write_seconds": None, "loss_scale": 1.0, "skipped_updates": 0,
+    }  # fmt: skip
+    found = scalars_of(row, replicas=replicas, precision=precision)
+    assert set(found) == {"quality/training_loss", "optimizer/learning_rate", "speed/step_seconds"} | expected
+    assert found["quality/training_loss"] == 1.0
+
+
+def test_scores_of_validation_have_their_own_tags():
+    row = {"step": 3, "epoch": 0.5, "val_loss": 1.0, "val_macro_f1": 0.5}
+    assert scalars_of(row, replicas=1, precision="float32") == {
+        "quality/validation_loss": 1.0, "quality/validation_macro_f1": 0.5,
+    }  # fmt: skip

@@ -1,40 +1,23 @@
 """Flags that people and scripts use keep their name, default, topic and values, wherever they are declared."""
 
 import dataclasses
-import importlib
 import json
 import pathlib
 import sys
 
 import pytest
+from command_settings import settings_class
 
 from tl_distributed.models.backbones import BACKBONES
 from tl_distributed.settings.config import Config
 
 VERSION_1 = json.loads((pathlib.Path(__file__).parent / "flags_of_version_1.json").read_text())
-CONFIGS = {
-    "data_prep.build_tfrecords": ("data_prep.config", "BuildConfig"),
-    "data_prep.verify_tfrecords": ("data_prep.config", "VerifyConfig"),
-    "data_prep.fetch_weights": ("data_prep.fetch_weights", "FetchConfig"),
-    "tl_distributed.train": ("tl_distributed.settings.config", "Config"),
-    "tl_distributed.study": ("tl_distributed.studies.plan", "StudyConfig"),
-    "tl_distributed.doctor": ("tl_distributed.diagnosis.settings", "DoctorConfig"),
-    "tl_distributed.evaluate": ("tl_distributed.evaluate", "EvaluateConfig"),
-    "tl_distributed.predict": ("tl_distributed.predict", "PredictConfig"),
-    "tl_distributed.export": ("tl_distributed.export", "ExportConfig"),
-    "tl_distributed.inspect_features": ("tl_distributed.inspection.settings", "InspectConfig"),
-    **{
-        f"tl_distributed.benchmark {name.lower()}": ("tl_distributed.benchmarks.settings", f"{name}Config")
-        for name in ("Input", "Pixels", "Step", "Frozen", "Startup", "Scaling")
-    },
-}
 
 
 def topics_of(command: str) -> dict[str, dict[str, dataclasses.Field]]:
     """Returns the flags of a command by topic, both in the order of `--help`."""
-    module, name = CONFIGS[command]
     topics: dict[str, dict[str, dataclasses.Field]] = {}
-    for field in dataclasses.fields(getattr(importlib.import_module(module), name)):
+    for field in dataclasses.fields(settings_class(command)):
         if "topic" in field.metadata:
             topics.setdefault(field.metadata["topic"], {})[field.name] = field
     return topics

@@ -12,7 +12,8 @@ from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import parse_arguments
 from tl_distributed.settings.recipes import all_recipes
 from tl_distributed.studies.clock import PlanClock
-from tl_distributed.studies.plan import StudyConfig, make_plan, parse_arms, plan_of_arm
+from tl_distributed.studies.plan import StudyConfig, make_plan, parse_arms, plan_of_arm, plan_of_run
+from tl_distributed.study import main
 
 CNN = "cnn:backbone=baseline_cnn,transfer=scratch"
 
@@ -151,6 +152,28 @@ def test_the_plan_of_one_arm():
         plan_of_arm(plan, 2)
 
 
+def test_the_plan_of_one_run():
+    plan = plan_of(f"--arms={CNN};convnext_tiny", "--seeds=2", "--images_per_class=10,50")
+    alone = [plan_of_run(plan, index) for index in range(8)]
+    assert [part.runs for part in alone] == [(run,) for run in plan.runs] and alone[0].arms == plan.arms
+    message = "--run_index=8: no such run; there are 8, from 0 .cnn, 10 images a class, seed 0. to 7 .convnext_tiny, 50"
+    with pytest.raises(UserError, match=message):
+        plan_of_run(plan, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arm_index=0", "--run_index=0"], "--arm_index and --run_index: give one of them"),
+        (["--runs_per_node=2", "--strategy=multi_worker", "--workers=a:1,b:2", "--worker_index=0"],
+         "--runs_per_node=2 shares a node between runs, --strategy=multi_worker a run between workers"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_together_is_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        plan_of(f"--arms={CNN}", *arguments)
+
+
 def test_arms_are_listed_with_their_numbers_without_tensorflow():
     code = (
         "import sys; from tl_distributed.study import main; from tl_distributed.studies.plan import StudyConfig; "
@@ -159,3 +182,11 @@ def test_arms_are_listed_with_their_numbers_without_tensorflow():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stdout == "0 cnn\n1 convnext_tiny\n"
+
+
+def test_runs_are_listed_with_their_numbers(capsys):
+    assert main(StudyConfig(arms=f"{CNN};convnext_tiny", seeds=2, list_runs=True), []) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "0 cnn, all images, seed 0", "1 convnext_tiny, all images, seed 0", "2 cnn, all images, seed 1",
+        "3 convnext_tiny, all images, seed 1",
+    ]  # fmt: skip

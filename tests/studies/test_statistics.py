@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tl_distributed.studies.statistics import compare, holm, wilson_interval
+from tl_distributed.reporting.intervals import wilson_interval
+from tl_distributed.studies.statistics import compare, holm
 
 IMAGES, DRAWS = 400, 500
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 from replicas import replica_names, replica_strategy
 
 from tl_distributed.data.memory_split import MemorySplit
+from tl_distributed.data.order import BatchOrder
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.build import build_backbone
 from tl_distributed.models.freezing import freeze_for
@@ -41,7 +42,7 @@ def settings(**changes) -> StepSettings:
         features=None, augment=NAMED_AUGMENTATIONS["none"], image_size=IMAGE_SIZE, normalization="tf",
         num_classes=NUM_CLASSES, global_batch_size=BATCH, label_smoothing=0.0, weight_decay=0.0, rate_multipliers={},
         clip_norm=0.0, ema_decay=0.0, all_reduce_dtype="float32", gradient_buckets=1,
-        seed=0,
+        seed=0, class_weights=None, focal_gamma=None,
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 
@@ -91,5 +92,5 @@ def make_engine(
     )
     step = TrainStep(model, optimizer, lambda _: tf.constant(learning_rate), step_settings, where)
     split = MemorySplit(*toy_images())
-    feed = split.train_feed(global_batch_size=BATCH, num_replicas=where.num_replicas, seed=0, first_step=0)
+    feed = split.train_feed(BatchOrder(global_batch_size=BATCH, num_replicas=where.num_replicas, seed=0), first_step=0)
     return Engine(model, step, TrainLoop(step, feed, where, steps_per_loop=1), split)

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tl_distributed.data.records import read_manifest
-from tl_distributed.reporting.scores import classification_summary
+from tl_distributed.reporting.calibration import tempered
+from tl_distributed.reporting.scores import calibrated_figures, classification_summary, score_examples
 from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import parse_arguments
 
 ALWAYS_WRONG = 1e-3  # what a wrong class gets
+TEMPERATURE = 2.0
 
 
 def write_run(config: Config, accuracy: float, *, epochs: int = 4, epoch_seconds: float = 2.0) -> None:
@@ -36,7 +38,14 @@ def write_run(config: Config, accuracy: float, *, epochs: int = 4, epoch_seconds
         rows.append({**row, "val_loss": 1.1 - share / 2, "val_accuracy": accuracy * share})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "config.json").write_text(json.dumps({"devices": ["/device:CPU:0"]}))
+    at_temperature = score_examples(labels, tempered(probabilities, TEMPERATURE))
+    calibrated = calibrated_figures(at_temperature, TEMPERATURE)
+    figures = ("top5_accuracy", "macro_f1", "balanced_accuracy", "expected_calibration_error")
     results = {
+        **{f"test_{name}": summary[name] for name in figures if name in summary},
+        **{name if name == "temperature" else f"test_{name}": value for name, value in calibrated.items()},
+        "reliability": summary["reliability"], "reliability_calibrated": at_temperature.reliability,
+        "per_class": summary["per_class"], "most_confused": summary["most_confused"], "best_step": 10 * epochs,
         "test_accuracy": summary["accuracy"], "test_loss": summary["loss"], "val_accuracy": accuracy, "val_loss": 0.6,
         "steps": 10 * epochs, "epochs": float(epochs), "finished": True, "seconds": epochs * epoch_seconds,
         "images_seen": 10 * epochs * config.global_batch_size, "parameters": 1000, "trainable_parameters": 100,

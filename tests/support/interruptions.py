@@ -77,7 +77,7 @@ class Interruption:
     possible: Callable[[Site], bool] = lambda site: True
 
     def as_documented(self, culprit: int, codes: list[int], *, training: bool) -> bool:
-        """Tells whether the workers' exit codes are what the README says."""
+        """Tells whether the workers' exit codes are what docs/reference/exit_codes.md says."""
         pairs = [self.codes] if training else [self.codes, self.early_codes]
         return any(
             all(code in (hit if index == culprit else rest) for index, code in enumerate(codes)) for hit, rest in pairs

@@ -14,6 +14,8 @@ from toy_dataset import write_toy_dataset
 from tl_distributed.bank.cut import cut_at_frozen
 from tl_distributed.bank.layout import FeatureLayout
 from tl_distributed.data.memory_split import MemorySplit
+from tl_distributed.data.order import BatchOrder
+from tl_distributed.data.splits import Batch
 from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS
 from tl_distributed.training.forward import ForwardBackward
 from tl_distributed.training.loop import TrainLoop
@@ -81,7 +83,7 @@ def test_the_tail_behind_a_bank_trains_in_buckets():
         step = TrainStep(tail, lambda: keras.optimizers.Adam(0.0), lambda _: tf.constant(0.01), settings, where)
         assert len(step.forward_backward.buckets) == buckets
         split = MemorySplit(features, engine.toy_images()[1])
-        feed = split.train_feed(global_batch_size=engine.BATCH, num_replicas=2, seed=0, first_step=0)
+        feed = split.train_feed(BatchOrder(global_batch_size=engine.BATCH, num_replicas=2, seed=0), first_step=0)
         rows.append(engine.Engine(tail, step, TrainLoop(step, feed, where, steps_per_loop=1), split).train(5))
     np.testing.assert_allclose(rows[1], rows[0], rtol=1e-5)
 
@@ -156,7 +158,7 @@ def test_programs_of_every_segment_lower(precision):
         def run(taken, trainable, non_trainable):
             with tf.GradientTape() as tape:
                 tape.watch(trainable)
-                output, _, _ = segment.forward(step, replica_id, taken, labels, trainable, non_trainable)
+                output, _, _ = segment.forward(step, replica_id, taken, trainable, non_trainable)
             return segment.pack(tape.gradient(output, trainable))
 
         return run
@@ -169,7 +171,8 @@ def test_programs_of_every_segment_lower(precision):
         return tf.zeros([len(labels), *tensor.shape[1:]], tensor.dtype)
 
     programs = [
-        lower(there_and_back(one), images if one is inner[0] else taken_by(one), *weights_of(one)) for one in inner
+        lower(there_and_back(one), Batch(images, labels) if one is inner[0] else taken_by(one), *weights_of(one))
+        for one in inner
     ]
     programs.append(
         lower(

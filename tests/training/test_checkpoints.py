@@ -73,12 +73,12 @@ def test_none_left_is_an_error_and_damaged_best_weights_are_chosen_anew(data_dir
     train_and_evaluate(config(data_dir, tmp_path / "run", **SETTINGS))
     folder = tmp_path / "run" / "checkpoints"
     checkpoints = Checkpoints(str(tmp_path / "run"), keep=2, workers=Workers())
-    assert checkpoints.latest_position().best_val_accuracy > 0
+    assert checkpoints.latest_position().best_score > 0
     (best,) = (folder / "best").glob("*.data*")
     flip(best)
     with caplog.at_level("WARNING", logger="tl_distributed"):
         position = checkpoints.latest_position()
-    assert (position.best_val_accuracy, position.best_step) == (-1.0, 0)
+    assert (position.best_score, position.best_step) == (None, 0)
     assert "best" in caplog.text and tf.train.latest_checkpoint(str(folder / "best")) is None
     for path in folder.glob("step-*.data*"):
         truncate(path)
@@ -121,9 +121,9 @@ def test_a_checkpoint_is_what_tensorflow_itself_saves(tmp_path, replicas):
     )  # fmt: skip
     made.train(2)
     step, weights = made.step, [value.value for value in made.model.weights if "seed_generator" not in value.path]
-    position = Position(step=2, best_val_accuracy=0.5, best_step=1)
-    text = '{"step": 2, "phase": 0, "phase_first_step": 0, "best_val_accuracy": 0.5, "best_step": 1, '
-    text += '"stale_epochs": 0, "phase_best_val_accuracy": -1.0, "seconds": 0.0, "banks_counted": 0}'
+    position = Position(step=2, best_score=0.5, best_loss=1.5, best_step=1)
+    text = '{"step": 2, "phase": 0, "phase_first_step": 0, "best_score": 0.5, "best_loss": 1.5, '
+    text += '"best_step": 1, "stale_epochs": 0, "phase_best_score": null, "seconds": 0.0, "banks_counted": 0}'
     live = tf.train.Checkpoint(
         weights=weights, optimizer=[variable.value for variable in step.optimizer.variables],
         averages=list(step.averages.values()), loss_scale=step.loss_scale.scale,
@@ -179,7 +179,7 @@ def test_the_best_weights_are_there_before_they_are_restored(tmp_path, slow_writ
     best = made.weights()
     made.train(2)
     threading.Timer(0.2, slow_writing.set).start()
-    checkpoints.restore_best(made.model, made.step, Position(step=9, best_val_accuracy=0.5, best_step=7))
+    checkpoints.restore_best(made.model, made.step, Position(step=9, best_score=0.5, best_step=7))
     for now, then in zip(made.weights(), best, strict=True):
         np.testing.assert_array_equal(now, then)
     assert checkpoints.blocking_seconds > 0.1
@@ -266,5 +266,5 @@ def test_best_weights_that_are_gone_are_chosen_anew(data_dir, tmp_path, caplog):
     for path in (tmp_path / "run" / "checkpoints" / "best").iterdir():
         path.unlink()
     position = of(tmp_path / "run").latest_position()
-    assert (position.step, position.best_val_accuracy, position.best_step) == (8, -1.0, 0)
+    assert (position.step, position.best_score, position.best_step) == (8, None, 0)
     assert "the best weights so far are gone; they are chosen anew" in caplog.text

@@ -4,6 +4,7 @@ import engine
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 
 from tl_distributed.bank.layout import FeatureLayout
@@ -44,7 +45,7 @@ def assert_equal(found, expected, labels) -> None:
     assert found.accuracy == pytest.approx(accuracy)
     np.testing.assert_array_equal(found.scores.labels, labels)
     np.testing.assert_array_equal(found.scores.predictions, probabilities.argmax(1))
-    np.testing.assert_allclose(found.confidences, probabilities.max(1), atol=1e-5)
+    np.testing.assert_allclose(found.scores.confidences, probabilities.max(1), atol=1e-5)
     np.testing.assert_allclose(found.probabilities, probabilities, atol=1e-5)
 
 
@@ -58,6 +59,26 @@ def test_equals_keras(replicas, xla):
     split = MemorySplit(images, labels)
     for batch_size in (4, 5, 10, 64):
         assert_equal(evaluator.evaluate(split, batch_size=batch_size, keep_probabilities=True), expected, labels)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_temperatures_are_those_of_the_logits_divided(replicas):
+    images, labels = engine.toy_images(EXAMPLES)
+    model, evaluator = make(engine.runtime(replicas))
+    split, temperatures = MemorySplit(images, labels), (0.5, 1.0, 3.0)
+    found = evaluator.evaluate(split, batch_size=4, temperatures=temperatures)
+    logits = np.log(by_keras(model, images, labels)[2].astype(np.float64))
+    rows = np.arange(EXAMPLES)
+    for index, temperature in enumerate(temperatures):
+        probabilities = scipy.special.softmax(logits / temperature, axis=1)
+        scores = found.tempered[index]
+        np.testing.assert_allclose(scores.losses, -np.log(probabilities[rows, labels]), atol=1e-4)
+        np.testing.assert_allclose(scores.confidences, probabilities.max(1), atol=1e-5)
+        slopes = (probabilities * logits).sum(1) - logits[rows, labels]
+        np.testing.assert_allclose(found.slopes[:, index], slopes, atol=1e-4)
+        np.testing.assert_array_equal(scores.predictions, found.scores.predictions)
+    np.testing.assert_allclose(found.tempered[1].losses, found.scores.losses, atol=1e-6)
+    assert evaluator.evaluate(split, batch_size=4).tempered == ()
 
 
 def test_images_of_another_size_are_resized():

@@ -1,5 +1,6 @@
 """The inner loop: how it ends when a record, the memory or the step itself fails."""
 
+import dataclasses
 import pathlib
 
 import engine
@@ -8,6 +9,7 @@ import tensorflow as tf
 from toy_dataset import write_toy_dataset
 
 from tl_distributed.data.dataset import load_splits
+from tl_distributed.data.order import BatchOrder
 from tl_distributed.data.records import read_manifest
 from tl_distributed.data.shards import image_format
 from tl_distributed.errors import UserError
@@ -15,23 +17,24 @@ from tl_distributed.training.loop import TrainLoop
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("fault", ["bit flipped", "image too small"])
+@pytest.mark.parametrize("fault", ["bit flipped", "length damaged", "image too small"])
 def test_a_bad_record_ends_training_with_the_data_set_named(tmp_path, replicas, fault):
     data_dir = write_toy_dataset(tmp_path / "toy", counts={"train": 40}, size=engine.IMAGE_SIZE)
     info = read_manifest(data_dir)
     shard = pathlib.Path(data_dir) / info.splits["train"].shards[1].file
     content = bytearray(shard.read_bytes())
-    if fault == "bit flipped":
-        content[-100] ^= 1
+    if fault != "image too small":
+        content[0 if fault == "length damaged" else -100] ^= 1
         shard.write_bytes(content)
-    shape = info.image_shape if fault == "bit flipped" else (engine.IMAGE_SIZE + 1, engine.IMAGE_SIZE, 3)
-    split = load_splits(data_dir, info, ("train",), input_mode="stream", shuffle_buffer_examples=8)["train"]
-    split._format = image_format(shape)
+    split = load_splits(data_dir, info, ("train",), input_mode="disk")["train"]
+    if fault == "image too small":
+        shape = (engine.IMAGE_SIZE + 1, engine.IMAGE_SIZE, 3)
+        split._format = image_format(dataclasses.replace(info, image_shape=shape))
     where = engine.runtime(replicas)
     made = engine.make_engine(where, backbone="tiny")
-    feed = split.train_feed(global_batch_size=engine.BATCH, num_replicas=replicas, seed=0, first_step=0)
+    feed = split.train_feed(BatchOrder(global_batch_size=engine.BATCH, num_replicas=replicas, seed=0), first_step=0)
     loop = TrainLoop(made.step, feed, where, steps_per_loop=1)
-    with pytest.raises(UserError, match=r"has a bad record \(.+\); python -m data_prep\.verify_tfrecords") as raised:
+    with pytest.raises(UserError, match=r"is a bad record \(.+\); python -m data_prep\.verify_tfrecords") as raised:
         for step in range(6):
             loop.run(step, step + 1)
     assert f"{data_dir}/train-" in str(raised.value) and "\n" not in str(raised.value)

@@ -13,6 +13,7 @@ from placed_runs import trained
 from tl_distributed.bank.build import BankBuilder, FeatureSettings
 from tl_distributed.bank.choice import layout_of
 from tl_distributed.bank.cut import cut_at_frozen
+from tl_distributed.data.splits import Batch
 from tl_distributed.models.backbones import BACKBONES, Backbone
 from tl_distributed.models.build import build_backbone
 from tl_distributed.models.heads import build_classifier
@@ -52,8 +53,8 @@ def step_of(backbone: keras.Model, row: Backbone, where, **changes) -> TrainStep
     )
 
 
-def given(size: int = engine.IMAGE_SIZE) -> tuple[tf.Tensor, ...]:
-    return tf.zeros([4, size, size, 3], tf.uint8), tf.zeros([4], tf.int32)
+def given(size: int = engine.IMAGE_SIZE) -> Batch:
+    return Batch(tf.zeros([4, size, size, 3], tf.uint8), tf.zeros([4], tf.int32))
 
 
 def in_turn(index: int, family: str) -> list:
@@ -75,7 +76,7 @@ def test_the_step_of_every_family_lowers(family, precision):
         step = step_of(shortest(row, precision), row, where)
     model = step._model
     program = lower(
-        step.forward_backward.compute, tf.constant(0, tf.int64), tf.constant(0), *given(),
+        step.forward_backward.compute, tf.constant(0, tf.int64), tf.constant(0), given(),
         values_of(model.trainable_variables), values_of(model.non_trainable_variables), tf.constant(1.0),
     )  # fmt: skip
     assert "HloModule" in program
@@ -92,7 +93,7 @@ def update_nodes(step: TrainStep) -> list:
     """Returns the nodes of the update's program, those of its branches too."""
     model, changed = step._model, step.forward_backward
     arguments = (
-        tf.constant(0, tf.int64), tf.constant(0), *given(),
+        tf.constant(0, tf.int64), tf.constant(0), given(),
         values_of(model.trainable_variables), values_of(model.non_trainable_variables), tf.constant(1.0),
     )  # fmt: skip
     results = changed.compute(*arguments)
@@ -108,16 +109,18 @@ def test_programs_of_the_tiny_net_lower(precision):
     weights = values_of(model.trainable_variables), values_of(model.non_trainable_variables)
     where = engine.runtime(xla=True, precision=precision)
     forward = lower(
-        step.forward_backward.compute, tf.constant(0, tf.int64), tf.constant(0), *given(), *weights, tf.constant(1.0)
+        step.forward_backward.compute, tf.constant(0, tf.int64), tf.constant(0), given(), *weights, tf.constant(1.0)
     )
     sizes = {"image_size": engine.IMAGE_SIZE, "normalization": "tf"}
-    evaluation = lower(Evaluator(model, features=None, **sizes, runtime=where).compute, *given(), *weights)
+    evaluator = Evaluator(model, features=None, **sizes, runtime=where)
+    evaluation = lower(lambda *arguments: evaluator.compute(*arguments), given(), *weights)
+    tempered = lower(evaluator.compute, given(), *weights, tf.constant([0.5, 2.0]))
     made = engine.make_engine(where, freezing="partial")
     cut = cut_at_frozen(made.model)
     builder = BankBuilder(cut.prefix, layout_of(cut, "auto"), FeatureSettings(**sizes, augment=STRONG, seed=0), where)
     prefix = values_of(cut.prefix.trainable_variables), values_of(cut.prefix.non_trainable_variables)
-    bank = lower(builder.compute, given()[0], tf.range(4), tf.constant(0), *prefix)
-    assert all("HloModule" in program for program in (forward, evaluation, bank))
+    bank = lower(builder.compute, given().images, None, tf.range(4), tf.constant(0), *prefix)
+    assert all("HloModule" in program for program in (forward, evaluation, tempered, bank))
 
 
 OPTIMIZERS = {

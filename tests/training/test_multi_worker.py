@@ -25,7 +25,10 @@ COMMON = {
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    return write_toy_dataset(tmp_path_factory.mktemp("data") / "toy", counts=COUNTS, num_shards=3)
+    """Beside it lie weights of the classes, so that the workers' sums of weights differ."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "weights.json").write_text('{"dark": 0.5, "middle": 1, "bright": 3}')
+    return write_toy_dataset(folder / "toy", counts=COUNTS, num_shards=3)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,8 @@ def cluster(tmp_path):
 
 
 def settings(data_dir: str, workdir: pathlib.Path, **changes) -> dict:
-    return {**COMMON, "data_dir": data_dir, "workdir": str(workdir), **changes}
+    weights = str(pathlib.Path(data_dir).parent / "weights.json")
+    return {**COMMON, "data_dir": data_dir, "workdir": str(workdir), "class_weights": weights, **changes}
 
 
 def flags(**given) -> list[str]:
@@ -78,6 +82,8 @@ def assert_same_run(one: pathlib.Path, other: pathlib.Path) -> None:
     results = [json.loads((folder / "results.json").read_text()) for folder in (one, other)]
     assert results[0]["num_examples"] == results[1]["num_examples"] == {"val": COUNTS["val"], "test": COUNTS["test"]}
     assert results[0]["confusion_matrix"] == results[1]["confusion_matrix"]
+    for name in ("temperature", "test_loss_calibrated", "test_balanced_accuracy"):
+        assert results[1][name] == pytest.approx(results[0][name], rel=1e-3), name
     predictions = [np.load(folder / "predictions_test.npz") for folder in (one, other)]
     np.testing.assert_array_equal(predictions[0]["labels"], predictions[1]["labels"])
     np.testing.assert_allclose(predictions[0]["probabilities"], predictions[1]["probabilities"], atol=1e-5)
@@ -101,14 +107,14 @@ def test_four_workers_are_four_replicas(data_dir, tmp_path, cluster, alone):
 
 
 def test_two_workers_of_two_replicas_stream_the_same_data(data_dir, tmp_path, cluster):
-    shared = {"input_mode": "stream", "shuffle_buffer_examples": 16, "ema_decay": 0.9}
+    shared = {"input_mode": "disk", "shuffle_blocks": 2, "ema_decay": 0.9}
     train_alone(**settings(data_dir, tmp_path / "alone", **shared))
     workers = cluster(2)
     given = settings(data_dir, tmp_path / "many", **shared, virtual_devices=2, strategy="multi_worker")
     for index in (0, 1):
         workers.start(index, *flags(**given), TF_CONFIG=workers.tf_config_of(index))
     assert workers.wait() == [0, 0], workers.log(0) + workers.log(1)
-    assert "stream mode" in workers.log(1)
+    assert "disk mode" in workers.log(1)
     assert_same_run(tmp_path / "alone", tmp_path / "many")
 
 

@@ -36,18 +36,18 @@ def test_predictions_have_the_name_of_each_row(run):
 
 def test_captions_of_misclassified_images_name_the_file():
     class Scores:
-        labels, predictions = np.array([0, 1, 1]), np.array([1, 1, 0])
+        labels, predictions, confidences = np.array([0, 1, 1]), np.array([1, 1, 0]), np.array([0.6, 0.9, 0.8])
 
     class Evaluation:
-        scores, confidences = Scores, np.array([0.6, 0.9, 0.8])
+        scores = Scores
 
     class Split:
         def eval_batches(self, batch_size):
             del batch_size
-            yield type("Batch", (), {"images": np.arange(3 * 12).reshape(3, 2, 2, 3), "num_valid": 3})
+            yield type("Batch", (), {"images": np.arange(3 * 12).reshape(3, 2, 2, 3), "num_valid": 3, "sizes": None})
 
     ids = ["test/a/1.png", "test/b/2.png", "test/b/a_name_that_is_much_too_long_for_a_caption_0003.png"]
-    _, captions = misclassified(Split(), Evaluation, ("a", "b"), ids)
+    captions = misclassified(Split(), Evaluation, ("a", "b"), ids, image_size=4, fit=None).captions
     assert [caption.splitlines()[-1] for caption in captions] == ["...g_for_a_caption_0003.png", "1.png"]
-    _, captions = misclassified(Split(), Evaluation, ("a", "b"))
+    captions = misclassified(Split(), Evaluation, ("a", "b"), image_size=4, fit=None).captions
     assert [caption.splitlines()[-1] for caption in captions] == ["a 80%", "b 60%"]

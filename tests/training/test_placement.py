@@ -23,7 +23,7 @@ HOST = "CPU:0"
 COUNTERS = {"Less", "LoopCond", "RandomIndexShuffle", "IteratorGetNext"}
 
 
-@pytest.mark.parametrize("mode", ["memory", "device", "stream"])
+@pytest.mark.parametrize("mode", ["memory", "device", "disk"])
 @pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_the_loop_never_waits_for_a_device(replicas, xla, mode, tmp_path):
@@ -35,7 +35,7 @@ def test_the_loop_never_waits_for_a_device(replicas, xla, mode, tmp_path):
     assert {device for op, device in places if op in ("RandomIndexShuffle", "IteratorGetNext", "Less")} == {HOST}
 
 
-@pytest.mark.parametrize("mode", ["memory", "stream"])
+@pytest.mark.parametrize("mode", ["memory", "disk"])
 def test_a_device_is_sent_its_own_bytes_and_scalars(mode, tmp_path):
     executed = trained(2, mode, tmp_path)
     sent = [one for one in executed.transfers() if one.in_loop and one.source == HOST and one.dtype != "control"]
@@ -103,4 +103,4 @@ def test_operations_outside_the_programs_are_few_whatever_the_net(backbone):
     graph = made.loop._run_steps.get_concrete_function(*steps).graph
     (loop,) = [operation for operation in graph.get_operations() if operation.type in ("While", "StatelessWhile")]
     body = graph._get_function(loop.get_attr("body").name).cached_definition
-    assert len(body.node_def) <= 60
+    assert len(body.node_def) <= 75  # on the host, of small numbers; a dozen are the key of an epoch's order

@@ -25,6 +25,7 @@ from toy_dataset import CLASS_NAMES, write_toy_dataset
 from tl_distributed.errors import UserError
 from tl_distributed.training.phase_run import PhaseRun
 from tl_distributed.training.run import train_and_evaluate
+from tl_distributed.training.selection import Validation
 
 COUNTS = {"train": 60, "val": 18, "test": 21}
 
@@ -106,9 +107,7 @@ def _backbone_weights(workdir) -> list:
     return [weight for weight in model.weights if "head" not in weight.path]
 
 
-@pytest.mark.parametrize(
-    ("input_mode", "later_modes"), [("memory", ("memory", "device")), ("stream", ("stream", "stream"))]
-)
+@pytest.mark.parametrize(("input_mode", "later_modes"), [("memory", ("device", "disk")), ("disk", ("memory", "disk"))])
 def test_stopped_and_resumed_equals_uninterrupted(data_dir, tmp_path, input_mode, later_modes):
     settings = {"dropout": 0.3, "ema_decay": 0.9, "optimizer": "adamw"}
     train_and_evaluate(config(data_dir, tmp_path / "whole", input_mode=input_mode, **settings))
@@ -296,7 +295,7 @@ def test_the_best_weights_are_those_of_the_positions_best_step(data_dir, tmp_pat
     """A run that dies between a validation and its checkpoint ends without the weights of that lost future."""
     settings = {"epochs": 5, "checkpoint_every_steps": 9, "steps_per_loop": 1}
     accuracies, save = iter([0.1, 0.2, 0.9]), PhaseRun._save
-    monkeypatch.setattr(PhaseRun, "_validate", lambda self, progress: next(accuracies))
+    monkeypatch.setattr(PhaseRun, "_validate", lambda self, progress: Validation(next(accuracies), 1.0))
 
     def dies(self):
         if self.position.step >= 27:
@@ -307,7 +306,7 @@ def test_the_best_weights_are_those_of_the_positions_best_step(data_dir, tmp_pat
     with pytest.raises(_DiedError):
         train_and_evaluate(config(data_dir, tmp_path / "run", **settings))
     monkeypatch.setattr(PhaseRun, "_save", save)
-    monkeypatch.setattr(PhaseRun, "_validate", lambda self, progress: 0.05)
+    monkeypatch.setattr(PhaseRun, "_validate", lambda self, progress: Validation(0.05, 1.0))
     best = tmp_path / "run" / "checkpoints" / "best"
     assert {path.stem for path in best.glob("step-*.index")} == {"step-8", "step-15", "step-23"}  # two are named
     results = train_and_evaluate(config(data_dir, tmp_path / "run", **settings))
@@ -321,7 +320,7 @@ def test_the_best_weights_are_those_of_the_positions_best_step(data_dir, tmp_pat
 
 def test_early_stopping_needs_a_validation_split(tmp_path):
     data = write_toy_dataset(tmp_path / "data", counts={"train": 16, "test": 4})
-    message = r"--early_stopping_epochs=2 goes by validation accuracy, and .* has no val split"
+    message = r"--early_stopping_epochs=2 goes by validation, and .* has no val split"
     with pytest.raises(UserError, match=message):
         train_and_evaluate(config(data, tmp_path / "run", early_stopping_epochs=2))
 

@@ -14,6 +14,7 @@ from tiny_runs import config
 from toy_dataset import write_toy_dataset
 
 from tl_distributed.data.dataset import load_splits
+from tl_distributed.data.order import BatchOrder
 from tl_distributed.data.records import read_manifest
 from tl_distributed.errors import UserError
 from tl_distributed.training import speed
@@ -70,9 +71,7 @@ def test_what_cannot_be_told_is_null_and_no_part_is_negative():
 @pytest.mark.parametrize("slow", ["input", "step"])
 def test_waiting_for_input_is_told_from_the_step(data_dir, monkeypatch, slow):
     """Twenty steps, of which either the input or the step takes 30 ms; the other has a step's time to keep up."""
-    split = load_splits(
-        data_dir, read_manifest(data_dir), ("train",), input_mode="stream", shuffle_buffer_examples=16
-    )["train"]  # fmt: skip
+    split = load_splits(data_dir, read_manifest(data_dir), ("train",), input_mode="disk")["train"]
     where = engine.runtime()
     made = engine.make_engine(where, backbone="tiny")
 
@@ -86,9 +85,9 @@ def test_waiting_for_input_is_told_from_the_step(data_dir, monkeypatch, slow):
     if slow == "step":
         inner = made.step.replica_step
         monkeypatch.setattr(made.step, "replica_step", lambda *batch: inner(*batch[:-1], sleeps(batch[-1])))
-    feed = split.train_feed(global_batch_size=engine.BATCH, num_replicas=1, seed=0, first_step=0)
+    feed = split.train_feed(BatchOrder(global_batch_size=engine.BATCH, num_replicas=1, seed=0), first_step=0)
     if slow == "input":
-        batches = split.endless(0, 0).rebatch(engine.BATCH, drop_remainder=True)
+        batches = tf.data.Dataset.from_tensors(next(feed.iterator)).repeat()
         batches = batches.map(lambda images, labels: (images, sleeps(labels)))
         feed = dataclasses.replace(feed, iterator=iter(batches))
     loop = TrainLoop(made.step, feed, where, steps_per_loop=10)

@@ -47,7 +47,7 @@ def start(hosts, data_dir, workdir, name: str, **changes) -> WorkerProcesses:
     return workers.start_all(*flags(data_dir, workdir, **changes))
 
 
-@pytest.fixture(scope="module", params=["memory", "stream"])
+@pytest.fixture(scope="module", params=["memory", "disk"])
 def whole(request, hosts, data_dir, tmp_path_factory):
     """Input mode, and workdir of a run on both hosts that nothing interrupted."""
     workdir = tmp_path_factory.mktemp(request.param) / "run"

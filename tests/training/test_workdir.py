@@ -12,6 +12,7 @@ from tiny_backbone import register_tiny_backbones
 from tiny_runs import assert_identical, config
 from toy_dataset import write_toy_dataset
 
+from tl_distributed.data.order import ORDER_VERSION
 from tl_distributed.errors import UserError
 from tl_distributed.files import file_lock
 from tl_distributed.inference.kept_head import head_of_classes
@@ -192,3 +193,15 @@ def test_why_a_head_is_new(tmp_path, stored, ours, reason):
         file.writestr("metadata.json", "{}")
     store_inside(str(tmp_path / "model.keras"), ModelInfo(stored, None, (8, 8, 3)))
     assert head_of_classes(ours)(str(tmp_path / "model.keras")) == reason
+
+
+@pytest.mark.parametrize("before", [None, 1])
+def test_a_run_of_another_order_does_not_go_on(data_dir, tmp_path, before):
+    train_and_evaluate(config(data_dir, tmp_path / "run", max_steps=2))
+    path = tmp_path / "run" / "config.json"
+    saved = json.loads(path.read_text())
+    assert saved.pop("order_version") == ORDER_VERSION
+    path.write_text(json.dumps(saved if before is None else {**saved, "order_version": before}))
+    with pytest.raises(UserError, match=rf"order_version 1 there, {ORDER_VERSION} here\).*--workdir=.*run-2") as raised:
+        train_and_evaluate(config(data_dir, tmp_path / "run"))
+    assert "\n" not in str(raised.value)

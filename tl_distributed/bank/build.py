@@ -16,14 +16,17 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.bank.layout import BankShard, BankShardWriter, FeatureLayout, note_build_seconds
+from tl_distributed.data.fit_rules import DEFAULT_FIT, Fit
+from tl_distributed.data.host import HOST
 from tl_distributed.data.memory_split import MemorySplit
-from tl_distributed.data.shards import READ_ERRORS, RecordFormat, bad_record, wrong_count
-from tl_distributed.data.splits import HOST
+from tl_distributed.data.shards import RecordFormat, read_in_order
+from tl_distributed.data.splits import Batch
 from tl_distributed.errors import UserError, tensorflow_cause
 from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import use_fused_kernels
-from tl_distributed.pixels.augment import augment_batch, resize_batch
+from tl_distributed.pixels.augment import augment_batch
 from tl_distributed.pixels.augment_settings import AugmentSettings
+from tl_distributed.pixels.fit import evaluation_view
 from tl_distributed.pixels.normalize import normalize
 from tl_distributed.pixels.seeds import per_image_seeds
 from tl_distributed.progress import Progress
@@ -46,19 +49,21 @@ class FeatureSettings:
       normalization: Of the backbone.
       augment: Augmentations of the views, resolved, or `None` for plain images.
       seed: Of the views, and of the choice of a part of the images.
+      fit: Of pictures that are stored whole, see `pixels.fit`.
     """
 
     image_size: int
     normalization: str
     augment: AugmentSettings | None
     seed: int
+    fit: Fit = DEFAULT_FIT
 
 
 class ImageSource(Protocol):
     """Where the images of a bank's shards are read."""
 
-    def batches(self, shards: Sequence[BankShard], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields the shards' images `[n, height, width, 3] uint8` and labels `[n] int32`, at most `batch_size`.
+    def batches(self, shards: Sequence[BankShard], batch_size: int) -> Iterator[Batch]:
+        """Yields the shards' images in order, at most `batch_size` at once, as arrays.
 
         Raises:
           UserError: A file that cannot be read, or does not hold what it should.
@@ -71,22 +76,9 @@ class ShardImages:
 
     format: RecordFormat
 
-    def batches(self, shards: Sequence[BankShard], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, shards: Sequence[BankShard], batch_size: int) -> Iterator[Batch]:
         files, expected = [shard.source for shard in shards], sum(len(shard.examples) for shard in shards)
-        options = tf.data.Options()
-        options.autotune.enabled = False  # there is nothing to tune, and ending it has been seen to take seconds
-        dataset = tf.data.TFRecordDataset(files).batch(batch_size).map(self.format.parse).prefetch(2)
-        done = 0
-        try:
-            for images, labels in dataset.with_options(options).as_numpy_iterator():
-                done += len(images)
-                if done > expected:
-                    break
-                yield images, labels
-        except READ_ERRORS as error:
-            raise bad_record(files, error, self.format) from None
-        if done != expected:
-            raise wrong_count(files, self.format)
+        return read_in_order(files, expected, self.format, batch_size=batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +87,7 @@ class HeldImages:
 
     split: MemorySplit
 
-    def batches(self, shards: Sequence[BankShard], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, shards: Sequence[BankShard], batch_size: int) -> Iterator[Batch]:
         indices = np.concatenate([np.asarray(shard.examples) for shard in shards])
         for start in range(0, len(indices), batch_size):
             yield self.split.examples(indices[start : start + batch_size])
@@ -151,21 +143,22 @@ class BankBuilder:
         positions = np.concatenate([np.asarray(shard.examples, np.int32) for shard in shards])
         view = _PLAIN if shards[0].view is None else shards[0].view
 
-        def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        def batches() -> Iterator[tuple[Batch, np.ndarray]]:
             done = 0
-            for pixels, labels in images.batches(shards, batch_size):
-                yield pixels, labels, positions[done : done + len(pixels)]
-                done += len(pixels)
+            for batch in images.batches(shards, batch_size):
+                yield batch, positions[done : done + len(batch.labels)]
+                done += len(batch.labels)
 
-        def computed(batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-            pixels, labels, chosen = batch
+        def computed(given: tuple[Batch, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+            batch, chosen = given
             with tf.device(HOST):
-                given = (
-                    tf.constant(_padded(pixels, batch_size)), tf.constant(_padded(chosen, batch_size)),
+                sizes = None if batch.sizes is None else tf.constant(_padded(batch.sizes, batch_size))
+                arguments = (
+                    tf.constant(_padded(batch.images, batch_size)), sizes, tf.constant(_padded(chosen, batch_size)),
                     tf.constant(view),
                 )  # fmt: skip
-            rows = [part.numpy() for part in self._global_batch(*given)]
-            return np.concatenate(rows)[: len(pixels)], labels
+            rows = [part.numpy() for part in self._global_batch(*arguments)]
+            return np.concatenate(rows)[: len(batch.labels)], batch.labels
 
         try:
             yield from map_in_flight(computed, batches(), in_flight=self._in_flight)
@@ -175,15 +168,18 @@ class BankBuilder:
                 "--global_batch_size or --image_size"
             ) from None
 
-    def _global_batch_body(self, images: Any, positions: Any, view: Any) -> tuple[tf.Tensor, ...]:
+    def _global_batch_body(self, images: Any, sizes: Any, positions: Any, view: Any) -> tuple[tf.Tensor, ...]:
         def in_replica() -> tf.Tensor:
             replica_id = tf.distribute.get_replica_context().replica_id_in_sync_group
             size = images.shape[0] // self._num_replicas
             with tf.device(HOST):  # so that only the replica's own part goes to its device
                 first = (tf.cast(replica_id, tf.int32) - self._first_replica) * size
-                own = images[first : first + size], positions[first : first + size]
+                own = [part[first : first + size] for part in (images, positions)]
+                own_sizes = None if sizes is None else sizes[first : first + size]
+            images_of, positions_of = map(tf.identity, own)
             arguments = (
-                *map(tf.identity, (*own, view)), handles_of(self._prefix.trainable_variables),
+                images_of, None if own_sizes is None else tf.identity(own_sizes), positions_of, tf.identity(view),
+                handles_of(self._prefix.trainable_variables),
                 handles_of(self._prefix.non_trainable_variables),
             )  # fmt: skip
             if self._concrete is None:
@@ -193,32 +189,35 @@ class BankBuilder:
         return self._strategy.experimental_local_results(self._strategy.run(in_replica))
 
     def _read_and_compute(
-        self, images: Any, positions: Any, view: Any, trainable: Any, non_trainable: Any
+        self, images: Any, sizes: Any, positions: Any, view: Any, trainable: Any, non_trainable: Any
     ) -> tf.Tensor:
         return self.compute(
-            images, positions, view,
+            images, sizes, positions, view,
             read_handles(trainable, self._prefix.trainable_variables),
             read_handles(non_trainable, self._prefix.non_trainable_variables),
         )  # fmt: skip
 
-    def compute(self, images: Any, positions: Any, view: Any, trainable: Any, non_trainable: Any) -> tf.Tensor:
+    def compute(
+        self, images: Any, sizes: Any, positions: Any, view: Any, trainable: Any, non_trainable: Any
+    ) -> tf.Tensor:
         """Returns rows of features; the program on values in place of handles."""
         settings = self._settings
-        pixels = resize_batch(images, image_size=settings.image_size)
+        pixels = evaluation_view(images, sizes, image_size=settings.image_size, fit=settings.fit)
         if settings.augment is not None:
-            pixels = tf.where(view == _PLAIN, pixels, self._view(images, positions, view))
+            pixels = tf.where(view == _PLAIN, pixels, self._view(images, sizes, positions, view))
         inputs = normalize(pixels, settings.normalization)
         with folded_batch_norm(self._prefix):
             boundary, _ = self._prefix.stateless_call(trainable, non_trainable, inputs, training=False)
         return self._layout.join(tf.nest.flatten(boundary))
 
-    def _view(self, images: tf.Tensor, positions: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
+    def _view(self, images: tf.Tensor, sizes: tf.Tensor | None, positions: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
         settings = self._settings
         seeds = per_image_seeds(tf.constant(settings.seed), view, positions)
         labels = tf.zeros_like(positions)  # images are not mixed, so labels stay as they are
         pixels, _ = augment_batch(
-            images, labels, seeds, settings=settings.augment, image_size=settings.image_size, num_classes=1
-        )
+            images, labels, seeds, settings=settings.augment, image_size=settings.image_size, num_classes=1,
+            sizes=sizes, fit=settings.fit,
+        )  # fmt: skip
         return pixels
 
 

@@ -56,7 +56,7 @@ def choose_bank(
     everyones = workers.exchange("feature bank", [chosen.feature_bank, chosen.bank_mode])
     if any(bank == "off" for bank, _ in everyones):
         return _off(settings)
-    mode = "stream" if any(mode == "stream" for _, mode in everyones) else "memory"
+    mode = "memory" if all(mode == "memory" for _, mode in everyones) else "disk"
     return dataclasses.replace(chosen, bank_mode=mode)
 
 
@@ -84,7 +84,7 @@ def _choose_alone(
     mode = settings.bank_mode
     if mode == "auto":
         share = MEMORY_SHARE * free_memory_bytes() / processes_on_machine
-        mode = "memory" if max(sizes) <= share else "stream"
+        mode = "memory" if max(sizes) <= share else "disk"
     return dataclasses.replace(settings, feature_bank="on", bank_mode=mode)
 
 

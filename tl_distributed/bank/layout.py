@@ -3,8 +3,8 @@
 A split's bank is a folder `<bank_dir>/<key>`, whose name is a hash of all that its content depends on. It holds one
 shard for each shard of the split, of the same name and with the same examples in the same order; with `--bank_views`
 one for each view of a training shard, e.g. `train-view00-00003-of-00016.tfrecord`. The bank of a part of a split
-(`--images_per_class`) has shards of its own, over which the part's examples are dealt in turn. A shard appears whole,
-by renaming: what a killed build had finished is kept. A record is the label, 4 bytes little-endian, and the features'
+(`--images_per_class`) has shards of its own. A shard appears whole, by renaming: what a killed build had finished is
+kept. A record is the label, 4 bytes little-endian, and the features'
 bytes.
 """
 
@@ -23,15 +23,17 @@ import psutil
 import tensorflow as tf
 
 from tl_distributed.data.dataset import open_split
+from tl_distributed.data.record_index import FRAME_BYTES
+from tl_distributed.data.record_reader import RecordFile
 from tl_distributed.data.records import DatasetInfo
-from tl_distributed.data.shards import PARALLEL_READS, RecordFormat, shard_paths
+from tl_distributed.data.shards import RecordFormat, shard_paths
 from tl_distributed.data.splits import Split
 from tl_distributed.files import matching_files, replace_file, write_file
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _LABEL_BYTES = 4
 _TEMPORARY, _TIMES_NAME = ".tmp", "build_seconds"
-_WINDOW_BYTES = 2**28  # the most that a window of stream mode may hold: features can be larger than images
+_PART_SHARDS = 16  # of a part of a split; what is finished is kept where a build stops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,15 +111,13 @@ def bank_shards(folder: str, data_dir: str, info: DatasetInfo, split: str, views
 
 
 def part_shards(folder: str, split: str, num_examples: int, views: int) -> list[list[BankShard]]:
-    """Returns the shards of each view of a part of a split, which is held in memory.
-
-    Readers take records from `PARALLEL_READS` shards in turn; dealt out likewise, they come back in their order.
-    """
-    count = min(PARALLEL_READS, num_examples)
+    """Returns the shards of each view of a part of a split, which is held in memory."""
+    count = min(_PART_SHARDS, num_examples)
     names = [f"{split}-{index:05d}-of-{count:05d}.tfrecord" for index in range(count)]
+    bounds = [index * num_examples // count for index in range(count + 1)]
     return [
         [
-            BankShard(_path(folder, name, split, view), None, view, range(index, num_examples, count))
+            BankShard(_path(folder, name, split, view), None, view, range(*bounds[index : index + 2]))
             for index, name in enumerate(names)
         ]
         for view in _views(views)
@@ -138,7 +138,6 @@ def open_bank_split(
     layout: FeatureLayout,
     *,
     mode: str,
-    shuffle_buffer_examples: int,
 ) -> Split:
     """Opens a built split, whose `images` are rows `[batch, row_length] stored_dtype`.
 
@@ -146,20 +145,20 @@ def open_bank_split(
       shards: Of each view.
       folder: Of the bank, for messages.
       layout: Of the rows.
-      mode: memory or stream.
-      shuffle_buffer_examples: Window of stream mode; less is taken where the rows are long.
+      mode: memory or disk.
 
     Raises:
       UserError: In memory mode a bad record, or a wrong number of them.
     """
-    window = min(shuffle_buffer_examples, max(1, _WINDOW_BYTES // layout.row_bytes))
-    return open_split(
-        [[shard.path for shard in view] for view in shards],
-        sum(len(shard.examples) for shard in shards[0]),
-        feature_format(layout, folder),
-        mode=mode,
-        shuffle_buffer_examples=window,
-    )
+    frame_bytes = FRAME_BYTES + _LABEL_BYTES + layout.row_bytes
+    versions = [
+        [
+            RecordFile(shard.path, len(shard.examples), len(shard.examples) * frame_bytes, is_indexed=False)
+            for shard in view
+        ]
+        for view in shards
+    ]
+    return open_split(versions, feature_format(layout, folder), mode=mode)
 
 
 def feature_format(layout: FeatureLayout, folder: str) -> RecordFormat:
@@ -173,7 +172,10 @@ def feature_format(layout: FeatureLayout, folder: str) -> RecordFormat:
         rows = tf.reshape(raw[:, _LABEL_BYTES:], [-1, layout.row_length, dtype.size])
         return tf.bitcast(rows, dtype), labels
 
-    return RecordFormat((layout.row_length,), dtype, parse, f"delete {folder}, so that the bank is built again")
+    def locate(record: memoryview) -> tuple[int, int, int]:
+        return _LABEL_BYTES, len(record), int.from_bytes(record[:_LABEL_BYTES], "little")
+
+    return RecordFormat((layout.row_length,), dtype, parse, locate, f"delete {folder}, so that the bank is built again")
 
 
 class BankShardWriter:

@@ -100,6 +100,8 @@ def open_banked_phase(
         "shapes": [list(shape) for shape in layout.shapes],
         "stored_dtype": layout.stored_dtype,
     }
+    if run.info.storage != "pixels":
+        common["fit"] = run.features.fit
     workers = runtime.workers
     banks = {name: _split_bank(common, name, split, run, writes=workers.is_chief) for name, split in images.items()}
     missing = {name: bank.missing(workers) for name, bank in banks.items()}
@@ -113,7 +115,7 @@ def open_banked_phase(
             if not shards:
                 continue
             held = banks[name].is_part
-            source = HeldImages(images[name]) if held else ShardImages(image_format(run.info.image_shape))
+            source = HeldImages(images[name]) if held else ShardImages(image_format(run.info))
             builder.build(shards, source, label=name, batch_size=run.batch_size, stop=stop)
     splits = {
         name: open_bank_split(
@@ -121,7 +123,6 @@ def open_banked_phase(
             bank.folder,
             layout,
             mode=settings.bank_mode,
-            shuffle_buffer_examples=run.data.shuffle_buffer_examples,
         )
         for name, bank in banks.items()
     }
@@ -189,7 +190,7 @@ def _log_bank(
         "Feature bank %s: output of %s, %s values of %s an image, %.0f MB, %s; %s (%s).",
         settings.bank_dir, " and ".join(cut.prefix.output_names), f"{layout.row_length:,}", layout.stored_dtype,
         num_rows(num_examples, settings.bank_views) * layout.row_bytes / 1e6,
-        "held in memory" if settings.bank_mode == "memory" else "streamed",
+        "held in memory" if settings.bank_mode == "memory" else "read from its files",
         f"{num_missing} shards are to be built" if num_missing else "found there, complete",
         ", ".join(f"{name}: {bank.folder.rsplit('/', 1)[1]}" for name, bank in banks.items()),
     )  # fmt: skip

@@ -32,8 +32,8 @@ class BankSettings:
         topic=BANK, choices=("auto", "float32", "bfloat16"),
     )  # fmt: skip
     bank_mode: str = setting(
-        "auto", "Read the bank into memory, or stream it from its files; auto goes by size and free memory.",
-        topic=BANK, choices=("auto", "memory", "stream"),
+        "auto", "Read the bank into memory, or each batch from its files (disk, which stream means too); auto goes by "
+        "size and free memory.", topic=BANK, choices=("auto", "memory", "disk", "stream"),
     )  # fmt: skip
     bank_dir: str = setting(
         "", "Folder of the banks, which runs may share; by default WORKDIR/feature_bank.", topic=BANK
@@ -57,6 +57,8 @@ def why_nothing_to_bank(transfer: str, augment: AugmentSettings, *, bank_views: 
     """
     if transfer in ("scratch", "full"):
         return f"--transfer={transfer} freezes nothing"
+    if transfer == "norms":
+        return "--transfer=norms trains something in the backbone's first layers"
     if augment.mixes_images:
         return f"images are mixed with others in every epoch, unless {' '.join(augment.flags_against_mixing())}"
     if not augment.is_off and not bank_views:

@@ -10,8 +10,6 @@ def plot_growth(
     records: Sequence[int],
     microseconds: Sequence[Sequence[float]],
     megabytes: Sequence[float],
-    *,
-    window_examples: int,
 ) -> None:
     """Writes a PNG: time an image (every turn, and the median) and memory, by number of records.
 
@@ -20,7 +18,6 @@ def plot_growth(
       records: Sizes of the set.
       microseconds: Of an image, one list of turns a size.
       megabytes: Most memory held over the base, one a size.
-      window_examples: Size of the shuffling window; smaller sets are read once.
     """
     import io
 
@@ -40,11 +37,6 @@ def plot_growth(
     memory_axes.set_ylabel("memory over the base, MB")
     for axes in (time_axes, memory_axes):
         axes.set_xscale("log")
-        axes.axvline(window_examples, color="0.4", linestyle=":")
-        axes.annotate(
-            "beyond the window", (window_examples, 0.03), xycoords=("data", "axes fraction"),
-            xytext=(4, 0), textcoords="offset points", fontsize=8, color="0.4",
-        )  # fmt: skip
         axes.set_xlabel("records in the set")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)

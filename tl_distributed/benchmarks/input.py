@@ -13,12 +13,13 @@ from tl_distributed.benchmarks.whole_processes import run_module
 from tl_distributed.errors import UserError
 from tl_distributed.reporting.spread import Spread
 
-_STREAM, _MEMORY = "ours_stream", "ours_memory"
+_DISK, _MEMORY = "ours_disk", "ours_memory"
 _TFDS = ("tfds", "tfds_from_disk")
 _READERS = {
-    _STREAM: "stream", _MEMORY: "memory", "bare_tfrecords": "bare", "bare_tfrecords_parallel": "bare_parallel",
+    _DISK: "disk", _MEMORY: "memory", "bare_tfrecords": "bare", "bare_tfrecords_parallel": "bare_parallel",
     "parse_then_shuffle": "idiom", "resize_on_cpu": "resize_on_cpu", "tfds": "tfds", "tfds_from_disk": "tfds_from_disk",
 }  # fmt: skip
+_DECODERS = {_DISK: "disk", _MEMORY: "memory", "decode_jpeg_alone": "decode_alone", "parse_then_shuffle": "idiom"}
 _BUILDERS = {"ours_1_writer": ("ours", 1), "ours_2_writers": ("ours", 2), "tfds_png": ("tfds_png", 1),
              "tfds_raw": ("tfds_raw", 1)}  # fmt: skip
 
@@ -30,16 +31,17 @@ def run_input(config: InputConfig, facts: dict[str, Any]) -> None:
 
 
 def _read(config: InputConfig, facts: dict[str, Any]) -> None:
-    names = chosen(tuple(_READERS), config.contenders)
+    readers = _READERS if config.storage == "pixels" else _DECODERS
+    names = chosen(tuple(readers), config.contenders)
     with _folder(config) as folder:
         data_dir = _synthetic(folder, config.records, config)
         tfds_dir = _tfds(folder, config) if set(_TFDS) & set(names) else ""
-        contenders = [_reader(name, _READERS[name], data_dir, tfds_dir, config) for name in names]
+        contenders = [_reader(name, readers[name], data_dir, tfds_dir, config) for name in names]
         outcomes = take_turns(contenders, repeats=config.repeats, amount=config.seconds)
     layout = Layout(
-        title=f"input: {config.records:,} images of {config.native_size} px, full shuffle each epoch, "
+        title=f"input: {config.records:,} images of {config.native_size} px, {config.storage}, shuffled each epoch, "
         f"batch {config.global_batch_size}",
-        unit="images/s", bases=(_STREAM, _MEMORY),
+        unit="images/s", bases=(_DISK, _MEMORY),
         columns=[("memory over base, MB", _memory_text), ("of the split's bytes", _memory_share)],
     )  # fmt: skip
     publish(outcomes, layout, facts, benchmark="input read", settings=config)
@@ -66,15 +68,15 @@ def _build(config: InputConfig, facts: dict[str, Any]) -> None:
 
 def _grow(config: InputConfig, facts: dict[str, Any]) -> None:
     if config.contenders:
-        raise UserError("--contenders: --what=growth has one, our stream mode")
+        raise UserError("--contenders: --what=growth has one, our disk mode")
     with _folder(config) as folder:
         contenders = []
         for records in config.growth_records:
             data_dir = _synthetic(folder, records, config)
-            contenders.append(_reader(f"{records:,} records", "stream", data_dir, "", config))
+            contenders.append(_reader(f"{records:,} records", "disk", data_dir, "", config))
         outcomes = take_turns(contenders, repeats=config.repeats, amount=config.seconds)
     layout = Layout(
-        title=f"growth: stream mode, images of {config.native_size} px, batch {config.global_batch_size}",
+        title=f"growth: disk mode, images of {config.native_size} px, batch {config.global_batch_size}",
         unit="images/s", bases=(contenders[0].name,),
         columns=[("microseconds an image", _microseconds), ("memory over base, MB", _memory_text)],
     )  # fmt: skip
@@ -86,7 +88,6 @@ def _grow(config: InputConfig, facts: dict[str, Any]) -> None:
             [outcome.facts["examples"] for outcome in measured],
             [[1e6 / rate for rate in outcome.rates()] for outcome in measured],
             [_over_base(outcome) / 1e6 for outcome in measured],
-            window_examples=config.shuffle_buffer_examples,
         )
         print(f"Plot: {config.plot}")
 
@@ -94,7 +95,7 @@ def _grow(config: InputConfig, facts: dict[str, Any]) -> None:
 def _reader(name: str, kind: str, data_dir: str, tfds_dir: str, config: InputConfig) -> Contender:
     settings = {
         "kind": kind, "data_dir": data_dir, "tfds_dir": tfds_dir, "global_batch_size": config.global_batch_size,
-        "shuffle_buffer_examples": config.shuffle_buffer_examples, "image_size": config.image_size,
+        "image_size": config.image_size,
     }  # fmt: skip
     return Contender(name=name, module=f"{CONTENDERS}.reading", settings=(settings,))
 
@@ -108,9 +109,9 @@ def _folder(config: InputConfig) -> Any:
 
 def _synthetic(folder: str, records: int, config: InputConfig) -> str:
     """Builds shards of random images where they are not there yet; returns their folder."""
-    data_dir = f"{folder}/{records}_of_{config.native_size}_in_{config.num_shards}"
+    data_dir = f"{folder}/{records}_of_{config.native_size}_{config.storage}_in_{config.num_shards}"
     if not os.path.exists(f"{data_dir}/dataset.json"):
-        arguments = (data_dir, records, config.native_size, config.num_shards)
+        arguments = (data_dir, records, config.native_size, config.num_shards, config.storage)
         run_module("tl_distributed.benchmarks.synthetic_shards", [str(value) for value in arguments])
     return data_dir
 

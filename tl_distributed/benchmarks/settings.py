@@ -5,7 +5,7 @@ import sys
 
 from tl_distributed.data.settings import DataSettings
 from tl_distributed.errors import UserError
-from tl_distributed.models.backbones import get_backbone
+from tl_distributed.models.backbones import get_counted_backbone
 from tl_distributed.settings.flags import borrowed, setting
 
 MEASURING, MODEL, DEVICES, DATA = "Measuring", "Model", "Devices", "Data"
@@ -54,7 +54,7 @@ class StepConfig(Measuring):
 
     def validate(self) -> None:
         """Raises `UserError` for combinations that cannot be."""
-        backbone = get_backbone(self.backbone)
+        backbone = get_counted_backbone(self.backbone)
         if self.image_size < backbone.minimum_size:
             raise UserError(
                 f"--image_size={self.image_size}: {self.backbone} takes {backbone.minimum_size} pixels or more"
@@ -102,8 +102,9 @@ class InputConfig(Measuring):
     image_size: int = setting(224, "Side to which the tutorials resize on the CPU.", topic=DATA, minimum=8)
     global_batch_size: int = setting(256, "Images in a batch.", topic=DATA, minimum=1)
     num_shards: int = setting(16, "Files.", topic=DATA, minimum=1)
+    storage: str = setting("pixels", "read: raw pixels, or pictures as JPEG.", topic=DATA, choices=("pixels", "jpeg"))
     shuffle_buffer_examples: int = setting(
-        16384, "stream: examples held for shuffling, as of train.", topic=DATA, minimum=1
+        16384, "Of version 1; has no effect any more, as of train.", topic=DATA, minimum=1
     )
     folder: str = setting(
         "", "Where the synthetic shards are written, and found again; by default a temporary folder.", topic=DATA
@@ -137,7 +138,7 @@ class StartupConfig(Measuring):
 
     def validate(self) -> None:
         """Raises `UserError` for a backbone or a size that cannot be."""
-        backbone = get_backbone(self.backbone)
+        backbone = get_counted_backbone(self.backbone)
         if self.image_size < backbone.minimum_size:
             raise UserError(
                 f"--image_size={self.image_size}: {self.backbone} takes {backbone.minimum_size} pixels or more"
@@ -162,6 +163,6 @@ class FrozenConfig(Measuring):
 
     def validate(self) -> None:
         """Raises `UserError` for a missing file or an unknown backbone."""
-        get_backbone(self.backbone)
+        get_counted_backbone(self.backbone)
         if not self.weights:
             raise UserError("--weights: frozen and partial train on pretrained features; name a Keras weights file")

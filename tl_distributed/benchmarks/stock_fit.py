@@ -86,13 +86,13 @@ def datasets(config: FitConfig, info, split: str):
     """Returns batches of (float32 images as the backbone wants them, labels)."""
     import tensorflow as tf
 
-    from tl_distributed.data.records import parse_records
+    from tl_distributed.data.records import parse_pixels
 
     files = [f"{config.data_dir}/{shard.file}" for shard in info.splits[split].shards]
     images, labels = next(
         tf.data.TFRecordDataset(files)
         .batch(info.splits[split].num_examples)
-        .map(lambda rows: parse_records(rows, info.image_shape))
+        .map(lambda rows: parse_pixels(rows, info.image_shape))
         .as_numpy_iterator()
     )
     size, scale = (config.image_size, config.image_size), _scaling(config)

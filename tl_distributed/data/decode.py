@@ -1,13 +1,16 @@
 """Image files and arrays of any shape to `[size, size, 3] uint8`, by Pillow."""
 
+import contextlib
 import dataclasses
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, features
 
 from tl_distributed.data.decode_settings import DecodeSettings
+from tl_distributed.data.decoded_bytes import DecodedBytes
 from tl_distributed.data.fit_rules import Fit
 from tl_distributed.data.fitting import resize_image
 from tl_distributed.data.picture_file import (
@@ -39,6 +42,11 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_HELD_BYTES_PER_PIXEL = 8  # Pillow takes 4 a pixel, and as many while it turns or converts a picture
+_COUNTED_BYTES = 2**17  # a picture that holds less is not counted, which would take a tenth of its time
+# Formats and modes that TensorFlow's decoders make the same pixels of; not CMYK, nor anything transparent.
+_TENSORFLOW_FORMATS, _TENSORFLOW_MODES = ("JPEG", "PNG", "BMP", "GIF", "WEBP"), ("RGB", "L", "P", "1")
+_UPRIGHT = (None, 1)
 _DARK_BITS = 12  # cameras, scanners and X-ray devices deliver 12 bits in files of 16
 
 # Both are global, for Pillow knows nothing narrower that threads may use. Its limit counts the pixels of the file, not
@@ -48,15 +56,33 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A decoded picture.
+class LoadedPicture:
+    """A picture that a decoder holds.
 
     Attributes:
-      pixels: `[size, size, 3] uint8` RGB.
+      image: Mode RGB, upright; of a large JPEG a half, a quarter or an eighth in size.
       width: Of the file in pixels, upright.
       height: Of the file in pixels, upright.
       used_bits: Of a file with 16 bits a sample, how many the largest value needs, 0 to 16; None of any other.
+      is_plain: Whether TensorFlow's decoders should make the same pixels of the file: by its format and mode, and since
+        nothing of it asks to be turned, laid on white or cut to 8 bits.
     """
+
+    image: Image.Image
+    width: int
+    height: int
+    used_bits: int | None = None
+    is_plain: bool = False
+
+    @property
+    def is_dark(self) -> bool:
+        """Whether 12 bits or fewer are in use of 16, so that the upper byte, which is kept, is nearly black."""
+        return is_dark(self.used_bits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A decoded and fitted picture: `pixels [size, size, 3] uint8` RGB; else as in `LoadedPicture`."""
 
     pixels: np.ndarray
     width: int
@@ -65,8 +91,13 @@ class Picture:
 
     @property
     def is_dark(self) -> bool:
-        """Whether 12 bits or fewer are in use of 16, so that the upper byte, which is kept, is nearly black."""
-        return self.used_bits is not None and 0 < self.used_bits <= _DARK_BITS
+        """As in `LoadedPicture`."""
+        return is_dark(self.used_bits)
+
+
+def is_dark(used_bits: int | None) -> bool:
+    """Tells whether a picture of 16 bits a sample that uses so many is nearly black in its upper byte."""
+    return used_bits is not None and 0 < used_bits <= _DARK_BITS
 
 
 def decode_image(
@@ -92,6 +123,26 @@ def decode_picture(
         where that is at least twice `size`.
 
     Raises:
+      UnreadableImage: As `load_picture`.
+    """
+    with load_picture(data, size=size, max_megapixels=max_megapixels) as loaded:
+        pixels = resize_image(loaded.image, size=size, fit=fit)
+        return Picture(pixels, loaded.width, loaded.height, loaded.used_bits)
+
+
+@contextlib.contextmanager
+def load_picture(
+    data: bytes, *, size: int, max_megapixels: float = DecodeSettings.max_megapixels, held: DecodedBytes | None = None
+) -> Iterator[LoadedPicture]:
+    """Decodes as `decode_picture` does, before the fitting.
+
+    Args:
+      data: The file.
+      size: Height and width in pixels that will be wanted.
+      max_megapixels: As in `decode_picture`.
+      held: Waits until the decoders that share it may hold the picture, and counts it as held within the context.
+
+    Raises:
       UnreadableImage: Another format, truncated, damaged, too large, or with samples whose range is unknown.
     """
     format_name = format_of(data)
@@ -100,32 +151,35 @@ def decode_picture(
         raise UnreadableImage(f"not a {FORMATS_IN_WORDS}{known}" if data else "empty file")
     if format_name in _OPTIONAL_FORMATS and format_name.lower() not in features.get_supported_modules():
         raise UnreadableImage(f"this Pillow cannot read {format_name}; install a newer one: pip install -U pillow")
-    try:
-        file = without_metadata(data, format_name)
-        with _open(file.data, format_name) as image:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = without_metadata(data, format_name)
+            image = stack.enter_context(_open(file.data, format_name))
             full = image.size
             image.draft(None, (_DRAFT_FACTOR * size, _DRAFT_FACTOR * size))
-            _check_size(full if file.is_held_whole else _held_size(image), full, max_megapixels)
+            width, height = full if file.is_held_whole else _held_size(image)
+            _check_size((width, height), full, max_megapixels)
+            held_bytes = width * height * _HELD_BYTES_PER_PIXEL
+            if held is not None and held_bytes > _COUNTED_BYTES:
+                stack.enter_context(held.hold(held_bytes))
             image.load()
-            return _finish(image, file, full, size=size, fit=fit)
-    except UnreadableImage:
-        raise
-    except Image.UnidentifiedImageError:
-        raise UnreadableImage(f"damaged {format_name}: its header cannot be read") from None
-    except (
-        Exception
-    ) as error:  # on damaged bytes Pillow raises nearly anything: OSError, SyntaxError, struct.error, ...
-        raise UnreadableImage(f"damaged {format_name}: {one_line(error) or type(error).__name__}") from None
+            loaded = _finish(image, file, full)
+        except UnreadableImage:
+            raise
+        except Image.UnidentifiedImageError:
+            raise UnreadableImage(f"damaged {format_name}: its header cannot be read") from None
+        except (
+            Exception
+        ) as error:  # on damaged bytes Pillow raises nearly anything: OSError, SyntaxError, struct.error, ...
+            raise UnreadableImage(f"damaged {format_name}: {one_line(error) or type(error).__name__}") from None
+        yield loaded
 
 
-def resize_array(pixels: np.ndarray, *, size: int, fit: Fit) -> np.ndarray:
-    """Turns `[height, width, 1, 3 or 4]` uint8 or uint16 into `[size, size, 3] uint8` as `decode_image` does."""
+def rgb_of_array(pixels: np.ndarray) -> Image.Image:
+    """Turns `[height, width, 1, 3 or 4]` uint8 or uint16 into an RGB image as `decode_image` does."""
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
-    if pixels.shape[-1] == 3 and pixels.shape[:2] == (size, size):
-        return pixels
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    return resize_image(to_rgb(image)[0], size=size, fit=fit)
+    return to_rgb(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))[0]
 
 
 class _FirstPage(TiffImagePlugin.TiffImageFile):
@@ -164,15 +218,21 @@ def _check_size(held: tuple[int, int], full: tuple[int, int], max_megapixels: fl
         )
 
 
-def _finish(image: Image.Image, file: PictureFile, full: tuple[int, int], *, size: int, fit: Fit) -> Picture:
-    """Makes a loaded image RGB, turns it upright and resizes it."""
-    rgb, used_bits = to_rgb(image, has_16_bits=file.has_16_bits)
+def _finish(image: Image.Image, file: PictureFile, full: tuple[int, int]) -> LoadedPicture:
+    """Makes a loaded image RGB and turns it upright."""
     orientation = file.orientation or _orientation(image)
+    is_plain = (
+        image.format in _TENSORFLOW_FORMATS
+        and image.mode in _TENSORFLOW_MODES
+        and "transparency" not in image.info
+        and orientation in _UPRIGHT
+        and not file.has_16_bits
+    )
+    rgb, used_bits = to_rgb(image, has_16_bits=file.has_16_bits)
     if orientation in _TURNS:
         rgb = rgb.transpose(_TURNS[orientation])
     width, height = full[::-1] if orientation in _SIDEWAYS else full
-    pixels = resize_image(rgb, size=size, fit=fit)
-    return Picture(pixels, width, height, used_bits)
+    return LoadedPicture(rgb, width, height, used_bits, is_plain)
 
 
 def _orientation(image: Image.Image) -> int | None:

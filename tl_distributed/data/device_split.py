@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.data.memory_split import MemorySplit, batch_rows
-from tl_distributed.data.splits import HOST
+from tl_distributed.data.host import HOST
+from tl_distributed.data.memory_split import MemorySplit
+from tl_distributed.data.order import BatchOrder
+from tl_distributed.data.splits import Batch
 from tl_distributed.errors import UserError
 
 _WORD_BYTES = 4
@@ -24,11 +26,10 @@ class DeviceSplit(MemorySplit):
 
     def __init__(self, split: MemorySplit, strategy: tf.distribute.Strategy):
         """`strategy` names the devices; the copies are made with the first feed."""
-        self.num_examples = split.num_examples
-        self._images, self._labels = split._images, split._labels
+        self.num_examples, self._held = split.num_examples, split._held
         self._strategy = strategy
 
-    def train_feed(self, *, global_batch_size: int, num_replicas: int, seed: int, first_step: int) -> "_DeviceFeed":
+    def train_feed(self, order: BatchOrder, *, first_step: int) -> "_DeviceFeed":
         """Copies the split to the devices.
 
         Raises:
@@ -36,7 +37,7 @@ class DeviceSplit(MemorySplit):
         """
         del first_step  # the position of a batch is its step number
         with tf.device(HOST):
-            words = tf.constant(_as_words(self._images.numpy(), self._labels.numpy()))
+            words = tf.constant(_as_words(self._held))
         devices = iter(self._strategy.extended.worker_devices)
 
         def copy(_: tf.distribute.experimental.ValueContext) -> tf.Tensor:
@@ -50,8 +51,8 @@ class DeviceSplit(MemorySplit):
                 f"--input_mode=device: the {words.shape.num_elements() * _WORD_BYTES / 1e6:.0f} MB of the training "
                 "split do not fit on a device; try --input_mode=memory"
             ) from None
-        batch_size = global_batch_size // num_replicas
-        return _DeviceFeed(copies, tuple(self._images.shape), self.num_examples, global_batch_size, batch_size, seed)
+        shape, has_sizes = tuple(self._held.images.shape), self._held.sizes is not None
+        return _DeviceFeed(copies, shape, self.num_examples, has_sizes, order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,36 +61,40 @@ class _DeviceFeed:
     copies: Any
     images_shape: tuple[int, ...]
     num_examples: int
-    global_batch_size: int
-    replica_batch_size: int
-    seed: int
+    has_sizes: bool
+    order: BatchOrder
 
-    def input_error(self, error: tf.errors.OpError | UnicodeDecodeError) -> None:
+    def input_error(self, error: tf.errors.OpError) -> None:
         del error  # everything was read before training began
 
     def host_inputs(self) -> tuple[Any]:
         return (self.copies,)
 
-    def replica_batch(self, step: tf.Tensor, replica: Any, copy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows, _ = batch_rows(
-            step, replica, num_examples=self.num_examples, num_rows=self.images_shape[0],
-            global_batch_size=self.global_batch_size, replica_batch_size=self.replica_batch_size, seed=self.seed,
-        )  # fmt: skip
+    def replica_batch(self, step: tf.Tensor, replica: Any, copy: tf.Tensor) -> Batch:
+        rows, _ = self.order.part(step, replica, num_examples=self.num_examples, num_rows=self.images_shape[0])
         words = tf.gather(copy, rows)  # where the copy is, since the replica's device is the default one
         labels = tf.bitcast(words[:, 0], tf.int32)
-        pixels = tf.reshape(tf.bitcast(words[:, 1:], tf.uint8), [self.replica_batch_size, -1])
+        sizes = tf.bitcast(words[:, 1:3], tf.int32) if self.has_sizes else None
+        pixels = words[:, 3:] if self.has_sizes else words[:, 1:]
+        pixels = tf.reshape(tf.bitcast(pixels, tf.uint8), [self.order.replica_batch_size, -1])
         shape = self.images_shape[1:]
-        return tf.reshape(pixels[:, : int(np.prod(shape))], [self.replica_batch_size, *shape]), labels
+        images = tf.reshape(pixels[:, : int(np.prod(shape))], [self.order.replica_batch_size, *shape])
+        return Batch(images, labels, sizes)
 
 
-def _as_words(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns a row of 32-bit words an image, its label first: `[n, words] float32`, whose values mean nothing.
+def _as_words(held: Batch) -> np.ndarray:
+    """Returns a row of 32-bit words an image, label and sizes first: `[n, words] float32`, whose values mean nothing.
 
     TensorFlow gathers float32 on every device; bytes in some versions on the host alone, and the split would travel.
     """
+    images, labels = held.images.numpy(), held.labels.numpy()
     pixels = images.reshape(len(images), -1)
+    front = np.tile(labels, len(images) // len(labels))[:, np.newaxis]
+    if held.sizes is not None:
+        front = np.concatenate([front, held.sizes.numpy()], axis=1)
+    front = np.ascontiguousarray(front, np.int32).view(np.uint8)
     words = -(-pixels.shape[1] // _WORD_BYTES)
-    rows = np.zeros([len(images), _WORD_BYTES * (1 + words)], np.uint8)
-    rows[:, :_WORD_BYTES] = np.tile(labels, len(images) // len(labels)).astype(np.int32).view(np.uint8).reshape(-1, 4)
-    rows[:, _WORD_BYTES : _WORD_BYTES + pixels.shape[1]] = pixels
+    rows = np.zeros([len(images), front.shape[1] + _WORD_BYTES * words], np.uint8)
+    rows[:, : front.shape[1]] = front
+    rows[:, front.shape[1] : front.shape[1] + pixels.shape[1]] = pixels
     return rows.view(np.float32)

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.data.splits import HOST
+from tl_distributed.data.host import HOST
 
 
 class HostRows:

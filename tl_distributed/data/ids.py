@@ -1,14 +1,14 @@
 """The ids of a data set's images: the name of each in its source, e.g. `train/cat/0001.jpg`.
 
 They lie beside the shards, one file a split: `ids-test.jsonl`, a line an image, each line a JSON string in ASCII, so
-that any name is on one line. Line i is of record `i // num_shards` of shard `i % num_shards`, the order in which the
-records were written. `dataset.json` names the files in `details.ids`; data sets of before have none.
+that any name is on one line. Line i is of the split's record i, counted from shard to shard; of version 1, of record
+`i // num_shards` of shard `i % num_shards`. `dataset.json` names the files in `details.ids`; data sets of before have
+none.
 """
 
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.errors import UserError
@@ -42,7 +42,7 @@ def ids_file(info: DatasetInfo, split: str) -> IdsFile | None:
 
 
 def read_ids(data_dir: str, info: DatasetInfo, split: str) -> list[str] | None:
-    """Reads the ids of a split in the order in which its shards are read from end to end, as evaluation does.
+    """Reads the ids of a split in the order of its examples, the shards end to end.
 
     Returns:
       One for each example, or nothing where the data set has no ids.
@@ -53,7 +53,10 @@ def read_ids(data_dir: str, info: DatasetInfo, split: str) -> list[str] | None:
     ids = ids_as_written(data_dir, info, split)
     if not ids:
         return ids
-    return [ids[place] for place in _reading_order(len(ids), len(info.splits[split].shards))]
+    if info.is_indexed:
+        return ids
+    num_shards = len(info.splits[split].shards)
+    return [one for shard in range(num_shards) for one in ids[shard::num_shards]]
 
 
 def ids_as_written(data_dir: str, info: DatasetInfo, split: str) -> list[str] | None:
@@ -87,18 +90,3 @@ def _read_lines(path: str) -> list[str]:
     except tf.errors.OpError as error:
         raise UserError(f"{path}: cannot be read ({error.message})") from None
     return ids
-
-
-def _reading_order(num_examples: int, num_shards: int) -> Any:
-    """Returns `[num_examples] int64`: of each example, in the order of reading, its place in the order of writing."""
-    import tensorflow as tf
-
-    from tl_distributed.data.shards import PARALLEL_READS, ordered
-
-    shards = tf.data.Dataset.range(min(num_shards, num_examples))
-    places = shards.interleave(
-        lambda shard: tf.data.Dataset.range(shard, num_examples, num_shards),
-        cycle_length=PARALLEL_READS,
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    return next(iter(places.with_options(ordered()).batch(num_examples))).numpy()

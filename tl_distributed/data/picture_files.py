@@ -23,6 +23,8 @@ JUNK = frozenset(
     )
 )
 
+_MARKING_SCHEMES = ("gs://",)  # whose lists end the names of folders with a slash
+
 
 def is_junk(path: str) -> bool:
     """Tells whether a file or folder, or a folder that holds it, is hidden or on the list of junk.
@@ -98,16 +100,23 @@ def _list_local(root: str) -> Listing:
 
 
 def _list_remote(root: str) -> Listing:
+    """Lists folder by folder; `tf.io.gfile.walk` asks of each file whether it is a folder, a request each."""
     import tensorflow as tf
 
     listing = Listing([], [], [])
-    root = root.rstrip("/")
-    for parent, folders, files in tf.io.gfile.walk(root, onerror=_raise):
-        below = parent[len(root) :].strip("/")
-        listing.folders.extend(posixpath.join(below, name.rstrip("/")) for name in folders)
-        listing.files.extend(posixpath.join(below, name) for name in files)
-    return Listing(*([name for name in names if not is_junk(name)] for names in (listing.files, listing.folders)), [])
-
-
-def _raise(error: Exception) -> None:
-    raise error
+    root, marks_folders = root.rstrip("/"), root.startswith(_MARKING_SCHEMES)
+    waiting = deque([""])
+    while waiting:
+        below = waiting.popleft()
+        for entry in tf.io.gfile.listdir(posixpath.join(root, below)):
+            name = entry.rstrip("/")
+            path = posixpath.join(below, name)
+            if not name or is_junk(name):
+                continue
+            is_file = not entry.endswith("/") and (marks_folders or name.lower().endswith(EXTENSIONS))
+            if is_file or not (entry.endswith("/") or tf.io.gfile.isdir(f"{root}/{path}")):
+                listing.files.append(path)
+            else:
+                listing.folders.append(path)
+                waiting.append(path)
+    return listing

@@ -1,29 +1,38 @@
-"""The schema of a data set on disk: one file for the writer (`data_prep`) and the reader.
+"""The schema of a data set on disk: one file for the writer (`data_prep`) and the readers.
 
-A data set is a folder of `{train,val,test}-00000-of-00016.tfrecord` shards and one `dataset.json`, which
-is written last: a folder without it is an unfinished build and is never read.
+A data set is a folder of `{train,val,test}-00000-of-00016.tfrecord` shards, an index beside each
+(`record_index`), and one `dataset.json`, which is written last: a folder without it is an unfinished build and is
+never read.
 
-A record is a `tf.train.Example` with two features, both single values:
-  image: bytes, raw uint8 pixels, row-major `[height, width, 3]` RGB, of the data set's one image shape.
+A record is a `tf.train.Example` with these features, all single values; any TensorFlow program reads it:
+  image: bytes. Of storage "pixels", raw uint8, row-major `[height, width, 3]` RGB; else the bytes of a JPEG, PNG,
+    WebP, BMP or GIF file, upright, that `tf.io.decode_image` decodes.
   label: int64, index into `class_names`.
+  id: bytes, UTF-8, the picture's name in its source, e.g. `train/cat/0001.jpg`; unique in the data set.
+  height, width: int64, in pixels, of the picture as it is stored.
+
+Version 1 had `image` (raw pixels) and `label` alone, and no index; such data sets are read in memory mode.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
-from tl_distributed.data.fit_rules import DEFAULT_FIT, FITS, IN_WORDS, Fit
+from tl_distributed.data.fit_rules import DEFAULT_FIT, FIT_OF_VERSION_1, FITS, IN_WORDS, Fit
+from tl_distributed.data.storage import STORAGES, Storage
 from tl_distributed.errors import UserError
 from tl_distributed.files import why_not_reached
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READ_VERSIONS = (1, SCHEMA_VERSION)
 MANIFEST_FILE = "dataset.json"
 SPLITS = ("train", "val", "test")
-IMAGE_FEATURE, LABEL_FEATURE = "image", "label"
-_VARINT_BITS, _MORE = 7, 128  # of a byte of protobuf's variable-length integers; set where another byte follows
+IMAGE_FEATURE, LABEL_FEATURE, ID_FEATURE = "image", "label", "id"
+HEIGHT_FEATURE, WIDTH_FEATURE = "height", "width"
+_OF_VERSION_2 = ("storage", "canvas_size", "decoder")  # what `DatasetInfo` has since then
 
 
 def shard_name(split: str, index: int, num_shards: int) -> str:
@@ -54,9 +63,20 @@ class Split:
 class DatasetInfo:
     """What `dataset.json` holds.
 
-    `image_shape` is (height, width, 3). `source` names the source, `details` whatever else the writer
-    knows (input, fractions, duplicates, versions). A split may be absent (a source without a test split). `fit` is how
-    images that were not square became so.
+    Attributes:
+      class_names: In order of label.
+      image_shape: (image_size, image_size, 3), of a picture once it is fitted to a square.
+      seed: Of the build.
+      source: Its name.
+      splits: By name; one may be absent (a source without a test split).
+      details: Whatever else the writer knows (input, fractions, duplicates).
+      schema_version: 1 or 2.
+      fit: How a picture that is not square becomes so: when it was built for storage "pixels", else when it is read.
+      storage: What `image` of a record holds: "pixels", square and of `image_shape`; "jpeg", the whole picture with
+        its shorter side at most `image_size`; "original", the file as it was.
+      canvas_size: The longest side in pixels of any picture once its shorter side is at most `image_size`, capped at
+        `MOST_CANVAS` times that; `image_size` for pixels.
+      decoder: Versions of the libraries that decoded the source's pictures; empty where none did.
     """
 
     class_names: tuple[str, ...]
@@ -67,21 +87,54 @@ class DatasetInfo:
     details: dict[str, Any]
     schema_version: int = SCHEMA_VERSION
     fit: Fit = DEFAULT_FIT
+    storage: Storage = "pixels"
+    canvas_size: int = 0
+    decoder: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.canvas_size:
+            object.__setattr__(self, "canvas_size", max(self.image_shape[:2]))
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels of a fitted picture."""
+        return max(self.image_shape[:2])
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether an index lies beside each shard, so that any record can be read alone."""
+        return self.schema_version > 1
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(self._told(), indent=2) + "\n"
 
     def digest(self) -> str:
         """Returns the SHA-256 in hex of the manifest, which holds that of every shard.
 
-        `fit` is left out: it tells nothing that the shards do not, and runs of before it was stored go on.
+        Of version 1, `fit` is left out: it tells nothing that the shards do not, and runs of before it was stored go
+        on.
         """
-        told = {name: value for name, value in dataclasses.asdict(self).items() if name != "fit"}
+        told = self._told()
+        if self.schema_version == 1:
+            del told["fit"]
         return hashlib.sha256((json.dumps(told, indent=2) + "\n").encode()).hexdigest()
+
+    def _told(self) -> dict[str, Any]:
+        told = dataclasses.asdict(self)
+        return {name: value for name, value in told.items() if self.is_indexed or name not in _OF_VERSION_2}
+
+
+MOST_CANVAS = 2  # times image_size: 16:9 is whole, and a batch of canvases takes at most four times that of squares
+
+
+def canvas_size(shapes: Iterable[tuple[int, int]], image_size: int) -> int:
+    """Returns `DatasetInfo.canvas_size` of pictures of these (height, width)."""
+    sides = (-(-max(shape) * image_size // min(shape)) for shape in shapes)
+    return min(max(image_size, max(sides, default=0)), MOST_CANVAS * image_size)
 
 
 def parse_manifest(text: str, path: str) -> DatasetInfo:
@@ -93,9 +146,9 @@ def parse_manifest(text: str, path: str) -> DatasetInfo:
     try:
         raw = json.loads(text)
         version = raw["schema_version"]
-        if version != SCHEMA_VERSION:
+        if version not in READ_VERSIONS:
             raise UserError(
-                f"{path}: schema version {version}, this version reads {SCHEMA_VERSION}; "
+                f"{path}: schema version {version}, this version reads {' and '.join(map(str, READ_VERSIONS))}; "
                 "build the data set again with python -m data_prep.build_tfrecords --overwrite"
             )
         splits = {
@@ -109,7 +162,7 @@ def parse_manifest(text: str, path: str) -> DatasetInfo:
         height, width, channels = raw["image_shape"]
         return DatasetInfo(
             tuple(raw["class_names"]), (height, width, channels), raw["seed"], raw["source"], splits, raw["details"],
-            fit=_fit(raw),
+            version, _fit(raw), **(_of_version_2(raw) if version > 1 else _of_version_1(raw)),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a data set description ({type(error).__name__}: {error})") from None
@@ -119,10 +172,26 @@ def _fit(raw: dict[str, Any]) -> Fit:
     """Returns the fitting rule; data sets of before it was stored say it among the source's details, in words."""
     if "fit" not in raw:
         said = str((raw["details"].get("source") or {}).get("resize", ""))
-        return next((fit for fit, words in IN_WORDS.items() if words in said), DEFAULT_FIT)
-    if raw["fit"] not in FITS:
-        raise ValueError(f"fit {raw['fit']!r} is none of {', '.join(FITS)}")
-    return raw["fit"]
+        return next((fit for fit, words in IN_WORDS.items() if words in said), FIT_OF_VERSION_1)
+    return _one_of("fit", raw["fit"], FITS)
+
+
+def _of_version_1(raw: dict[str, Any]) -> dict[str, Any]:
+    return {"decoder": dict((raw["details"].get("source") or {}).get("decoder", {}))}
+
+
+def _of_version_2(raw: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "storage": _one_of("storage", raw["storage"], STORAGES),
+        "canvas_size": int(raw["canvas_size"]),
+        "decoder": {str(name): str(version) for name, version in raw["decoder"].items()},
+    }
+
+
+def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is none of {', '.join(choices)}")
+    return value
 
 
 def read_manifest(data_dir: str) -> DatasetInfo:
@@ -148,108 +217,58 @@ def read_manifest(data_dir: str) -> DatasetInfo:
         return parse_manifest(file.read(), path)
 
 
-def encode_record(pixels: bytes, label: int) -> bytes:
-    """Serialises one record deterministically; `pixels` are the raw bytes of the uint8 image."""
+def encode_example(image: bytes, label: int, *, id: bytes, height: int, width: int) -> bytes:
+    """Serialises one record, always to the same bytes; the arguments are the features of the schema."""
     import tensorflow as tf
 
-    features = {
-        IMAGE_FEATURE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels])),
-        LABEL_FEATURE: tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
-    }
-    example = tf.train.Example(features=tf.train.Features(feature=features))
+    example = tf.train.Example()
+    features = example.features.feature
+    features[IMAGE_FEATURE].bytes_list.value.append(image)
+    features[LABEL_FEATURE].int64_list.value.append(label)
+    features[ID_FEATURE].bytes_list.value.append(id)
+    features[HEIGHT_FEATURE].int64_list.value.append(height)
+    features[WIDTH_FEATURE].int64_list.value.append(width)
     return example.SerializeToString(deterministic=True)
 
 
-@functools.cache
-def bytes_around_pixels(image_bytes: int, label: int) -> tuple[bytes, bytes]:
-    """Returns what `encode_record` puts before and after an image of so many bytes: the same for all of a label."""
-    marker = b"\xff" * image_bytes  # a run of 255s ends where the next field's tag begins: no tag is 255
-    record = encode_record(marker, label)
-    start = record.index(marker)
-    return record[:start], record[start + image_bytes :]
+def encode_id(name: str) -> bytes:
+    """Returns the bytes of an id; names of files that are no UTF-8 keep their bytes as lone surrogates."""
+    return name.encode("utf-8", "surrogatepass")
 
 
-def parse_records(serialized: Any, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
-    """Parses a batch of serialised records: `[batch] string` to (`[batch, h, w, 3] uint8`, `[batch] int32`).
+def decode_id(encoded: bytes) -> str:
+    """Returns the id of its bytes; the inverse of `encode_id`."""
+    return encoded.decode("utf-8", "surrogatepass")
 
-    Where all records are as `encode_record` makes them, their bytes are one array, and pixels and labels columns of it:
-    streaming is then 1.3 times as fast as with `tf.io.parse_example`, which copies each image once more and reads any
-    record of the schema.
+
+def parse_pixels(serialized: Any, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
+    """Parses records of raw pixels, of either version.
+
+    Args:
+      serialized: `[batch] string`.
+      image_shape: Of every image.
+
+    Returns:
+      `[batch, height, width, 3] uint8` and `[batch] int32` labels.
+
+    Raises:
+      tf.errors.InvalidArgumentError: In the graph, for a record that is none or of another number of pixels.
     """
     import tensorflow as tf
 
-    layout = _layout(math.prod(image_shape))
-    if layout is None:
-        return _parse_any(serialized, image_shape)
-    rows = tf.io.decode_raw(serialized, tf.uint8, fixed_length=layout.num_bytes[-1])
-    rows = tf.ensure_shape(rows, [None, layout.num_bytes[-1]])
-    return tf.cond(
-        _are_laid_out(serialized, rows, layout),
-        lambda: _columns(serialized, rows, layout, image_shape),
-        lambda: _parse_any(serialized, image_shape),
-    )
+    contents, labels = parse_files(serialized)
+    pixels = tf.ensure_shape(tf.io.decode_raw(contents, tf.uint8), [None, math.prod(image_shape)])
+    return tf.reshape(pixels, [-1, *image_shape]), labels
 
 
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """Where `encode_record` puts what: for labels of one byte (below 128), and of two (below 16,384).
+def parse_files(serialized: Any) -> tuple[Any, Any]:
+    """Parses `[batch] string` records of encoded pictures: `[batch] string` files, and `[batch] int32` labels.
 
-    Attributes:
-      num_bytes: Of a record, `(one-byte label, two-byte label)`.
-      before: The bytes before the pixels; as many for both.
-      between: The bytes between pixels and label; as many for both.
+    Raises:
+      tf.errors.InvalidArgumentError: In the graph, for a record that is none.
     """
-
-    num_bytes: tuple[int, int]
-    before: tuple[bytes, bytes]
-    between: tuple[bytes, bytes]
-
-
-@functools.cache
-def _layout(image_bytes: int) -> _Layout | None:
-    """Returns the layout of records of so many bytes of pixels, as `encode_record` shows it; `None` if it has none."""
-    (before, after), (before_long, after_long) = (
-        bytes_around_pixels(image_bytes, label) for label in (1, 1 << _VARINT_BITS)
-    )
-    labels_are_last = after.endswith(b"\x01") and after_long.endswith(b"\x80\x01")
-    if len(before) != len(before_long) or len(after) + 1 != len(after_long) or not labels_are_last:
-        return None
-    num_bytes = len(before) + image_bytes + len(after)
-    return _Layout((num_bytes, num_bytes + 1), (before, before_long), (after[:-1], after_long[:-2]))
-
-
-def _are_laid_out(serialized: Any, rows: Any, layout: _Layout) -> Any:
-    """Returns whether each record has, but for pixels and label, the very bytes that `encode_record` writes."""
-    import tensorflow as tf
-
-    lengths = tf.strings.length(serialized)
-    is_long = lengths == layout.num_bytes[1]
-    start, end = len(layout.before[0]), layout.num_bytes[0] - 1
-    found = tf.concat([rows[:, :start], rows[:, end - len(layout.between[0]) : end]], axis=1)
-    short, long = (tf.io.decode_raw(a + b, tf.uint8) for a, b in zip(layout.before, layout.between, strict=True))
-    goes_on = rows[:, end] >= _MORE  # a varint's byte that is not its last
-    of_known_length = is_long | (lengths == layout.num_bytes[0])
-    same = found == tf.where(is_long[:, tf.newaxis], long, short)
-    ends_there = rows[:, end + 1] < _MORE
-    return tf.reduce_all(of_known_length & (goes_on == is_long) & ends_there) & tf.reduce_all(same)
-
-
-def _columns(serialized: Any, rows: Any, layout: _Layout, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
-    """Returns pixels and labels of records that are laid out so."""
-    import tensorflow as tf
-
-    start, end = len(layout.before[0]), layout.num_bytes[0] - 1
-    pixels = rows[:, start : start + math.prod(image_shape)]
-    low, high = (tf.cast(rows[:, column], tf.int32) for column in (end, end + 1))
-    is_long = tf.strings.length(serialized) == layout.num_bytes[1]
-    labels = tf.where(is_long, low - _MORE + high * (1 << _VARINT_BITS), low)
-    return tf.reshape(pixels, [tf.size(serialized), *image_shape]), labels
-
-
-def _parse_any(serialized: Any, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
     import tensorflow as tf
 
     spec = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string), LABEL_FEATURE: tf.io.FixedLenFeature([], tf.int64)}
     parsed = tf.io.parse_example(serialized, spec)
-    pixels = tf.io.decode_raw(parsed[IMAGE_FEATURE], tf.uint8, fixed_length=None)
-    return tf.reshape(pixels, [tf.size(serialized), *image_shape]), tf.cast(parsed[LABEL_FEATURE], tf.int32)
+    return parsed[IMAGE_FEATURE], tf.cast(parsed[LABEL_FEATURE], tf.int32)

@@ -1,17 +1,22 @@
-"""Reading shards: what their records hold, all of them into arrays, and what is said of bad ones."""
+"""Shards: what their records hold, all of them from end to end, and what is said of bad ones."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.data.host_rows import HostRows
-from tl_distributed.data.records import DatasetInfo, Shard, parse_records
+from tl_distributed.data.canvas import decode_to_canvas
+from tl_distributed.data.example_fields import find_bytes_and_number
+from tl_distributed.data.machine import usable_cores
+from tl_distributed.data.record_reader import RecordFile
+from tl_distributed.data.records import IMAGE_FEATURE, LABEL_FEATURE, DatasetInfo, Shard, parse_files, parse_pixels
+from tl_distributed.data.splits import Batch
 from tl_distributed.errors import UserError, tensorflow_cause
 
 READ_BATCH = 256  # several are under way at once, and features can be large
-PARALLEL_READS = 16  # not AUTOTUNE: the order of the records follows from it, and would follow the machine's cores
+DECODING = "decode_picture_of_shard"  # by which errors of the graph are told apart
+VERIFY = "python -m data_prep.verify_tfrecords names the shard"
 # The last where the text of a parser's error quotes bytes that are no text.
 READ_ERRORS = (tf.errors.DataLossError, tf.errors.InvalidArgumentError, UnicodeDecodeError)
 
@@ -21,16 +26,21 @@ class RecordFormat:
     """What the records of a split hold.
 
     Attributes:
-      shape: Of one example.
+      shape: Of one example; of encoded pictures, of a canvas.
       dtype: Of one example.
-      parse: Maps `[batch] string` to (`[batch, *shape] dtype`, `[batch] int32` labels).
+      parse: Maps records `[batch] string` to (contents, `[batch] int32` labels). Contents are the examples,
+        `[batch, *shape] dtype`; or `[batch] string`, files to decode.
+      locate: Maps a record to where its content begins and ends in it, and its label.
       remedy: What the user can do about a bad record.
+      decode: Maps such a file to a canvas and `[2] int32`, the picture's height and width; `None` without.
     """
 
     shape: tuple[int, ...]
     dtype: tf.DType
     parse: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+    locate: Callable[[memoryview], tuple[int, int, int]]
     remedy: str
+    decode: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -38,12 +48,37 @@ class RecordFormat:
         return int(np.prod(self.shape)) * self.dtype.size
 
 
-def image_format(image_shape: tuple[int, int, int]) -> RecordFormat:
-    """Returns the format of the data set's own records."""
+def image_format(info: DatasetInfo) -> RecordFormat:
+    """Returns the format of a data set's own records."""
+    if info.storage == "pixels":
+        return RecordFormat(
+            info.image_shape, tf.uint8, lambda records: parse_pixels(records, info.image_shape), _locate, VERIFY
+        )
     return RecordFormat(
-        image_shape, tf.uint8, lambda rows: parse_records(rows, image_shape),
-        "python -m data_prep.verify_tfrecords names the shard",
+        (info.canvas_size, info.canvas_size, 3), tf.uint8, parse_files, _locate, VERIFY,
+        lambda file: decode_to_canvas(file, image_size=info.image_size, canvas_size=info.canvas_size),
     )  # fmt: skip
+
+
+def _locate(record: memoryview) -> tuple[int, int, int]:
+    return find_bytes_and_number(record, IMAGE_FEATURE.encode(), LABEL_FEATURE.encode())
+
+
+def split_files(data_dir: str, info: DatasetInfo, split: str) -> list[RecordFile]:
+    """Returns the shards of a split that hold records, in order, after a look at each one's size.
+
+    Raises:
+      UserError: There is none, or one is missing or of another length than the manifest says.
+    """
+    files = [
+        RecordFile(path, shard.num_records, shard.num_bytes, info.is_indexed)
+        for path, shard in shard_paths(data_dir, info, split).items()
+    ]
+    if not files:
+        raise UserError(f"--data_dir={data_dir}: split {split} has no examples")
+    for file in files:
+        check_size(file.path, file.num_bytes)
+    return files
 
 
 def shard_paths(data_dir: str, info: DatasetInfo, split: str) -> dict[str, Shard]:
@@ -51,45 +86,66 @@ def shard_paths(data_dir: str, info: DatasetInfo, split: str) -> dict[str, Shard
     return {f"{data_dir.rstrip('/')}/{shard.file}": shard for shard in info.splits[split].shards if shard.num_records}
 
 
-def check_size(file: str, num_bytes: int) -> None:
+def check_size(path: str, num_bytes: int) -> None:
     """Raises `UserError` for a file that is missing or of another length than its manifest says."""
     try:
-        found = tf.io.gfile.stat(file).length
+        found = tf.io.gfile.stat(path).length
     except tf.errors.NotFoundError:
-        raise UserError(f"{file}: missing; build the data set again with --overwrite") from None
+        raise UserError(f"{path}: missing; build the data set again with --overwrite") from None
     if found != num_bytes:
         raise UserError(
-            f"{file}: {found} bytes, dataset.json says {num_bytes}; copy it anew, or build the data set again "
-            "with --overwrite"
+            f"{path}: {found} bytes, dataset.json says {num_bytes}; copy it anew, or build the data set again with "
+            "--overwrite"
         )
 
 
-def read_all(files: list[str], rows: HostRows, first_row: int, labels: np.ndarray, record_format: RecordFormat) -> None:
-    """Reads the files' records into `rows` from `first_row` on, and into `labels`, which has one for each record."""
+def read_in_order(
+    files: Sequence[str], num_examples: int, record_format: RecordFormat, *, batch_size: int = READ_BATCH
+) -> Iterator[Batch]:
+    """Yields all examples of some shards, end to end, in batches as arrays; the last is smaller. Checksums are checked.
+
+    Args:
+      files: Paths of the shards.
+      num_examples: That they should hold.
+      record_format: Of their records.
+      batch_size: Of the batches.
+
+    Raises:
+      UserError: A record that is damaged or does not parse, or another number of them.
+    """
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False  # there is nothing to tune, and ending it has been seen to take seconds
+    records = tf.data.TFRecordDataset(list(files)).batch(batch_size)
+    batches = records.map(record_format.parse, num_parallel_calls=2)
+    if record_format.decode is not None:
+        batches = decoded(batches, record_format).batch(batch_size)
     done = 0
-    for batch_images, batch_labels in read_batches(files, record_format):
-        end = done + len(batch_images)
-        if end > len(labels):
-            raise wrong_count(files, record_format)
-        rows.write(first_row + done, batch_images)
-        labels[done:end] = batch_labels
-        done = end
-    if done != len(labels):
+    try:
+        for batch in batches.prefetch(2).with_options(options).as_numpy_iterator():
+            done += len(batch[1])
+            if done > num_examples:
+                break
+            yield Batch(*batch)
+    except READ_ERRORS as error:
+        raise bad_record(files, error, record_format) from None
+    if done != num_examples:
         raise wrong_count(files, record_format)
 
 
-def read_batches(files: list[str], record_format: RecordFormat) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields examples and labels of all records in order, in batches of any size."""
-    dataset = tf.data.TFRecordDataset(files, num_parallel_reads=PARALLEL_READS).with_options(ordered())
-    dataset = dataset.batch(READ_BATCH).map(record_format.parse, num_parallel_calls=tf.data.AUTOTUNE)
-    try:
-        yield from dataset.prefetch(2).as_numpy_iterator()
-    except READ_ERRORS as error:
-        raise bad_record(files, error, record_format) from None
+def decoded(batches: tf.data.Dataset, record_format: RecordFormat) -> tf.data.Dataset:
+    """Decodes batches of (files, labels), all cores at once; returns single (canvas, label, size)."""
+
+    def decode(file: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        with tf.name_scope(DECODING):
+            canvas, size = record_format.decode(file)
+        return canvas, label, size
+
+    return batches.unbatch().map(decode, num_parallel_calls=usable_cores(), deterministic=True)
 
 
 def bad_record(
-    files: list[str], error: tf.errors.OpError | UnicodeDecodeError, record_format: RecordFormat
+    files: Sequence[str], error: tf.errors.OpError | UnicodeDecodeError, record_format: RecordFormat
 ) -> UserError:
     cause = "no tf.train.Example" if isinstance(error, UnicodeDecodeError) else tensorflow_cause(error.message)
     return UserError(
@@ -97,15 +153,8 @@ def bad_record(
     )
 
 
-def wrong_count(files: list[str], record_format: RecordFormat) -> UserError:
+def wrong_count(files: Sequence[str], record_format: RecordFormat) -> UserError:
     return UserError(
         f"{files[0]} and the {len(files) - 1} shards beside it do not hold as many records as dataset.json says; "
         f"{record_format.remedy}"
     )
-
-
-def ordered() -> tf.data.Options:
-    """Returns the options of a dataset whose order is always the same."""
-    options = tf.data.Options()
-    options.deterministic = True
-    return options

@@ -1,34 +1,51 @@
-"""What the engine asks of a split, whether it lies in memory or is streamed from shards.
+"""What the engine asks of a split, whether it lies in memory, on the devices or on a disk.
 
 Training: the uint8 images of one replica's slice of global batch number `step`. Evaluation: every example exactly
 once, in fixed-size batches with the count of real rows. A split may hold rows of features in place of images
 (`feature_bank`), and several versions of each example, of which epoch e shows version e modulo their number.
 No `tf.distribute` dataset is used: its order would depend on the number of replicas, and its position is not a step's
-number.
+number. Every kind of split gives the same batches, bit for bit.
 """
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
+from tl_distributed.data.order import BatchOrder
 from tl_distributed.errors import UserError
 
-HOST = "/cpu:0"  # where the order, whole batches and counters are: only a replica's own part goes to its device
+
+class Batch(NamedTuple):
+    """Examples as tensors, or as arrays.
+
+    Attributes:
+      images: `[batch, height, width, 3] uint8`: pictures of one size, or canvases; or rows of features.
+      labels: `[batch] int32`.
+      sizes: `[batch, 2] int32`, height and width of the picture at the top left of each canvas; `None` where an image
+        is the picture.
+    """
+
+    images: Any
+    labels: Any
+    sizes: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatch:
-    """`images [batch, h, w, 3] uint8` and `labels [batch] int32`, of which the first `num_valid` rows are real.
-
-    From a bank the images are rows of features.
-    """
+    """As `Batch`, in arrays, of which the first `num_valid` rows are real."""
 
     images: np.ndarray
     labels: np.ndarray
     num_valid: int
+    sizes: np.ndarray | None = None
+
+    def valid(self) -> Batch:
+        """Returns the real rows."""
+        parts = (self.images, self.labels, self.sizes)
+        return Batch(*(None if part is None else part[: self.num_valid] for part in parts))
 
 
 class TrainFeed(Protocol):
@@ -40,14 +57,14 @@ class TrainFeed(Protocol):
 
     waits_for_input: bool
 
-    def input_error(self, error: tf.errors.OpError | UnicodeDecodeError) -> UserError | None:
+    def input_error(self, error: tf.errors.OpError) -> UserError | None:
         """Returns what to tell the user where an error of the loop came from reading, else `None`."""
 
     def host_inputs(self) -> tuple[Any, ...]:
         """Called once a step, outside the replicas: what every replica's `replica_batch` is given."""
 
-    def replica_batch(self, step: tf.Tensor, replica: Any, *host_inputs: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Called in each replica: its `[per_replica, h, w, 3] uint8` images and `[per_replica] int32` labels."""
+    def replica_batch(self, step: tf.Tensor, replica: Any, *host_inputs: Any) -> Batch:
+        """Called in each replica, by its number among all: its part of the batch."""
 
 
 class Split(Protocol):
@@ -56,15 +73,15 @@ class Split(Protocol):
     num_examples: int
     mode: str
 
-    def train_feed(self, *, global_batch_size: int, num_replicas: int, seed: int, first_step: int) -> TrainFeed: ...
+    def train_feed(self, order: BatchOrder, *, first_step: int) -> TrainFeed: ...
 
     def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]: ...
 
 
-def padded_batch(images: np.ndarray, labels: np.ndarray, batch_size: int) -> EvalBatch:
+def padded_batch(batch: Batch, batch_size: int) -> EvalBatch:
     """Repeats the last row up to `batch_size`, so that one compiled program serves every batch."""
-    missing = batch_size - len(images)
-    if missing:
-        images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
-        labels = np.concatenate([labels, np.repeat(labels[-1:], missing, axis=0)])
-    return EvalBatch(images, labels, batch_size - missing)
+    num_valid = len(batch.labels)
+    rows = np.minimum(np.arange(batch_size), num_valid - 1)
+    if num_valid < batch_size:
+        batch = Batch(*(None if part is None else part[rows] for part in batch))
+    return EvalBatch(batch.images, batch.labels, num_valid, batch.sizes)

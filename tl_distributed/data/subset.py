@@ -1,8 +1,15 @@
 """Which examples a smaller training set keeps: the same number of each class, chosen by a seed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+
+def subset_counts(counts_per_class: Mapping[str, int], images_per_class: int) -> dict[str, int]:
+    """Returns how many examples of each class are kept; `images_per_class` of 0 keeps all."""
+    return {
+        name: min(count, images_per_class) if images_per_class else count for name, count in counts_per_class.items()
+    }
 
 
 class StratifiedChoice:

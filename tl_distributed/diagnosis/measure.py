@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.data.memory_split import MemorySplit
-from tl_distributed.models.backbones import get_backbone
+from tl_distributed.data.order import BatchOrder
 from tl_distributed.runtime.all_reduce import Timing, seconds_of, time_steps
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.settings.config import Config
@@ -133,7 +133,7 @@ def run_engine_steps(config: Config, runtime: Runtime) -> EngineSteps:
         config, backbone=_NET, transfer="scratch", weights="none", image_size=_IMAGE_SIZE, unfreeze_from="",
         unfreeze_last_layers=0, layer_decay=1.0,
     ).resolved(native_size=_IMAGE_SIZE)  # fmt: skip
-    backbone = get_backbone(config.backbone)
+    backbone = config.backbone_row()
     model = start_model(config, backbone, runtime, num_classes=_NUM_CLASSES, load_weights=False)
     rate, optimization = tf.constant(_RATE), config.part(OptimizationSettings)
     settings = step_settings(
@@ -143,9 +143,8 @@ def run_engine_steps(config: Config, runtime: Runtime) -> EngineSteps:
     generator = np.random.default_rng(config.seed)
     images = generator.integers(0, 256, (config.global_batch_size, _IMAGE_SIZE, _IMAGE_SIZE, 3), np.uint8)
     split = MemorySplit(images, generator.integers(0, _NUM_CLASSES, len(images), np.int32))
-    feed = split.train_feed(
-        global_batch_size=config.global_batch_size, num_replicas=runtime.num_replicas, seed=config.seed, first_step=0
-    )
+    order = BatchOrder(global_batch_size=config.global_batch_size, num_replicas=runtime.num_replicas, seed=config.seed)
+    feed = split.train_feed(order, first_step=0)
     loop = TrainLoop(step, feed, runtime, steps_per_loop=1)
     before, rows, seconds = model.get_weights(), [], []
     for number in range(_ENGINE_STEPS):

@@ -7,6 +7,7 @@ wrote one `labels.txt` for all the models of a folder.
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 import tl_distributed
 from tl_distributed.data.fit_rules import FITS, Fit
+from tl_distributed.data.storage import STORAGES, Storage
 from tl_distributed.errors import UserError
 from tl_distributed.files import hash_file, to_json_values
 
@@ -34,15 +36,23 @@ class ModelInfo:
       class_names: In order of label; empty where they are not known.
       fit: How the pictures that it was trained on became square; `None` where that is not known.
       image_shape: (height, width, 3) that the model takes.
+      storage: Of the data set that it was trained on, as in `DatasetInfo`.
+      stored_size: Of a data set that stores pictures whole, its `image_size`; 0 of one that stores pixels.
       version: Of this package, which wrote it.
       model_sha256: Of the file that it lies beside, in hex; empty where it lies inside.
+      temperature: That fits the validation images of its run: softmax(logits / temperature); `None` where unknown.
+      calibrated: Whether the model's probabilities are those at the temperature.
     """
 
     class_names: tuple[str, ...]
     fit: Fit | None
     image_shape: tuple[int, ...]
+    storage: Storage = "pixels"
+    stored_size: int = 0
     version: str = tl_distributed.__version__
     model_sha256: str = ""
+    temperature: float | None = None
+    calibrated: bool = False
 
 
 def info_path(path: str) -> str:
@@ -195,6 +205,15 @@ def _parse(text: str, where: str) -> ModelInfo:
         if fit is not None and fit not in FITS:
             raise ValueError(f"fit {fit!r} is none of {', '.join(FITS)}")
         shape = tuple(int(side) for side in raw["image_shape"])
-        return ModelInfo(tuple(names), fit, shape, str(raw["version"]), str(raw.get("model_sha256", "")))
+        storage, stored_size = raw.get("storage", "pixels"), int(raw.get("stored_size", 0))  # since schema version 2
+        if storage not in STORAGES or (storage != "pixels") != (stored_size > 0):
+            raise ValueError(f"storage {storage!r} of {stored_size} pixels")
+        temperature = raw.get("temperature")
+        if temperature is not None and not 0 < float(temperature) < math.inf:
+            raise ValueError(f"temperature {temperature!r} is no number above 0")
+        return ModelInfo(
+            tuple(names), fit, shape, storage, stored_size, str(raw["version"]), str(raw.get("model_sha256", "")),
+            None if temperature is None else float(temperature), bool(raw.get("calibrated", False)),
+        )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where}: not what is stored with a model ({type(error).__name__}: {error})") from None

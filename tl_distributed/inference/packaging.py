@@ -37,6 +37,23 @@ def package_model(classifier: Any, *, normalization: str, native_shape: tuple[in
     return keras.Model(pixels, probabilities, name=f"{classifier.name}_packaged")
 
 
+def calibrate_model(packaged: Any, temperature: float) -> Any:
+    """Returns a packaged model whose probabilities are softmax(logits / temperature); the weights are shared.
+
+    Args:
+      packaged: Of `package_model`, or what Keras loads of it.
+      temperature: Above 0; of `reporting.calibration.fit_temperature`.
+    """
+    import keras
+    from keras import layers
+
+    logits = packaged.get_layer("probabilities").input
+    # A layer of its own: all formats have it, and whoever opens the model sees that it is calibrated.
+    x = layers.Rescaling(1.0 / temperature, dtype="float32", name="temperature")(logits)
+    probabilities = layers.Softmax(dtype="float32", name="probabilities")(x)
+    return keras.Model(packaged.input, probabilities, name=f"{packaged.name}_calibrated")
+
+
 def _resized(x: Any, native_shape: tuple[int, int, int], image_size: int) -> Any:
     """Resizes bilinearly, with antialiasing where the image shrinks, as `tf.image.resize(antialias=True)`."""
     from keras import layers
@@ -93,7 +110,14 @@ def _normalized(x: Any, normalization: str) -> Any:
 
 def _float32_copy(classifier: Any) -> Any:
     """Copies a model with every layer's precision policy set to float32; its weights are float32 already."""
-    copy = type(classifier).from_config(_in_float32(classifier.get_config()))
+    import keras
+
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # for what a model of one's own makes when it is called
+    try:
+        copy = type(classifier).from_config(_in_float32(classifier.get_config()))
+    finally:
+        keras.config.set_dtype_policy(policy)
     copy.set_weights(classifier.get_weights())
     for layer in copy.layers:
         if hasattr(layer, "finalize_state"):  # Normalization computes from a copy of its weights

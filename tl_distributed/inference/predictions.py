@@ -12,11 +12,11 @@ import tensorflow as tf
 
 from tl_distributed.data.decode import EXTENSIONS, UnreadableImage
 from tl_distributed.data.decode_settings import DecodeSettings
-from tl_distributed.data.fit_rules import DEFAULT_FIT, Fit
+from tl_distributed.data.fit_rules import FIT_OF_VERSION_1, Fit
 from tl_distributed.data.picture_files import is_picture, list_folder
 from tl_distributed.errors import UserError, printable
 from tl_distributed.files import path_exists
-from tl_distributed.inference.pictures import prepare_picture
+from tl_distributed.inference.pictures import PictureRule, prepare_picture
 from tl_distributed.inference.saved import SavedModel
 
 
@@ -50,12 +50,12 @@ def choose_fit(model: SavedModel, asked: Fit | None) -> tuple[Fit, str]:
       asked: Of the flags, which win; `None` takes the model's.
     """
     if asked and model.fit and model.fit != asked:
-        return asked, f"{model.path}: its data set was built with --fit={model.fit}; --fit={asked} is taken"
+        return asked, f"{model.path}: it was trained with --fit={model.fit}; --fit={asked} is taken"
     if asked or model.fit:
         return asked or model.fit, ""
-    return DEFAULT_FIT, (
-        f"{model.path}: does not say how its pictures were fitted, so --fit={DEFAULT_FIT} is assumed; give --fit=crop "
-        "if its data set was built with --crop_to_aspect_ratio"
+    return FIT_OF_VERSION_1, (
+        f"{model.path}: does not say how its pictures were fitted, so --fit={FIT_OF_VERSION_1} is assumed; give "
+        "--fit=crop if its data set was built with --crop_to_aspect_ratio"
     )
 
 
@@ -76,18 +76,30 @@ def predict_files(
     Raises:
       UserError: The model takes images that are not square.
     """
+    rows = file_probabilities(model, files, batch_size=batch_size, fit=fit, max_megapixels=max_megapixels)
+    for path, row in rows:
+        yield {"file": path, **({"error": row} if isinstance(row, str) else _best(row, model.class_names, top))}
+
+
+def file_probabilities(
+    model: SavedModel, files: Iterable[str], *, batch_size: int, fit: Fit,
+    max_megapixels: float = DecodeSettings.max_megapixels,
+) -> Iterator[tuple[str, np.ndarray | str]]:  # fmt: skip
+    """Yields each file, in order, with its probabilities `[num_classes] float32`, or why it cannot be read.
+
+    Args and raises as `predict_files`.
+    """
     height, width, _ = model.image_shape
     if height != width:
         raise UserError(f"{model.path}: takes {height} x {width} images; only square ones are prepared here")
+    rule = PictureRule(height, fit, model.storage, model.stored_size)
     remaining = iter(files)
     while batch := list(itertools.islice(remaining, batch_size)):
-        decoded = [_decode(path, height, fit, max_megapixels) for path in batch]
+        decoded = [_decode(path, rule, max_megapixels) for path in batch]
         images = [image for image in decoded if isinstance(image, np.ndarray)]
         rows = iter(model.predict(np.stack(images)) if images else ())
         for path, image in zip(batch, decoded, strict=True):
-            yield {"file": path, "error": image} if isinstance(image, str) else {
-                "file": path, **_best(next(rows), model.class_names, top)
-            }  # fmt: skip
+            yield path, image if isinstance(image, str) else next(rows)
 
 
 def print_predictions(results: Iterable[dict[str, Any]], *, as_table: bool) -> int:
@@ -105,10 +117,10 @@ def print_predictions(results: Iterable[dict[str, Any]], *, as_table: bool) -> i
     return errors
 
 
-def _decode(path: str, size: int, fit: Fit, max_megapixels: float) -> np.ndarray | str:
+def _decode(path: str, rule: PictureRule, max_megapixels: float) -> np.ndarray | str:
     """Returns the image, or why it cannot be read."""
     try:
-        return prepare_picture(path, size=size, fit=fit, max_megapixels=max_megapixels)
+        return prepare_picture(path, rule, max_megapixels=max_megapixels)
     except UnreadableImage as error:
         return str(error)
 

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.data.fit_rules import Fit
+from tl_distributed.data.storage import Storage
 from tl_distributed.errors import UserError
 from tl_distributed.files import path_exists, replace_file, sync, write_file
 from tl_distributed.inference.model_info import ModelInfo, beside, info_path, read_model_info, store_inside
@@ -22,6 +24,7 @@ from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import use_fused_kernels
 
 _LOG = logging.getLogger(__name__)
+_UNKNOWN_CLASS = re.compile(r"Could not locate ((?:class|function) '[^']*')")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,9 @@ class SavedModel:
       num_classes: Its outputs.
       class_names: In order of label, as many as outputs; empty where none are stored with the model.
       fit: How the pictures that it was trained on became square; `None` where that is not stored.
+      storage, stored_size: As in `ModelInfo`.
+      temperature: That fits its validation images; `None` where that is not stored.
+      calibrated: Whether the probabilities are those at the temperature.
     """
 
     path: str
@@ -43,6 +49,10 @@ class SavedModel:
     num_classes: int
     class_names: tuple[str, ...]
     fit: Fit | None
+    storage: Storage = "pixels"
+    stored_size: int = 0
+    temperature: float | None = None
+    calibrated: bool = False
 
 
 def open_model(path: str) -> SavedModel:
@@ -63,6 +73,11 @@ def open_model(path: str) -> SavedModel:
         predict, shape, outputs = _open(path)
     except (ValueError, OSError, TypeError, KeyError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if found := _UNKNOWN_CLASS.search(str(error)):
+            raise UserError(
+                f"{path}: its {found[1]} is code of its maker; if you trust it, --plugin=MODULE (in Python "
+                "`import`) brings the module that registers it"
+            ) from None
         raise UserError(f"{path}: cannot be opened as a model ({reason})") from None
     if len(shape) != 3 or shape[-1] != 3 or None in shape:
         raise UserError(
@@ -71,7 +86,18 @@ def open_model(path: str) -> SavedModel:
     if len(outputs) != 1 or not isinstance(outputs[0], int):
         raise UserError(f"{path}: gives outputs of shape {outputs}, not a probability for each class")
     info = _stored(path, tuple(shape), outputs[0])
-    return SavedModel(path, predict, info.image_shape, outputs[0], info.class_names, info.fit)
+    return SavedModel(
+        path,
+        predict,
+        info.image_shape,
+        outputs[0],
+        info.class_names,
+        info.fit,
+        info.storage,
+        info.stored_size,
+        info.temperature,
+        info.calibrated,
+    )
 
 
 def _stored(path: str, shape: tuple[int, ...], num_outputs: int) -> ModelInfo:
@@ -79,7 +105,9 @@ def _stored(path: str, shape: tuple[int, ...], num_outputs: int) -> ModelInfo:
     info, note = read_model_info(path, num_outputs)
     if note:
         _LOG.warning("%s", note)
-    return ModelInfo(info.class_names if info else (), info.fit if info else None, shape)
+    if info is None:
+        return ModelInfo((), None, shape)
+    return dataclasses.replace(info, image_shape=shape, model_sha256="")
 
 
 _Predict = Callable[[np.ndarray], np.ndarray]

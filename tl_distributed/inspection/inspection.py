@@ -14,6 +14,7 @@ from tl_distributed.data.records import DatasetInfo, read_manifest
 from tl_distributed.errors import UserError, printable
 from tl_distributed.files import write_file, write_json
 from tl_distributed.inference.model_info import ModelInfo, read_model_info
+from tl_distributed.inference.pictures import PictureRule
 from tl_distributed.inference.run_data import find_data_dir
 from tl_distributed.inspection import figures
 from tl_distributed.inspection.activations import LayerSimilarity, compare_layers, compute_activations
@@ -43,7 +44,7 @@ def inspect_run(config: InspectConfig) -> list[str]:
       UserError: A run that has not finished, layers or images that do not exist, weights that cannot be had.
     """
     workdir = config.workdir.rstrip("/")
-    run = read_run_config(workdir)
+    run = read_run_config(workdir, config.plugin)
     data_dir = config.data_dir or find_data_dir(workdir)
     info = read_manifest(data_dir)
     if config.split not in info.splits:
@@ -57,7 +58,7 @@ def inspect_run(config: InspectConfig) -> list[str]:
     inspection = _Inspection(config, info, before, after)
     samples, shown = read_samples(
         data_dir, info, config.split, num_images=config.num_images, shown=config.images,
-        fit=(stored and stored.fit) or info.fit, max_megapixels=config.max_megapixels,
+        rule=_picture_rule(after, info, stored), max_megapixels=config.max_megapixels,
     )  # fmt: skip
     folder = (config.output_dir or f"{workdir}/inspection").rstrip("/")
     return inspection.write(folder, samples, shown, step=_steps(workdir))
@@ -65,7 +66,7 @@ def inspect_run(config: InspectConfig) -> list[str]:
 
 def _check_data(after: Network, info: DatasetInfo, data_dir: str, model_path: str) -> ModelInfo | None:
     """Raises `UserError` where the data set is of other images or classes; returns what is stored with the model."""
-    if after.image_shape != info.image_shape:
+    if info.storage == "pixels" and after.image_shape != info.image_shape:
         raise UserError(f"the run takes images of {after.image_shape}, {data_dir} has {info.image_shape}")
     outputs = after.classifier.output.shape[-1]
     if outputs != info.num_classes:
@@ -74,6 +75,11 @@ def _check_data(after: Network, info: DatasetInfo, data_dir: str, model_path: st
     if stored and stored.class_names and stored.class_names != info.class_names:
         raise UserError(f"the run was trained on other classes than those of {data_dir}")
     return stored
+
+
+def _picture_rule(after: Network, info: DatasetInfo, stored: ModelInfo | None) -> PictureRule:
+    fit = (stored and stored.fit) or info.fit
+    return PictureRule(after.image_shape[0], fit, info.storage, 0 if info.storage == "pixels" else info.image_size)
 
 
 def _steps(workdir: str) -> int:

@@ -11,8 +11,8 @@ import tensorflow as tf
 from tl_distributed.errors import UserError
 from tl_distributed.files import path_exists
 from tl_distributed.inference.kept_head import head_of_classes
-from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.build import build_model
+from tl_distributed.models.plugins import import_plugins
 from tl_distributed.models.settings import ModelSettings
 from tl_distributed.settings.config import Config
 
@@ -34,11 +34,15 @@ class Network:
     image_shape: tuple[int, int, int]
 
 
-def read_run_config(workdir: str) -> Config:
+def read_run_config(workdir: str, plugins: Sequence[str] = ()) -> Config:
     """Returns the resolved config of a run.
 
+    Args:
+      workdir: Its folder.
+      plugins: Modules of `--plugin`, which the user trusts; no other module that the file names is imported.
+
     Raises:
-      UserError: Not the folder of a run, or one of another version of this program.
+      UserError: Not the folder of a run, one of another version of this program, or of a module that is not trusted.
     """
     path = f"{workdir}/config.json"
     if not path_exists(path):
@@ -47,9 +51,18 @@ def read_run_config(workdir: str) -> Config:
         text = file.read()
     try:
         saved = {"reset_head": True, **json.loads(text)["config"]}  # before there was this flag, every head was new
-        return Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+        config = Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+        named = config.plugin_modules()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the config of a run of this version ({error})") from None
+    unknown = next((name for name in named if name not in plugins), None)
+    if unknown:
+        raise UserError(
+            f"--workdir={workdir}: its network is built by the module {unknown}; if you trust it, --plugin={unknown} "
+            "imports it"
+        )
+    import_plugins(plugins)
+    return config
 
 
 def open_after(workdir: str) -> Network:
@@ -87,7 +100,7 @@ def open_before(before: str, config: Config, after: Network, class_names: Sequen
     keras.utils.set_random_seed(config.seed)  # as the run did, so that random weights are the very same
     try:
         classifier = build_model(
-            config.part(ModelSettings), get_backbone(config.backbone), image_size=config.image_size,
+            config.part(ModelSettings), config.backbone_row(), image_size=config.image_size,
             num_classes=after.classifier.output.shape[-1], load_weights=True,
             why_new_head=head_of_classes(class_names),
         )  # fmt: skip
@@ -101,6 +114,8 @@ def open_before(before: str, config: Config, after: Network, class_names: Sequen
 def _weights_in_words(config: Config) -> str:
     if config.weights == "none":
         return f"random weights of seed {config.seed}"
+    if config.weights == "own":
+        return f"the weights that {config.backbone} brings"
     return "ImageNet weights" if config.weights == "imagenet" else f"weights of {_short(config.weights)}"
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 from tl_distributed.data.decode_settings import DecodeSettings
+from tl_distributed.models.settings import ModelSettings
 from tl_distributed.settings.flags import borrowed, setting
 
 WHAT, MAPS, NUMBERS, HOW = "What", "Feature maps", "Numbers", "How"
@@ -21,6 +22,7 @@ class InspectConfig:
     data_dir: str = setting("", "Data set; by default the run's own.", topic=WHAT)
     split: str = setting("test", "Split that the images are of.", topic=WHAT, choices=("train", "val", "test"))
     output_dir: str = setting("", "Folder to write; by default WORKDIR/inspection.", topic=WHAT)
+    plugin: tuple[str, ...] = borrowed(ModelSettings, "plugin", topic=WHAT)
 
     layer: tuple[str, ...] = setting(
         (), "Layers whose maps are shown, a figure each; by default the deepest one with maps of 6 x 6 or more.",

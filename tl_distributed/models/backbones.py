@@ -7,37 +7,41 @@ import dataclasses
 import difflib
 
 from tl_distributed.errors import UserError
+from tl_distributed.models.plugins import function_of, is_own
 
 NORMALIZATIONS = ("tf", "torch", "caffe", "internal")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """One row of the table.
+    """One row of the table. A backbone of one's own needs a name and a normalisation; the rest is derived.
 
     Attributes:
       name: What `--backbone` takes.
       family: Module of `keras.applications` that holds its `preprocess_input`; empty for nets of our own.
       constructor: Name in `keras.applications`; empty for nets of our own.
-      default_size: Image side in pixels that its ImageNet weights were trained for.
+      default_size: Image side in pixels that its ImageNet weights were trained for; 0: that of the data set's images.
       minimum_size: Smallest image side in pixels that it can be built for.
       normalization: What it expects of an image: "tf" [-1, 1]; "torch" ImageNet mean 0 and deviation 1, RGB;
         "caffe" ImageNet mean subtracted from [0, 255], BGR; "internal" plain [0, 255], it normalises itself.
-      gmacs: Billions of multiply-accumulates for one image of `default_size`, without a head.
+      gmacs: Billions of multiply-accumulates for one image of `default_size`, without a head; `None`: not known
+        before it is built.
       has_imagenet_weights: Whether `--weights=imagenet` can be had.
       feature_layers: Names of the outputs of its stages, from fine to coarse: strides 4, 8, 16, 32 where the
-        family has them all.
+        family has them all; empty: not known before it is built.
+      pretrained: Whether the weights that its function returns are worth keeping (`--weights=own`).
     """
 
     name: str
-    family: str
-    constructor: str
-    default_size: int
-    minimum_size: int
+    family: str = ""
+    constructor: str = ""
+    default_size: int = 0
+    minimum_size: int = 1
     normalization: str
-    gmacs: float
-    has_imagenet_weights: bool
-    feature_layers: tuple[str, ...]
+    gmacs: float | None = None
+    has_imagenet_weights: bool = False
+    feature_layers: tuple[str, ...] = ()
+    pretrained: bool = False
 
 
 def _family(
@@ -132,13 +136,31 @@ BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
 
 
 def get_backbone(name: str) -> Backbone:
-    """Returns the row of `name`.
+    """Returns the row of `name`; of `MODULE:FUNCTION` one that says nothing of it, but that its module was imported.
 
     Raises:
-      UserError: No such backbone; the nearest names are suggested.
+      UserError: No such backbone, the nearest names are suggested; or no such function.
     """
     if name in BACKBONES:
         return BACKBONES[name]
+    if is_own(name):
+        function_of("backbone", name)
+        return Backbone(name=name, normalization="internal")
     nearest = difflib.get_close_matches(name.lower().replace("-", "_"), BACKBONES, n=3, cutoff=0.5)
     suggestion = f"did you mean {' or '.join(nearest)}? " if nearest else ""
     raise UserError(f"--backbone={name}: no such backbone; {suggestion}all: {', '.join(BACKBONES)}")
+
+
+def get_counted_backbone(name: str) -> Backbone:
+    """Returns the row of `name`, for what goes by its multiply-accumulates.
+
+    Raises:
+      UserError: As `get_backbone`, or they are not known.
+    """
+    row = get_backbone(name)
+    if row.gmacs is None:
+        raise UserError(
+            f"--backbone={name}: its multiply-accumulates are not known, by which this is counted; register it with "
+            "tl_distributed.Backbone(gmacs=...), or take one of the table"
+        )
+    return row

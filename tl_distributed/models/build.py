@@ -10,9 +10,11 @@ from typing import Any
 from tl_distributed.errors import UserError
 from tl_distributed.models.backbones import BACKBONES, NORMALIZATIONS, Backbone
 from tl_distributed.models.construction import construct
+from tl_distributed.models.plugins import function_of, is_own
 from tl_distributed.models.settings import ModelSettings
 
 _LOG = logging.getLogger(__name__)
+_NAMED_WEIGHTS = ("none", "imagenet", "own")
 _BUILD_FUNCTIONS: dict[str, Callable[[int], Any]] = {}  # of registered backbones, by name
 
 
@@ -21,8 +23,8 @@ def register_backbone(backbone: Backbone, build_function: Callable[[int], Any]) 
 
     Args:
       backbone: Its row; `name` must be new.
-      build_function: Maps an image side in pixels to a functional `keras.Model` from normalised images
-        `[batch, size, size, 3] float32` to features of rank 4 or 2.
+      build_function: Maps an image side in pixels to a `keras.Model`, functional or subclassed, from normalised images
+        `[batch, size, size, 3] float32` to features of rank 4, 3 (tokens) or 2.
 
     Raises:
       ValueError: The name is taken, or the normalisation unknown.
@@ -35,7 +37,9 @@ def register_backbone(backbone: Backbone, build_function: Callable[[int], Any]) 
     _BUILD_FUNCTIONS[backbone.name] = build_function
 
 
-def build_backbone(backbone: Backbone, *, image_size: int, weights: str) -> Any:
+def build_backbone(
+    backbone: Backbone, *, image_size: int, weights: str, normalize: Callable[[Any], Any] | None = None
+) -> Any:
     """Builds the network without a head and without pooling.
 
     Layer names do not depend on what the process built before, and the model's name is the backbone's.
@@ -43,12 +47,13 @@ def build_backbone(backbone: Backbone, *, image_size: int, weights: str) -> Any:
     Args:
       backbone: Row of the table.
       image_size: Image side in pixels.
-      weights: "none" for random weights, "imagenet" for the ones that Keras downloads. Weights of a file
-        are `weights.load_backbone_weights`'s part.
+      weights: "none" for random weights, "imagenet" for the ones that Keras downloads, "own" for those that the
+        function of one's own returns. Weights of a file are `weights.load_backbone_weights`'s part.
+      normalize: Put before a backbone of one's own, a part of it from then on.
 
     Returns:
       `keras.Model` from `[batch, image_size, image_size, 3] float32`, normalised as `backbone.normalization`
-      says, to features of rank 4 (`baseline_cnn`: rank 2).
+      says, to features of rank 4 (`baseline_cnn`: rank 2; one's own: rank 2, 3 or 4).
 
     Raises:
       UserError: An image too small, or no ImageNet weights for this backbone.
@@ -58,13 +63,16 @@ def build_backbone(backbone: Backbone, *, image_size: int, weights: str) -> Any:
         raise UserError(
             f"--image_size={image_size}: {backbone.name} takes at least {backbone.minimum_size} pixels a side"
         )
-    if weights not in ("none", "imagenet"):
-        raise ValueError(f"weights must be none or imagenet, not {weights!r}")
+    if weights not in _NAMED_WEIGHTS:
+        raise ValueError(f"weights must be none, imagenet or own, not {weights!r}")
     if weights == "imagenet" and not backbone.has_imagenet_weights:
         raise UserError(
             f"--weights=imagenet: there are none for {backbone.name}; use --weights=none, or --weights=PATH of a run"
         )
-    return construct(backbone, _BUILD_FUNCTIONS.get(backbone.name), image_size, weights)
+    build_function = _BUILD_FUNCTIONS.get(backbone.name)
+    if build_function is None and is_own(backbone.name):
+        build_function = function_of("backbone", backbone.name)
+    return construct(backbone, build_function, image_size, weights, normalize)
 
 
 def build_model(
@@ -94,16 +102,29 @@ def build_model(
       UserError: Weights that cannot be had or do not fit.
     """
     from tl_distributed.models.batch_norm import set_batch_norm_momentum
-    from tl_distributed.models.heads import build_classifier
+    from tl_distributed.models.heads import build_classifier, head_layers
+    from tl_distributed.models.own_networks import ends_in_logits, refuse_what_cannot_be_saved
     from tl_distributed.models.weights import load_backbone_weights, load_head_weights
 
     weights = settings.weights if load_weights else "none"
-    named = weights in ("none", "imagenet")
-    backbone_model = build_backbone(backbone, image_size=image_size, weights=weights if named else "none")
+    named = weights in _NAMED_WEIGHTS
+    normalize = function_of("normalization", settings.normalization) if is_own(settings.normalization) else None
+    backbone_model = build_backbone(
+        backbone, image_size=image_size, weights=weights if named else "none", normalize=normalize
+    )
     if not named:
         _LOG.info("%s", load_backbone_weights(backbone_model, weights))
     if settings.batch_norm_momentum:
         set_batch_norm_momentum(backbone_model, settings.batch_norm_momentum)
+    if settings.head == "own":
+        classifier = ends_in_logits(backbone_model, num_classes, flag=f"--backbone={settings.backbone}")
+        if settings.transfer in ("frozen", "two_phase") and not any(layer.weights for layer in head_layers(classifier)):
+            raise UserError(
+                f"--transfer={settings.transfer}: --backbone={settings.backbone} is a single layer, of which the head "
+                "cannot train alone; use --transfer=full"
+            )
+        refuse_what_cannot_be_saved(classifier, f"--backbone={settings.backbone}")
+        return classifier
     classifier = build_classifier(
         backbone_model,
         num_classes=num_classes,
@@ -111,6 +132,8 @@ def build_model(
         head_units=settings.head_units,
         dropout=settings.dropout,
     )
+    if is_own(settings.backbone):
+        refuse_what_cannot_be_saved(classifier, f"--backbone={settings.backbone}")
     if not named:
         reset = (lambda _: "--reset_head") if settings.reset_head else why_new_head
         _LOG.info("%s", load_head_weights(classifier, weights, reset))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tl_distributed.models.flops import layer_macs
+from tl_distributed.models.flops import operation_macs
 
 
 def calls_in_order(model: Any) -> list[Any]:
@@ -37,9 +37,7 @@ def bottlenecks(nodes: Sequence[Any], needed: Sequence[Any]) -> Iterator[tuple[i
 
 def macs_of(node: Any) -> int:
     """Returns the multiply-accumulates of an image in one call, of which plain operations are taken to have none."""
-    import keras
-
-    return layer_macs(node.operation) if isinstance(node.operation, keras.layers.Layer) else 0
+    return operation_macs(node.operation, node)
 
 
 def run_in_training(nodes: Sequence[Any], values: dict[int, Any]) -> None:

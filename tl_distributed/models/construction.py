@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tl_distributed.errors import DownloadError
+from tl_distributed.errors import DownloadError, UserError
 from tl_distributed.models.backbones import Backbone
+from tl_distributed.models.own_networks import as_functional
 
 # Keras downloads without a time limit: behind a firewall that drops packets it would hang for minutes.
 _DOWNLOAD_STALL_SECONDS = 30.0
@@ -16,25 +17,48 @@ _IMAGENET_MEAN_RGB = (0.485, 0.456, 0.406)
 _IMAGENET_STDDEV_RGB = (0.229, 0.224, 0.225)
 
 
-def construct(backbone: Backbone, build_function: Callable[[int], Any] | None, image_size: int, weights: str) -> Any:
+def construct(
+    backbone: Backbone,
+    build_function: Callable[[int], Any] | None,
+    image_size: int,
+    weights: str,
+    normalize: Callable[[Any], Any] | None = None,
+) -> Any:
     """Builds `backbone`; see `backbones.build_backbone`."""
     import keras
 
     if build_function is None:
         build_function = _own_build_functions().get(backbone.name)
     if build_function is not None:
-        model = build_function(image_size)
+        flag = f"--backbone={backbone.name}"
+        model = as_functional(build_function(image_size), image_size, flag=flag, normalize=normalize)
     else:
         model = _from_applications(backbone, image_size, weights)
     _set_plain_names(model)
     _keep_inner_normalization_in_float32(model)
-    return keras.Model(model.input, model.output, name=backbone.name)
+    return keras.Model(model.input, model.output, name=re.sub(r"\W+", "_", backbone.name))
 
 
 def feature_model(backbone_model: Any, backbone: Backbone) -> Any:
-    """Returns a `keras.Model` of the same layers that outputs each of `backbone.feature_layers`."""
+    """Returns a `keras.Model` of the same layers that outputs each of `backbone.feature_layers`.
+
+    Of a backbone that does not name them, they are the last outputs of rank 4 of each size.
+
+    Raises:
+      UserError: It has no outputs of rank 4.
+    """
     import keras
 
+    if not backbone.feature_layers:
+        stages = {
+            tuple(operation.output.shape[1:3]): operation.output
+            for operation in backbone_model.operations
+            if hasattr(operation.output, "shape") and len(operation.output.shape) == 4
+        }
+        stages.pop(tuple(backbone_model.input.shape[1:3]), None)  # of the image's own size
+        if not stages:
+            raise UserError(f"--backbone={backbone.name}: has no stages, of which the outputs are feature maps")
+        return keras.Model(backbone_model.input, list(stages.values()))
     by_name = {operation.name: operation for operation in backbone_model.operations}
     return keras.Model(backbone_model.input, [by_name[name].output for name in backbone.feature_layers])
 

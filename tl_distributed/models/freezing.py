@@ -6,7 +6,7 @@ from typing import Any
 from tl_distributed.errors import UserError
 from tl_distributed.models.heads import backbone_layers, head_layers
 
-_MODES = ("scratch", "frozen", "partial", "full")
+_MODES = ("scratch", "frozen", "partial", "norms", "full")
 _RATE_BEFORE_FREEZING = "rate_before_freezing"
 
 
@@ -21,14 +21,15 @@ def freeze_for(classifier: Any, mode: str, *, unfreeze_last_layers: int, unfreez
     Args:
       classifier: Model of `heads.build_classifier`.
       mode: "scratch" and "full" train everything, "frozen" the head, "partial" the head and the top of
-        the backbone.
+        the backbone, "norms" the head and of the backbone the scales and offsets of its normalisation layers and all
+        biases (BitFit: Ben Zaken et al., arXiv:2106.10199; BatchNorm alone: Frankle et al., arXiv:2003.00152).
       unfreeze_last_layers: With "partial", how many of the backbone's layers train, counted from its
         output in the order of `model.layers`; layers without weights count too, as in `base.layers[-30:]`.
       unfreeze_from: With "partial", the name of the first layer that trains; empty to count instead.
 
     Raises:
       UserError: "partial" with neither or both of the two, more layers than there are, or an unknown
-        layer; the nearest name is suggested.
+        layer, the nearest name is suggested; "norms" where there are neither norms nor biases.
     """
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r}")
@@ -43,6 +44,22 @@ def freeze_for(classifier: Any, mode: str, *, unfreeze_last_layers: int, unfreez
         _set_trains(layer, index >= first_trained)
     for layer in head_layers(classifier):
         _set_trains(layer, True)
+    if mode == "norms":
+        _fix_all_but_norms_and_biases(layers)
+
+
+def _fix_all_but_norms_and_biases(layers: list[Any]) -> None:
+    """Fixes single variables; a layer's own `trainable` would set all of its variables again."""
+    from keras.layers import BatchNormalization, GroupNormalization, LayerNormalization, RMSNormalization
+
+    norms = (BatchNormalization, GroupNormalization, LayerNormalization, RMSNormalization)
+    left = 0
+    for part in (part for layer in layers for part in layer._flatten_layers()):
+        for variable in part._trainable_variables:  # of the layer itself, not of those inside
+            variable.trainable = isinstance(part, norms) or variable.name == "bias"
+            left += variable.trainable
+    if not left:
+        raise UserError("--transfer=norms: the backbone has no normalisation layers and no biases; use frozen or full")
 
 
 def parameter_counts(classifier: Any) -> tuple[int, int]:
@@ -76,6 +93,8 @@ def _first_trained(layers: list[Any], unfreeze_last_layers: int, unfreeze_from: 
 def _set_trains(layer: Any, trains: bool) -> None:
     layer.trainable = trains  # reaches the layers inside
     for part in layer._flatten_layers():
+        for variable in part._trainable_variables:  # single ones may be fixed, which Keras leaves as it is
+            variable.trainable = trains
         for attribute in _drop_rates(part):
             before = getattr(part, _RATE_BEFORE_FREEZING, getattr(part, attribute))
             setattr(part, _RATE_BEFORE_FREEZING, before)

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tl_distributed.errors import UserError
+
 HEAD_PREFIX = "head_"
+_POOLINGS = ("avg", "max", "flatten", "cls")
 
 
 def build_classifier(
@@ -15,9 +18,9 @@ def build_classifier(
     units the dropout is on the pooled features.
 
     Args:
-      backbone_model: `keras.Model` to features of rank 4, or of rank 2, which need no pooling.
+      backbone_model: `keras.Model` to features of rank 4, of rank 3 (tokens), or of rank 2, which need no pooling.
       num_classes: Number of logits.
-      pooling: "avg", "max" or "flatten".
+      pooling: "avg" or "max" over places or all tokens, "flatten", or "cls", the first token.
       head_units: Width of each hidden layer of the head.
       dropout: Probability that a unit is dropped in training, in [0, 1).
 
@@ -27,6 +30,7 @@ def build_classifier(
 
     Raises:
       ValueError: An unknown pooling.
+      UserError: A pooling of tokens for a feature map.
     """
     from keras import Model, layers
 
@@ -54,13 +58,25 @@ def head_layers(classifier: Any) -> list[Any]:
 def _pooled(features: Any, pooling: str) -> Any:
     from keras import layers
 
-    if len(features.shape) == 2:
+    rank = len(features.shape)
+    if rank == 2:
         return features
     name = f"{HEAD_PREFIX}pooling"
-    poolings = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D, "flatten": layers.Flatten}
-    if pooling not in poolings:
-        raise ValueError(f"pooling must be one of {', '.join(poolings)}, not {pooling!r}")
-    return poolings[pooling](name=name)(features)
+    if pooling not in _POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(_POOLINGS)}, not {pooling!r}")
+    if pooling == "flatten":
+        return layers.Flatten(name=name)(features)
+    if pooling == "cls":
+        if rank != 3:
+            raise UserError("--pooling=cls takes the first of several tokens, and the backbone returns a feature map")
+        # By layers, which every format of a saved model knows, and not by an index.
+        first = layers.Cropping1D((0, features.shape[1] - 1), name=f"{HEAD_PREFIX}first_token")(features)
+        return layers.Flatten(name=name)(first)
+    kinds = {
+        ("avg", 3): layers.GlobalAveragePooling1D, ("max", 3): layers.GlobalMaxPooling1D,
+        ("avg", 4): layers.GlobalAveragePooling2D, ("max", 4): layers.GlobalMaxPooling2D,
+    }  # fmt: skip
+    return kinds[pooling, rank](name=name)(features)
 
 
 def _dropped(x: Any, rate: float, name: str) -> Any:

@@ -3,7 +3,8 @@
 import dataclasses
 
 from tl_distributed.errors import UserError
-from tl_distributed.models.backbones import get_backbone
+from tl_distributed.models.backbones import NORMALIZATIONS, Backbone, get_backbone
+from tl_distributed.models.plugins import import_plugins, is_own, modules_of, sources_of
 from tl_distributed.settings.flags import setting
 
 MODEL, TRANSFER = "Model", "Transfer"
@@ -13,17 +14,26 @@ MODEL, TRANSFER = "Model", "Transfer"
 class ModelSettings:
     """Flags of the model. `None` is filled in by `transfer_and_weights`."""
 
-    backbone: str = setting("mobilenet_v2", "Backbone; --backbone=list prints them all.", topic=MODEL)
+    backbone: str = setting(
+        "mobilenet_v2",
+        "Backbone; --backbone=list prints them all. Or MODULE:FUNCTION of your own, which maps an image side in pixels "
+        "to a keras.Model from float32 images to features, or with --head=own to logits.",
+        topic=MODEL,
+    )
     weights: str | None = setting(
         None,
-        "imagenet, none, or PATH of a Keras weights file, a .keras model or a run's workdir. Default: imagenet, or "
-        "none where the backbone has no ImageNet weights or --transfer=scratch. A head of the same classes is kept.",
+        "imagenet, none, own (what a backbone of your own returns), or PATH of a Keras weights file, a .keras model or "
+        "a run's workdir. Default: imagenet or own, or none where the backbone has none or --transfer=scratch. A head "
+        "of the same classes is kept.",
         topic=MODEL,
     )
     reset_head: bool = setting(
         False, "Begin with a new head also where --weights=PATH has one of the same classes.", topic=MODEL
     )
-    pooling: str = setting("avg", "From feature map to vector.", topic=MODEL, choices=("avg", "max", "flatten"))
+    pooling: str = setting(
+        "avg", "From feature map or tokens to vector; cls takes the first token.", topic=MODEL,
+        choices=("avg", "max", "flatten", "cls"),
+    )  # fmt: skip
     head_units: tuple[int, ...] = setting((), "Hidden ReLU layers of the head, e.g. 256 or 512,128.", topic=MODEL)
     dropout: float = setting(
         0.2, "Share of the head's inputs dropped in training.", topic=MODEL, minimum=0, maximum=0.95
@@ -36,44 +46,108 @@ class ModelSettings:
         minimum=0,
         maximum=0.9999,
     )
+    head: str = setting(
+        "new", "new: a head on the backbone's features; own: the model of --backbone=MODULE:FUNCTION ends in logits.",
+        topic=MODEL, choices=("new", "own"),
+    )  # fmt: skip
+    normalization: str = setting(
+        "",
+        "What --backbone=MODULE:FUNCTION expects of an image: tf [-1, 1], torch or caffe (ImageNet's mean), internal "
+        "[0, 255], or MODULE:FUNCTION from images [batch, height, width, 3] float32 in [0, 255], by keras.ops.",
+        topic=MODEL,
+    )
+    pretrained: bool = setting(
+        False, "The weights that --backbone=MODULE:FUNCTION returns are worth keeping.", topic=MODEL
+    )
+    plugin: tuple[str, ...] = setting(
+        (), "Modules that are imported first; they may register backbones (tl_distributed.register_backbone).",
+        topic=MODEL,
+    )  # fmt: skip
     transfer: str | None = setting(
         None,
         "What trains: scratch (everything, from random weights), frozen (the head), partial (the head and the last "
-        "layers), full (everything), two_phase (the head first, then everything or the last layers). "
-        "Default: two_phase, or scratch where there are no weights.",
+        "layers), norms (the head, normalisation layers and biases), full (everything), two_phase (the head first, "
+        "then everything or the last layers). Default: two_phase, or scratch where there are no weights.",
         topic=TRANSFER,
-        choices=("scratch", "frozen", "partial", "full", "two_phase"),
+        choices=("scratch", "frozen", "partial", "norms", "full", "two_phase"),
     )
     unfreeze_last_layers: int = setting(
         0, "partial, two_phase: train the backbone's last N layers.", topic=TRANSFER, minimum=0
     )
     unfreeze_from: str = setting("", "partial, two_phase: train the backbone from this layer on.", topic=TRANSFER)
 
+    def backbone_row(self) -> Backbone:
+        """Returns the backbone's row, of one's own with what the settings say of it."""
+        backbone = get_backbone(self.backbone)
+        if not is_own(self.backbone):
+            return backbone
+        named = self.normalization in NORMALIZATIONS  # a function becomes a part of the network
+        normalization = self.normalization if named else "internal"
+        return dataclasses.replace(backbone, normalization=normalization, pretrained=self.pretrained)
+
+    def plugin_modules(self) -> list[str]:
+        """Returns the names of the modules of one's own that the settings name, without importing them."""
+        return modules_of(self._may_name_modules())
+
+    def plugin_sources(self) -> dict[str, str]:
+        """Returns the SHA-256 of the source of each module of one's own, by its name."""
+        return sources_of(self._may_name_modules())
+
+    def _may_name_modules(self) -> dict[str, str | tuple[str, ...]]:
+        return {name: getattr(self, name) for name in ("backbone", "normalization", "plugin")}
+
     def transfer_and_weights(self) -> tuple[str, str]:
         """Returns (transfer, weights) with the defaults of both filled in."""
-        pretrained = get_backbone(self.backbone).has_imagenet_weights
-        weights = self.weights or ("imagenet" if pretrained and self.transfer != "scratch" else "none")
+        row = self.backbone_row()
+        best = "imagenet" if row.has_imagenet_weights else "own" if row.pretrained else "none"
+        weights = self.weights or ("none" if self.transfer == "scratch" else best)
         return self.transfer or ("scratch" if weights == "none" else "two_phase"), weights
 
     def validate(self) -> None:
-        """Raises `UserError` for combinations that cannot be meant."""
+        """Raises `UserError` for combinations that cannot be meant; imports the plug-ins."""
+        import_plugins(self.plugin)
+        self._check_own()
         self._check_weights()
         self._check_unfreezing()
         if any(units < 1 for units in self.head_units):
             raise UserError(f"--head_units={','.join(map(str, self.head_units))}: every layer takes 1 unit or more")
 
+    def _check_own(self) -> None:
+        if not is_own(self.backbone):
+            given = [name for name in ("normalization", "pretrained") if getattr(self, name)]
+            given += ["head"] if self.head == "own" else []
+            if given:
+                raise UserError(
+                    f"--{given[0]} is of a --backbone=MODULE:FUNCTION of your own, and --backbone={self.backbone} is "
+                    "of the table; drop it"
+                )
+        elif not self.normalization:
+            raise UserError(
+                f"--backbone={self.backbone}: say by --normalization what it expects of an image: "
+                f"{', '.join(NORMALIZATIONS)}, or MODULE:FUNCTION; internal is plain [0, 255]"
+            )
+        elif self.normalization not in NORMALIZATIONS and not is_own(self.normalization):
+            raise UserError(
+                f"--normalization={self.normalization}: takes {', '.join(NORMALIZATIONS)}, or MODULE:FUNCTION"
+            )
+        elif self.head == "own" and self.head_units:
+            raise UserError("--head_units has no effect with --head=own; drop it")
+
     def _check_weights(self) -> None:
-        transfer, weights = self.transfer_and_weights()
-        if weights == "imagenet" and not get_backbone(self.backbone).has_imagenet_weights:
+        row, (transfer, weights) = self.backbone_row(), self.transfer_and_weights()
+        if weights == "imagenet" and not row.has_imagenet_weights:
             raise UserError(f"--weights=imagenet: {self.backbone} has none; use --weights=none or --weights=PATH")
-        if self.reset_head and weights in ("imagenet", "none"):
+        if weights == "own" and not row.pretrained:
+            raise UserError(f"--weights=own: {self.backbone} brings none that are worth keeping; --pretrained says so")
+        if self.reset_head and weights in ("imagenet", "own", "none"):
             raise UserError(f"--reset_head has no effect with --weights={weights}, which has no head; drop it")
         if transfer == "scratch" and weights != "none":
             raise UserError(f"--transfer=scratch trains random weights, but --weights={weights}; drop one of the two")
         if transfer != "scratch" and weights == "none":
+            say = "--pretrained" if is_own(self.backbone) else "--weights=imagenet"
             raise UserError(
                 f"--transfer={transfer} without pretrained weights would keep random ones; "
-                "use --transfer=scratch, --weights=imagenet or --weights=PATH"
+                f"use --transfer=scratch, {say} or --weights=PATH"
             )
 
     def _check_unfreezing(self) -> None:

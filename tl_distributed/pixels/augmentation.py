@@ -9,6 +9,7 @@ from tl_distributed.settings.flags import setting
 PIXELS = "Pixels and augmentation"
 NAMED_SETS = ("none", "basic", "strong")
 Tensor = Any  # a `tf.Tensor`
+SourceSize = tuple[Any, Any]  # height and width in pixels: two numbers for all images, or `[batch] float32` each
 Uniforms = Sequence[Tensor]  # `[batch] float32` in [0, 1) for each of an augmentation's draws
 
 

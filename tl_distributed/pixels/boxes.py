@@ -38,8 +38,8 @@ def random_box_size(
     area_uniform: Tensor,
     aspect_uniform: Tensor,
     *,
-    width: int,
-    height: int,
+    width: Tensor | int,
+    height: Tensor | int,
     area_range: tuple[float, float],
     aspect_range: tuple[float, float],
 ) -> tuple[Tensor, Tensor]:
@@ -51,7 +51,7 @@ def random_box_size(
 
     Args:
       area_uniform, aspect_uniform: `[batch] float32` in [0, 1).
-      width, height: Size of the image, in pixels.
+      width, height: Size of the image, in pixels: one for all, or `[batch] float32`.
       area_range: Smallest and largest share of the image's area, in (0, 1].
       aspect_range: Smallest and largest width / height.
 
@@ -61,15 +61,16 @@ def random_box_size(
     import tensorflow as tf
 
     low_aspect, high_aspect = aspect_range
-    largest = min(1.0, high_aspect * height / width, width / (height * low_aspect))
-    low_area, high_area = (min(area, largest) for area in area_range)
+    smaller = min if isinstance(width, int) else tf.minimum
+    largest = smaller(smaller(1.0, high_aspect * height / width), width / (height * low_aspect))
+    low_area, high_area = (smaller(area, largest) for area in area_range)
     area = (low_area + area_uniform * (high_area - low_area)) * (width * height)
     low = tf.maximum(math.log(low_aspect), tf.math.log(area / (height * height)))
     high = tf.minimum(math.log(high_aspect), tf.math.log(width * width / area))
     aspect = tf.exp(low + aspect_uniform * tf.maximum(high - low, 0.0))
     box_width, box_height = tf.sqrt(area * aspect), tf.sqrt(area / aspect)
     # Rounding alone can exceed the image where the only aspect ratio that fits fills it.
-    return tf.minimum(box_width, float(width)), tf.minimum(box_height, float(height))
+    return tf.minimum(box_width, tf.cast(width, tf.float32)), tf.minimum(box_height, tf.cast(height, tf.float32))
 
 
 def whole_number_below(uniforms: Tensor, limit: Tensor | int) -> Tensor:

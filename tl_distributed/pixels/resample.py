@@ -1,4 +1,4 @@
-"""Resizing, cropping, zooming, shifting and flipping as one separable resampling; rotation as one gather before it.
+"""Resizing, cropping, zooming, shifting and flipping as one separable resampling; `turn` rotates before it.
 
 Coordinates are continuous: pixel `k` of an axis covers [k, k + 1) and has its centre at k + 0.5. What an output
 image shows is a `View` of its source, so a chain of crops, zooms and shifts interpolates, and blurs, once.
@@ -11,16 +11,31 @@ the weights have 10 bits, an error of up to about 0.1 on [0, 255]; everywhere el
 
 Borders: a coordinate outside of the image is reflected at the image's edge (b a | a b c | c b), so no black
 appears. Inside the image this is `tf.image.resize` to the last pixel.
+
+An image may be a canvas, whose picture lies at its top left. An `Area` then says what of it may be read: everything
+above holds of the picture, and what the rest of the canvas holds shows nowhere.
 """
 
-import itertools
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tl_distributed.pixels.augmentation import View
 
-_CUBIC_REACH = 2  # pixels beyond the edge that cubic convolution may read
+
+class Area(NamedTuple):
+    """What may be read of each image, in whole pixels, right and bottom exclusive; all `[batch] float32`.
+
+    Attributes:
+      black_outside: Whether what lies beyond is black, in place of the area reflected at its edges.
+    """
+
+    left: tf.Tensor
+    top: tf.Tensor
+    right: tf.Tensor
+    bottom: tf.Tensor
+    black_outside: bool = False
 
 
 def resize_batch(images: tf.Tensor, *, image_size: int) -> tf.Tensor:
@@ -40,20 +55,26 @@ def resize_batch(images: tf.Tensor, *, image_size: int) -> tf.Tensor:
     return _multiply(images, tf.constant(rows), tf.constant(columns))
 
 
-def resample(images: tf.Tensor, view: View, *, image_size: int) -> tf.Tensor:
+def resample(images: tf.Tensor, view: View, *, image_size: int, area: Area | None = None) -> tf.Tensor:
     """Shows each image's view, without its rotation (see `turn`), as a square of `image_size` pixels.
 
     Args:
       images: `[batch, height, width, 3]` uint8, or float32 in [0, 255]; height and width are static.
       view: What to show of each image.
       image_size: Edge of the output, in pixels.
+      area: What may be read of each image; `None` for all of it.
 
     Returns:
       `[batch, image_size, image_size, 3] float32` in [0, 255].
     """
     height, width = images.shape[1:3]
-    rows = interpolation_weights(view.center_y, view.span_y, in_size=height, out_size=image_size)
-    columns = interpolation_weights(view.center_x, view.span_x, in_size=width, out_size=image_size)
+    if area is None:
+        rows = interpolation_weights(view.center_y, view.span_y, in_size=height, out_size=image_size)
+        columns = interpolation_weights(view.center_x, view.span_x, in_size=width, out_size=image_size)
+    else:
+        shared = {"out_size": image_size, "black_outside": area.black_outside}
+        rows = weights_inside(view.center_y, view.span_y, area.top, area.bottom, in_size=height, **shared)
+        columns = weights_inside(view.center_x, view.span_x, area.left, area.right, in_size=width, **shared)
     return _multiply(images, rows, columns)
 
 
@@ -69,13 +90,54 @@ def interpolation_weights(center: tf.Tensor, span: tf.Tensor, *, in_size: int, o
       out_size: Output pixels.
     """
     scale = span / out_size
+    weights = _bilinear(reflect(_sources(center, scale, out_size), in_size), scale, in_size)
+    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
+
+
+def weights_inside(
+    center: tf.Tensor,
+    span: tf.Tensor,
+    low: tf.Tensor,
+    high: tf.Tensor,
+    *,
+    in_size: int,
+    out_size: int,
+    black_outside: bool,
+) -> tf.Tensor:
+    """Returns `interpolation_weights` of the pixels `low` to `high - 1` alone, as if there were no others.
+
+    Args:
+      center, span, in_size, out_size: As there.
+      low, high: `[batch] float32`, whole numbers, the one below the other.
+      black_outside: Whether an output pixel whose middle lies outside has no weights, in place of reflected ones.
+    """
+    scale = span / out_size
+    low, high = low[:, tf.newaxis], high[:, tf.newaxis]
+    sources = _sources(center, scale, out_size)
+    if black_outside:
+        inside = (sources >= low) & (sources <= high)
+        sources = tf.clip_by_value(sources, low, high)
+    else:
+        sources = low + reflect(sources - low, high - low)
+    pixels = tf.range(in_size, dtype=tf.float32)[tf.newaxis]
+    readable = (pixels >= low) & (pixels < high)
+    weights = tf.where(readable[:, tf.newaxis], _bilinear(sources, scale, in_size), 0.0)
+    weights /= tf.reduce_sum(weights, axis=-1, keepdims=True)
+    return tf.where(inside[:, :, tf.newaxis], weights, 0.0) if black_outside else weights
+
+
+def _sources(center: tf.Tensor, scale: tf.Tensor, out_size: int) -> tf.Tensor:
+    """Returns where the middles of output pixels lie in the source, `[batch, out_size]`, borders not heeded."""
     # From the middle outwards, where float32 rounds least.
     outputs = tf.range(out_size, dtype=tf.float32) + (0.5 - out_size / 2)
-    sources = _reflect(center[:, tf.newaxis] + scale[:, tf.newaxis] * outputs, in_size)
+    return center[:, tf.newaxis] + scale[:, tf.newaxis] * outputs
+
+
+def _bilinear(sources: tf.Tensor, scale: tf.Tensor, in_size: int) -> tf.Tensor:
+    """Returns the bilinear kernel around each source coordinate, `[batch, out_size, in_size]`, of any sum."""
     distances = tf.abs(sources[:, :, tf.newaxis] - (tf.range(in_size, dtype=tf.float32) + 0.5))
     widths = tf.maximum(1.0, tf.abs(scale))[:, tf.newaxis, tf.newaxis]
-    weights = tf.maximum(0.0, 1.0 - distances / widths)
-    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
+    return tf.maximum(0.0, 1.0 - distances / widths)
 
 
 def _resize_weights(in_size: int, out_size: int) -> np.ndarray:
@@ -102,98 +164,7 @@ def _multiply(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tens
     return tf.reshape(by_row, [-1, out_height, out_width, 3])
 
 
-def _reflect(coordinates: tf.Tensor, size: int) -> tf.Tensor:
+def reflect(coordinates: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
     """Folds continuous coordinates into [0, size] by reflection at the edges; exact for those inside."""
     folded = tf.math.floormod(coordinates, 2.0 * size)
     return tf.where(folded <= size, folded, 2.0 * size - folded)
-
-
-def turn(images: tf.Tensor, view: View) -> tf.Tensor:
-    """Turns each image about the middle of its view, at its own size, so that `resample` then shows it rotated.
-
-    Turning the source, usually the smaller image, instead of the output costs 49 times fewer gathered pixels from
-    32 to 224. Cubic interpolation keeps what a second bilinear one would blur. The turn is a rotation of
-    the *output*, so in source pixels it is sheared where the view's two scales differ.
-
-    Args:
-      images: `[batch, height, width, 3] uint8`; height and width are static, at least 2.
-      view: Its middle, spans and angle.
-
-    Returns:
-      `[batch, height, width, 3] float32` in [0, 255].
-    """
-    height, width = images.shape[1:3]
-    cosine, sine = (function(view.angle)[:, tf.newaxis, tf.newaxis] for function in (tf.cos, tf.sin))
-    center_x, center_y = (center[:, tf.newaxis, tf.newaxis] for center in (view.center_x, view.center_y))
-    anisotropy = (view.span_x / view.span_y)[:, tf.newaxis, tf.newaxis]
-    across = (tf.range(width, dtype=tf.float32) + 0.5)[tf.newaxis, tf.newaxis, :] - center_x
-    down = (tf.range(height, dtype=tf.float32) + 0.5)[tf.newaxis, :, tf.newaxis] - center_y
-    x = center_x + cosine * across - sine * anisotropy * down
-    y = center_y + sine / anisotropy * across + cosine * down
-    return cubic_gather(images, x, y)
-
-
-def cubic_gather(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Reads images at arbitrary coordinates by cubic convolution (Keys 1981, a = -0.5), reflected at the edges.
-
-    The 8-bit values of 2 x 2 neighbours are packed into one 32-bit word first: 4 gathers instead of 16, and gathers
-    are what costs on a CPU.
-
-    Args:
-      images: `[batch, height, width, 3] uint8`; height and width are at least 2.
-      x, y: `[batch, out_height, out_width] float32` continuous coordinates, in source pixels.
-
-    Returns:
-      `[batch, out_height, out_width, 3] float32`, clipped to [0, 255].
-    """
-    height, width = images.shape[1:3]
-    out_height, out_width = x.shape[1:3]
-    left, column_weights = _cubic_taps(x, width)
-    top, row_weights = _cubic_taps(y, height)
-    padded = _mirrored(_mirrored(images, axis=1), axis=2)
-    stride = width + 2 * _CUBIC_REACH - 1
-    words = tf.reshape(_pack_quads(padded), [-1, (height + 2 * _CUBIC_REACH - 1) * stride, 3])
-    first = tf.reshape(top * stride + left, [-1, out_height * out_width])
-    total = 0.0
-    for down, across in itertools.product((0, 2), (0, 2)):
-        quads = tf.gather(words, first + (down * stride + across), axis=1, batch_dims=1)
-        quads = tf.reshape(quads, [-1, out_height, out_width, 3])
-        for index in range(4):
-            weight = row_weights[down + index // 2] * column_weights[across + index % 2]
-            total += _byte_of(quads, index) * weight[..., tf.newaxis]
-    return tf.clip_by_value(total, 0.0, 255.0)
-
-
-def _mirrored(images: tf.Tensor, axis: int) -> tf.Tensor:
-    """Pads one axis symmetrically, as `tf.pad` does, which has no kernel for bytes on GPUs."""
-    before, after = [slice(None)] * 4, [slice(None)] * 4
-    before[axis], after[axis] = slice(None, _CUBIC_REACH), slice(-_CUBIC_REACH, None)
-    edges = [tf.reverse(images[tuple(edge)], [axis]) for edge in (before, after)]
-    return tf.concat([edges[0], images, edges[1]], axis)
-
-
-def _cubic_taps(coordinates: tf.Tensor, size: int) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-    """Returns the first of the four pixels around each coordinate (int32, in the padded image) and their weights."""
-    pixels = _reflect(coordinates, size) - 0.5
-    before = tf.floor(pixels)
-    t = pixels - before
-    weights = (
-        ((-0.5 * t + 1.0) * t - 0.5) * t,
-        (1.5 * t - 2.5) * t * t + 1.0,
-        ((-1.5 * t + 2.0) * t + 0.5) * t,
-        (0.5 * t - 0.5) * t * t,
-    )
-    return tf.cast(before, tf.int32) + (_CUBIC_REACH - 1), weights
-
-
-def _pack_quads(images: tf.Tensor) -> tf.Tensor:
-    """Packs each pixel with its right, lower and lower right neighbours: `[batch, height - 1, width - 1, 3] int32`."""
-    pixels = tf.cast(images, tf.int32)
-    words = pixels[:, :-1, :-1]
-    for index, neighbour in enumerate((pixels[:, :-1, 1:], pixels[:, 1:, :-1], pixels[:, 1:, 1:]), start=1):
-        words = tf.bitwise.bitwise_or(words, tf.bitwise.left_shift(neighbour, 8 * index))
-    return words
-
-
-def _byte_of(words: tf.Tensor, index: int) -> tf.Tensor:
-    return tf.cast(tf.bitwise.bitwise_and(tf.bitwise.right_shift(words, 8 * index), 0xFF), tf.float32)

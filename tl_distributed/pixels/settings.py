@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from tl_distributed.data.fit_rules import FITS
 from tl_distributed.pixels.augmentation import PIXELS
 from tl_distributed.settings.flags import setting
 
@@ -12,4 +13,11 @@ class PixelSettings:
 
     image_size: int = setting(
         0, "Side in pixels that the backbone sees; 0 is the backbone's own.", topic=PIXELS, minimum=0, maximum=2048
+    )
+    fit: str = setting(
+        "auto",
+        "What becomes of a picture that is not square, where the data set stores it whole: crop its largest centred "
+        "square, pad it with black, or squash it; auto is as the data set says.",
+        topic=PIXELS,
+        choices=("auto", *FITS),
     )

@@ -11,10 +11,12 @@ import logging
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -24,6 +26,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#666666"
 _COLOURS = (BLUE, ORANGE, "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 _MARKERS, _LINES = ("o", "s", "^", "D", "v", "P", "X", "*"), ("-", "--", "-.", ":")
 _DOTS_PER_INCH = 120
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _LOG = logging.getLogger(__name__)
 _MISSING_GLYPH = re.compile(r"Glyph .* missing from (current )?font(\(s\))?(?P<font>.*?)\.?$")
 _NAME_CHARACTERS = 28
@@ -53,18 +56,37 @@ def series_styles(names: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def new_figure(width_inches: float, height_inches: float, *, ground: str = "white") -> Figure:
+def new_figure(width_inches: float, height_inches: float) -> Figure:
     """Returns an empty figure whose parts make room for one another."""
     size = (width_inches, height_inches)
-    return Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained", facecolor=ground)
+    return Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained", facecolor="white")
 
 
 def figure_png(figure: Figure) -> bytes:
     """Returns the figure as the bytes of a PNG file; characters that the font lacks are boxes, which is said once."""
+    return _saved(figure, format="png")
+
+
+def figure_svg(figure: Figure, name: str) -> str:
+    """Returns the figure as an SVG element, for the inside of a page: on its ground, in its ink, with text as text.
+
+    Args:
+      figure: Drawn in black.
+      name: By which its parts are told from those of other figures of the page.
+    """
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+        text = _saved(figure, format="svg", transparent=True, metadata=_NO_METADATA).decode()
+    text = text[text.index("<svg") :].replace("#000000", "currentColor")
+    # Text without a fill is black, whatever the page's ink.
+    text = text.replace("<svg ", '<svg fill="currentColor" ', 1)
+    return re.sub(r"\s*\n\s*", "\n", text)
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(buffer, format="png")
+        figure.savefig(buffer, **options)
     for warning in caught:
         missing = _MISSING_GLYPH.match(str(warning.message))
         if missing is None:
@@ -91,47 +113,31 @@ def shortened(text: str, longest: int = _NAME_CHARACTERS) -> str:
 
 
 def confusion_figure(
-    shares: np.ndarray,
-    class_names: Sequence[str],
-    *,
-    label: str,
-    numbers: np.ndarray,
-    difference: bool = False,
-    ground: str = "white",
-    ink: str = "black",
+    shares: np.ndarray, class_names: Sequence[str], *, label: str, numbers: np.ndarray
 ) -> tuple[Figure, Axes]:
-    """Draws a confusion matrix, or the difference of two; of more than `MOST_CLASSES_DRAWN` classes, its largest cells.
+    """Draws a confusion matrix; of more than `MOST_CLASSES_DRAWN` classes, its largest cells.
 
     Args:
-      shares: `[classes, classes]` of the true class (rows), by predicted class (columns): in [0, 1], or in [-1, 1]
-        where `difference`.
+      shares: `[classes, classes]` in [0, 1], of the true class (rows), by predicted class (columns).
       class_names: Names of the classes.
       label: Of the colours, whose scale is in per cent.
       numbers: `[classes, classes]` texts, empty where a cell has none; shown where there is room.
-      difference: Whether colours go both ways from zero.
-      ground: Colour of the figure's ground.
-      ink: Colour of the text of the colour bar.
     """
     num_classes = len(class_names)
     if num_classes > MOST_CLASSES_DRAWN:
-        cells = largest_cells(shares, class_names, diagonal=difference)
-        return cells_figure(cells, label=label, ground=ground, ink=ink)
+        return cells_figure(largest_cells(shares, class_names), label=label)
     side = min(max(4.5, 2.5 + 0.45 * num_classes), 14.0)
-    figure = new_figure(side + 1.1, side, ground=ground)
+    figure = new_figure(side + 1.1, side)
     axes = figure.subplots()
-    limit = max(float(np.abs(shares).max()), 0.01) if difference else 1.0
     # The root lifts small shares off the white: a confusion of 2 % is what one looks for.
-    norm = Normalize(-limit, limit) if difference else PowerNorm(0.5, vmin=0, vmax=limit)
-    image = axes.imshow(shares, cmap="PuOr" if difference else "Blues", norm=norm, interpolation="nearest")
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="nearest")
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format=PercentFormatter(1.0, symbol=""))
-    bar.set_label(label, color=ink)
-    bar.ax.tick_params(colors=ink)
+    bar.set_label(label)
     if num_classes <= _MOST_CELLS_WITH_NUMBERS:
         size = 10 if num_classes <= 10 else 7
-        dark = 0.55 * limit if difference else 0.4 * limit
         for (row, column), text in np.ndenumerate(numbers):
             if text:
-                colour = "white" if abs(shares[row, column]) > dark else "black"
+                colour = "white" if shares[row, column] > 0.4 else "black"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     _name_ticks(axes, class_names)
     axes.set_xlabel("predicted class")
@@ -147,46 +153,37 @@ def _name_ticks(axes: Axes, class_names: Sequence[str]) -> None:
     axes.set_yticks(range(num_classes), labels, fontsize=size)
 
 
-def cells_figure(
-    cells: Sequence[tuple[str, str, float]], *, label: str, ground: str = "white", ink: str = "black"
-) -> tuple[Figure, Axes]:
-    """Draws, in place of a confusion matrix of many classes, the cells that matter most, the first on top.
+def cells_figure(cells: Sequence[tuple[str, str, float]], *, label: str) -> tuple[Figure, Axes]:
+    """Draws, in place of a confusion matrix of many classes, the mistakes that matter most, the first on top.
 
     Args:
       cells: (true class, predicted class, share); those beyond `MOST_ROWS` are left out.
       label: Of the shares.
-      ground: Colour of the figure's ground.
-      ink: Colour of text.
     """
     cells = cells[:MOST_ROWS]
-    figure = new_figure(9, 1.4 + 0.24 * max(len(cells), 1), ground=ground)
+    figure = new_figure(9, 1.4 + 0.24 * max(len(cells), 1))
     axes = figure.subplots()
     axes.barh(range(len(cells)), [share for _, _, share in cells], color=BLUE)
-    names = [
-        f"{shortened(true)}, found" if true == predicted else f"{shortened(true)}, taken for {shortened(predicted)}"
-        for true, predicted, _ in cells
-    ]
+    names = [f"{shortened(true)}, taken for {shortened(predicted)}" for true, predicted, _ in cells]
     axes.set_yticks(range(len(cells)), names, fontsize=8)
     axes.set_ylim(max(len(cells), 1) - 0.5, -0.5)  # downwards
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     axes.set_xlabel(label)
     if not cells:
-        axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", color=ink)
+        axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
     return figure, axes
 
 
-def largest_cells(matrix: np.ndarray, class_names: Sequence[str], *, diagonal: bool) -> list[tuple[str, str, float]]:
-    """Returns (true class, predicted class, value) of the largest cells, by magnitude and without zeros.
+def largest_cells(matrix: np.ndarray, class_names: Sequence[str]) -> list[tuple[str, str, float]]:
+    """Returns (true class, predicted class, value) of the most frequent mistakes, without zeros.
 
     Args:
       matrix: `[classes, classes]`, rows the true class.
       class_names: Names of the classes.
-      diagonal: Whether right answers count among them.
     """
     values = np.array(matrix, np.float64)
-    if not diagonal:
-        np.fill_diagonal(values, 0)
-    order = np.argsort(-np.abs(values), axis=None, kind="stable")[:MOST_ROWS]
+    np.fill_diagonal(values, 0)
+    order = np.argsort(-values, axis=None, kind="stable")[:MOST_ROWS]
     places = zip(*np.unravel_index(order, values.shape), strict=True)
     return [
         (class_names[row], class_names[column], values[row, column]) for row, column in places if values[row, column]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from tl_distributed.files import write_file
+from tl_distributed.reporting.calibration import expected_calibration_error
 from tl_distributed.reporting.drawing import (
     BLUE,
     GREY,
@@ -92,7 +93,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: 
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     if len(class_names) > MOST_CLASSES_DRAWN:
         supports = dict(zip(class_names, counts.sum(1).tolist(), strict=True))
-        return most_confused(largest_cells(counts, class_names, diagonal=False), supports)
+        return most_confused(largest_cells(counts, class_names), supports)
     numbers = np.where(counts > 0, counts.astype(str), "")
     return confusion_figure(shares, class_names, label="share of the true class (%)", numbers=numbers)[0]
 
@@ -137,6 +138,39 @@ def per_class_accuracy(per_class: dict[str, dict[str, Any]]) -> Figure:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     axes.set_xlabel("accuracy (%)")
     axes.set_ylabel("class" if drawn is measured else f"class, the {len(names)} worst of {len(measured):,}")
+    return figure
+
+
+def reliability_diagram(
+    bins: Sequence[Sequence[float]], calibrated: Sequence[Sequence[float]] = (), temperature: float | None = None
+) -> Figure:
+    """Draws accuracy over confidence: on the diagonal, probabilities can be taken at their word.
+
+    Args:
+      bins: Of `calibration.reliability`: [mean confidence, accuracy, examples].
+      calibrated: The same at the temperature; none without one.
+      temperature: That fits the validation split.
+    """
+    figure = new_figure(5.2, 4.8)
+    axes = figure.subplots()
+    axes.plot((0, 1), (0, 1), color=GREY, linestyle=":", linewidth=1, label="as sure as right")
+    series = [("as trained", bins, BLUE, "-", "o")]
+    if calibrated:
+        series.append((f"at temperature {temperature:.3g}", calibrated, ORANGE, "--", "s"))
+    for label, rows, colour, line_style, marker in series:
+        if rows:
+            confidences, accuracies, _ = zip(*rows, strict=True)
+            error = 100 * expected_calibration_error(rows)
+            label = f"{label}: expected error {error:.1f} points"
+            axes.plot(confidences, accuracies, line_style, color=colour, marker=marker, markersize=4, label=label)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+    axes.set_xlabel("confidence (%), bins of as many images each")
+    axes.set_ylabel("accuracy (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", fontsize=8)
     return figure
 
 

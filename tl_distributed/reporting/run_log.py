@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.reporting import plots, tensorboard
+from tl_distributed.reporting import board_tags, plots, tensorboard
 from tl_distributed.reporting.drawing import MOST_CLASSES_DRAWN
 from tl_distributed.reporting.metrics_log import MetricsLog, read_metrics
 from tl_distributed.reporting.tensorboard import TensorBoardLog
+
+_FINAL_SCORES = (
+    "val_accuracy", "test_accuracy", "test_loss", "test_top5_accuracy", "test_balanced_accuracy", "test_macro_f1",
+    "test_expected_calibration_error", "test_expected_calibration_error_calibrated", "temperature",
+)  # fmt: skip
 
 
 class RunLog:
@@ -22,6 +27,7 @@ class RunLog:
         self._workdir = workdir
         self._metrics = MetricsLog(f"{workdir}/metrics.jsonl", resume_step=last_step)
         self._board = TensorBoardLog(workdir, enabled=True, resume_step=last_step)
+        self._replicas, self._precision = 1, "float32"
 
     def __enter__(self) -> "RunLog":
         return self
@@ -31,18 +37,16 @@ class RunLog:
         self._board.close()
 
     def start(self, config: Mapping[str, Any]) -> None:
-        """Shows the content of `config.json` as text."""
+        """Shows the content of `config.json` as text, and sets what the board opens on."""
+        self._replicas, self._precision = config["replicas"], config["precision"]
+        self._board.layout(board_tags.chart_layout(), 0)
         self._board.text(tensorboard.CONFIG, f"```json\n{json.dumps(config, indent=2)}\n```", 0)
 
-    def row(self, split: str, values: Mapping[str, Any]) -> None:
-        """Adds one row, of `train` or `validation`; `values` holds `step`."""
+    def row(self, values: Mapping[str, Any]) -> None:
+        """Adds one row, of training or of validation (`val_*`); `values` holds `step`."""
         self._metrics.append(dict(values))
-        scalars = {
-            name.removeprefix("val_"): value
-            for name, value in values.items()
-            if isinstance(value, (int, float)) and name != "step"
-        }
-        self._board.scalars(split, int(values["step"]), scalars)
+        scalars = board_tags.scalars_of(values, replicas=self._replicas, precision=self._precision)
+        self._board.scalars(int(values["step"]), scalars)
 
     def preview(self, images: np.ndarray, captions: Sequence[str], step: int) -> None:
         """Shows what the backbone is given: `[n, size, size, 3] uint8` augmented images, a caption each."""
@@ -52,20 +56,24 @@ class RunLog:
         self,
         results: Mapping[str, Any],
         hparams: Mapping[str, Any],
-        misclassified: tuple[np.ndarray, Sequence[str]],
+        misclassified: tuple[Sequence[np.ndarray], Sequence[str]],
     ) -> None:
         """Draws the plots and shows the end of the run.
 
         Args:
           results: Content of `results.json`.
-          hparams: Settings of the run.
-          misclassified: Images `[n, h, w, 3] uint8` that the model got wrong, and a caption each.
+          hparams: Settings by which runs are compared.
+          misclassified: Images `[h, w, 3] uint8` that the model got wrong, and a caption each.
         """
         names, step = results["class_names"], int(results["steps"])
         figures = {
             "learning_curves": plots.learning_curves(read_metrics(f"{self._workdir}/metrics.jsonl")),
             "per_class_accuracy": plots.per_class_accuracy(results["per_class"]),
         }
+        if results["reliability"]:
+            figures[tensorboard.RELIABILITY] = plots.reliability_diagram(
+                results["reliability"], results["reliability_calibrated"] or (), results["temperature"]
+            )
         if results["confusion_matrix"] and len(names) <= MOST_CLASSES_DRAWN:
             figures[tensorboard.CONFUSION_MATRIX] = plots.confusion_matrix(results["confusion_matrix"], names)
         elif results["per_class"]:
@@ -77,9 +85,7 @@ class RunLog:
         tf.io.gfile.makedirs(f"{self._workdir}/plots")
         for name, figure in figures.items():
             self._board.png(name, plots.save_figure(figure, f"{self._workdir}/plots/{name}.png"), step)
-        metrics = {
-            name: results[name] for name in ("val_accuracy", "test_accuracy", "test_loss") if results[name] is not None
-        }
+        metrics = {board_tags.best_tag(name): results[name] for name in _FINAL_SCORES if results.get(name) is not None}
         self._board.hparams(hparams, metrics, step)
 
 
@@ -94,10 +100,13 @@ class NoRunLog(RunLog):
 
     def start(self, config: Mapping[str, Any]) -> None: ...
 
-    def row(self, split: str, values: Mapping[str, Any]) -> None: ...
+    def row(self, values: Mapping[str, Any]) -> None: ...
 
     def preview(self, images: np.ndarray, captions: Sequence[str], step: int) -> None: ...
 
     def finish(
-        self, results: Mapping[str, Any], hparams: Mapping[str, Any], misclassified: tuple[np.ndarray, Sequence[str]]
+        self,
+        results: Mapping[str, Any],
+        hparams: Mapping[str, Any],
+        misclassified: tuple[Sequence[np.ndarray], Sequence[str]],
     ) -> None: ...

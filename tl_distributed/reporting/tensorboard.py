@@ -1,8 +1,7 @@
-"""The TensorBoard side of a run: tags, writers, and what happens to them when the run resumes.
+"""The TensorBoard side of a run: its writer, and what happens to it when the run resumes.
 
-Training writes to `<workdir>/train` and validation to `<workdir>/validation` under the same tags, so that
-TensorBoard draws both curves in one chart. Settings and final scores (HParams) lie in the workdir itself,
-which makes the run one row of the HParams table.
+All of a run is one entry of TensorBoard's list, its workdir: curves, pictures, settings and final scores (HParams). The
+Custom Scalars dashboard draws training and validation in one chart (`board_tags`).
 
 A run that was killed leaves points beyond its last checkpoint. The run that resumes cannot rewrite those
 files; it starts new ones behind a session-start event, at which TensorBoard forgets every earlier point from
@@ -16,14 +15,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-LOSS, ACCURACY = "loss", "accuracy"
-LEARNING_RATE, GRADIENT_NORM, LOSS_SCALE = "learning_rate", "gradient_norm", "loss_scale"
-IMAGES_PER_SECOND, STEP_SECONDS = "images_per_second", "step_seconds"
 AUGMENTED_INPUT, CONFUSION_MATRIX, MISCLASSIFIED = "augmented_input", "confusion_matrix", "misclassified"
+RELIABILITY = "reliability"
 MOST_CONFUSED = "most_confused"  # in place of the matrix where classes are many
 CONFIG = "config"
 
-SPLITS = ("train", "validation")
 _GRID_COLUMNS = 8
 
 
@@ -40,30 +36,37 @@ class TensorBoardLog:
             0: a new run, or one that begins anew in the same folder.
         """
         self._workdir, self._enabled, self._resume_step = workdir.rstrip("/"), enabled, resume_step
-        self._writers: dict[str, Any] = {}
+        self._writer: Any = None
 
-    def scalars(self, split: str, step: int, values: Mapping[str, Any]) -> None:
-        """Adds one point to the curve of each tag; `split` is `train` or `validation`."""
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds one point to the curve of each tag."""
         import tensorflow as tf
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
-        if split not in SPLITS:
-            raise ValueError(f"split {split!r}: takes one of {SPLITS}")
         if not self._enabled:
             return
         row = Summary()  # one write a row: a `tf.summary.scalar` for each value takes longer than a small head's steps
         for tag, value in values.items():
             row.MergeFrom(scalar_pb(tag, value))
-        with self._writer(split).as_default(step):
+        with self._writing(step):
             tf.summary.experimental.write_raw_pb(row.SerializeToString())
+
+    def layout(self, layout: Any, step: int) -> None:
+        """Sets what the Custom Scalars dashboard shows; `layout` is a `layout_pb2.Layout` of its plugin."""
+        import tensorflow as tf
+        from tensorboard.plugins.custom_scalar import summary
+
+        if self._enabled:
+            with self._writing(step):
+                tf.summary.experimental.write_raw_pb(summary.pb(layout).SerializeToString())
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """Shows Markdown."""
         import tensorflow as tf
 
         if self._enabled:
-            with self._writer("train").as_default(step):
+            with self._writing(step):
                 tf.summary.text(tag, markdown)
 
     def images(self, tag: str, images: np.ndarray, step: int, captions: Sequence[str] = ()) -> None:
@@ -77,7 +80,7 @@ class TensorBoardLog:
         if captions:
             self.figure(tag, image_grid(images, captions, _GRID_COLUMNS), step)
             return
-        with self._writer("train").as_default(step):
+        with self._writing(step):
             tf.summary.image(tag, np.asarray(images, np.uint8), max_outputs=len(images))
 
     def figure(self, tag: str, figure: Figure, step: int) -> None:
@@ -93,7 +96,7 @@ class TensorBoardLog:
 
         if self._enabled:
             pixels = tf.io.decode_png(content, channels=3)
-            with self._writer("train").as_default(step):
+            with self._writing(step):
                 tf.summary.image(tag, pixels[None])
 
     def hparams(self, settings: Mapping[str, Any], metrics: Mapping[str, float | None], step: int) -> None:
@@ -113,7 +116,7 @@ class TensorBoardLog:
             name: value if isinstance(value, (bool, int, float, str)) else _text(value)
             for name, value in settings.items()
         }
-        with self._writer("").as_default(step):
+        with self._writing(step):
             api.hparams(plain, trial_id=self._workdir)
             for tag, value in metrics.items():
                 if value is not None:
@@ -121,22 +124,22 @@ class TensorBoardLog:
 
     def flush(self) -> None:
         """Puts everything written so far where a TensorBoard that is running finds it."""
-        for writer in self._writers.values():
-            writer.flush()
+        if self._writer is not None:
+            self._writer.flush()
 
     def close(self) -> None:
-        """Flushes and closes the files; nothing can be written afterwards."""
-        for writer in self._writers.values():
-            writer.close()
+        """Flushes and closes the file; nothing can be written afterwards."""
+        if self._writer is not None:
+            self._writer.close()
 
-    def _writer(self, folder: str) -> Any:
+    def _writing(self, step: int) -> Any:
+        """Returns a context in which `tf.summary` writes at `step`."""
         import tensorflow as tf
 
-        if folder not in self._writers:
-            path = f"{self._workdir}/{folder}".rstrip("/")
-            _mark_start(path, self._resume_step)
-            self._writers[folder] = tf.summary.create_file_writer(path)
-        return self._writers[folder]
+        if self._writer is None:
+            _mark_start(self._workdir, self._resume_step)
+            self._writer = tf.summary.create_file_writer(self._workdir)
+        return self._writer.as_default(step)
 
 
 def _mark_start(folder: str, resume_step: int) -> None:

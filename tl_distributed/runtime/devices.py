@@ -1,5 +1,6 @@
 """Start-up of a process: devices and their memory, strategy, precision, XLA, determinism."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,11 @@ class Runtime:
     @property
     def first_replica(self) -> int:
         return self.workers.index * self.num_local_replicas
+
+    @property
+    def local_replicas(self) -> range:
+        """The numbers of this worker's replicas."""
+        return range(self.first_replica, self.first_replica + self.num_local_replicas)
 
     @property
     def batches_in_flight(self) -> int:
@@ -135,7 +141,9 @@ def _seen(model_family: str) -> str:
 def _limit_memory(gpu: Any, limit_mib: int) -> None:
     """Leaves memory to the other processes of a shared node."""
     if not limit_mib:
-        tf.config.experimental.set_memory_growth(gpu, True)
+        # A program that has used the GPU already, as to build its own model, has said how it takes memory.
+        with contextlib.suppress(RuntimeError, ValueError):
+            tf.config.experimental.set_memory_growth(gpu, True)
         return
     limit = tf.config.LogicalDeviceConfiguration(memory_limit=limit_mib)
     try:

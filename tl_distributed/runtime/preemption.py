@@ -14,6 +14,7 @@ key-value store has told all workers; and it writes the checkpoint itself, witho
 
 import select
 import signal
+import threading
 from types import FrameType, TracebackType
 
 from tl_distributed.progress import to_nowhere
@@ -37,6 +38,8 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python lets the main thread alone take signals: whoever trains in another one stops it
         for number in _SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
                 continue

@@ -7,13 +7,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from tl_distributed.errors import UserError, file_error_line, one_line
 from tl_distributed.settings.flags import help_text, parse_arguments
 
 HELP = ("--help", "-h", "-help", "--helpfull")
-_QUIET = "3"  # TF_CPP_MIN_LOG_LEVEL, unless the user set one: TensorFlow's chatter hides our own lines
+QUIET_TENSORFLOW = "3"  # TF_CPP_MIN_LOG_LEVEL, unless the user set one: TensorFlow's chatter hides our own lines
 
 
 def run_command(
@@ -42,7 +42,7 @@ def run_to_exit(call: Callable[[], int | None]) -> None:
     reader of the output that went away (`| head`) with 141; anything else is a defect and keeps its traceback. So does
     an error of a file system under `python -X dev`.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _QUIET)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET_TENSORFLOW)
     try:
         code = call()
         sys.stdout.flush()
@@ -75,10 +75,21 @@ def _stdout_is_closed() -> bool:
     return closed
 
 
+class _StderrHandler(logging.StreamHandler):
+    """Writes to what `sys.stderr` is at the time: a notebook, or a program that redirects it, puts another in place."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
 def start_logging() -> None:
     """Sends this project's log lines to standard error, with the time and nothing else."""
     logger = logging.getLogger("tl_distributed")  # TensorFlow's and absl's own lines stay out
-    logger.handlers[:] = [logging.StreamHandler()]
+    logger.handlers[:] = [_StderrHandler()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
     set_log_name("")
@@ -96,7 +107,7 @@ def import_tensorflow() -> None:
 
     They are written by C++ before its logging obeys TF_CPP_MIN_LOG_LEVEL; any other line is passed on.
     """
-    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") != _QUIET:
+    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") != QUIET_TENSORFLOW:
         return
     sys.stderr.flush()
     terminal = os.dup(2)

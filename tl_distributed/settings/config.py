@@ -4,13 +4,13 @@ No TensorFlow here: a wrong flag is refused before any device is touched.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import TypeVar
 
 from tl_distributed.bank.settings import BankSettings, why_nothing_to_bank
 from tl_distributed.data.settings import DataSettings
 from tl_distributed.errors import UserError
-from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.settings import ModelSettings
 from tl_distributed.pixels.augment_settings import AugmentSettings
 from tl_distributed.pixels.settings import PixelSettings
@@ -48,10 +48,10 @@ class Config(  # the last one's flags come first: so a dataclass orders the fiel
 
     def validate(self) -> None:
         """Raises `UserError` for combinations that cannot be meant; single values are checked by their flag."""
-        for kind in (ModelSettings, BankSettings, RuntimeSettings, RunSettings):
+        for kind in (ModelSettings, BankSettings, RuntimeSettings, OptimizationSettings, RunSettings):
             self.part(kind).validate()
         self._check_bank()
-        backbone, transfer = get_backbone(self.backbone), self.transfer_and_weights()[0]
+        backbone, transfer = self.backbone_row(), self.transfer_and_weights()[0]
         if self.image_size and self.image_size < backbone.minimum_size:
             raise UserError(
                 f"--image_size={self.image_size}: {self.backbone} takes {backbone.minimum_size} pixels or more"
@@ -84,8 +84,9 @@ class Config(  # the last one's flags come first: so a dataclass orders the fiel
             self,
             weights=weights,
             transfer=transfer,
-            image_size=self.image_size or get_backbone(self.backbone).default_size or native_size,
-            workdir=self.workdir or f"runs/{self.recipe or f'{self.backbone}_{transfer}'}",
+            image_size=self.image_size or self.backbone_row().default_size or native_size,
+            workdir=self.workdir
+            or f"runs/{self.recipe or re.sub(r'[^.A-Za-z0-9_-]+', '_', f'{self.backbone}_{transfer}')}",
             **self.augment_settings().strengths(),
         )
 

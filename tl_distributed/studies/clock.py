@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 
 from tl_distributed.data.records import DatasetInfo
-from tl_distributed.models.backbones import get_backbone
+from tl_distributed.data.subset import subset_counts
 from tl_distributed.settings.config import Config
 from tl_distributed.studies.plan import Run
 from tl_distributed.training.phases import Phase, plan_phases
 
 # Cost of a training image in forward passes of the whole net, by what a phase trains: rough, and soon replaced by what
 # the arm's own runs took. From a feature bank only what follows the frozen part is computed.
-_COST = {"scratch": 3.0, "full": 3.0, "partial": 2.0, "frozen": 1.0}
+_UNKNOWN_GMACS = 1.0  # of a network of one's own, until its first run shows its pace
+_COST = {"scratch": 3.0, "full": 3.0, "norms": 2.5, "partial": 2.0, "frozen": 1.0}
 _COST_FROM_BANK = {**_COST, "partial": 1.0, "frozen": 0.01}
 
 
@@ -21,10 +22,10 @@ def planned_images(config: Config, info: DatasetInfo, images_per_class: int) -> 
 
 def planned_work(config: Config, info: DatasetInfo, images_per_class: int) -> float:
     """Returns a rough relative cost of a run: the arithmetic of its training, and of its feature bank if it has one."""
-    backbone = get_backbone(config.backbone)
+    backbone = config.backbone_row()
     native_size = max(info.image_shape[:2])
     size = config.image_size or backbone.default_size or native_size
-    forward = backbone.gmacs * (size / (backbone.default_size or native_size)) ** 2
+    forward = (backbone.gmacs or _UNKNOWN_GMACS) * (size / (backbone.default_size or native_size)) ** 2
     banked = config.feature_bank != "off" and not config.why_nothing_to_bank()
     cost = _COST_FROM_BANK if banked else _COST
     phases = _phases(config, info, images_per_class)
@@ -41,8 +42,7 @@ def _phases(config: Config, info: DatasetInfo, images_per_class: int) -> tuple[P
 
 
 def _train_images(info: DatasetInfo, images_per_class: int) -> int:
-    counts = info.splits["train"].counts_per_class.values()
-    return sum(min(count, images_per_class) if images_per_class else count for count in counts)
+    return sum(subset_counts(info.splits["train"].counts_per_class, images_per_class).values())
 
 
 class PlanClock:

@@ -2,23 +2,25 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tl_distributed.errors import UserError
 from tl_distributed.files import read_json
+from tl_distributed.reporting.answers import PREDICTIONS_FILE, Answers, read_answers
+from tl_distributed.reporting.intervals import wilson_interval
 from tl_distributed.reporting.metrics_log import read_metrics
 from tl_distributed.reporting.scores import confusion_counts
+from tl_distributed.reporting.shown_scores import SHOWN_SCORES, scores_of
 from tl_distributed.reporting.spread import Spread
 from tl_distributed.studies.plan import Plan, Run
 from tl_distributed.studies.runner import FAILURE_FILE
 from tl_distributed.studies.statistics import Comparison, compare, holm
-from tl_distributed.training.outcome import PREDICTIONS_FILE
 
 _CONVERGED_WITHIN = 0.01  # of the best validation accuracy
 
@@ -36,11 +38,15 @@ class Epoch:
     val_accuracy: float
     val_loss: float
     seconds: float
+    step: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a run left: `status` is done, failed or not run; `results` and the rest are of a done run."""
+    """What a run left: `status` is done, failed or not run; `results` and the rest are of a done run.
+
+    `written` is the content of its `config.json`.
+    """
 
     run: Run
     folder: str
@@ -48,26 +54,25 @@ class Record:
     reason: str = ""
     results: dict[str, Any] = dataclasses.field(default_factory=dict)
     epochs: tuple[Epoch, ...] = ()
-    devices: tuple[str, ...] = ()
-    labels: np.ndarray | None = None
-    predictions: np.ndarray | None = None
+    written: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    @property
-    def right(self) -> np.ndarray:
-        """`[n] bool`, which test images the run got right."""
-        return self.predictions == self.labels
+    @functools.cached_property
+    def answers(self) -> Answers:
+        """What a done run answered on the test images; read when first asked for."""
+        return read_answers(f"{self.folder}/{PREDICTIONS_FILE}")
 
     @property
     def best_epoch(self) -> Epoch | None:
-        """The epoch whose weights were scored: the first of the best validation accuracy."""
-        return max(self.epochs, key=lambda epoch: epoch.val_accuracy, default=None)
+        """The epoch whose weights were scored."""
+        chosen = (epoch for epoch in self.epochs if epoch.step == self.results["best_step"])
+        return next(chosen, self.epochs[-1] if self.epochs else None)
 
     @property
     def convergence_epoch(self) -> float | None:
         """The first epoch within one point of the best validation accuracy."""
         if not self.epochs:
             return None
-        threshold = self.best_epoch.val_accuracy - _CONVERGED_WITHIN
+        threshold = max(epoch.val_accuracy for epoch in self.epochs) - _CONVERGED_WITHIN
         return next(epoch.epoch for epoch in self.epochs if epoch.val_accuracy >= threshold)
 
 
@@ -88,6 +93,21 @@ class ArmSummary:
         return self.spread_of("test_accuracy")
 
     @property
+    def test_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the test accuracy, in [0, 1].
+
+        Of one run, Wilson's; of several, that of `compare`, in which images and seeds are both a sample.
+        """
+        num_images = self.records[0].results["num_examples"]["test"]
+        one_run = wilson_interval(self.test_accuracy.mean, num_images)
+        if len(self.records) == 1:
+            return one_run
+        right = np.stack([record.answers.right for record in self.records])
+        both = compare(right, np.zeros_like(right))
+        # All right or all wrong: no run shows a spread, the number of images still does.
+        return (max(0.0, both.low), min(1.0, both.high)) if both.high > both.low else one_run
+
+    @property
     def gap(self) -> float | None:
         """Training minus validation accuracy at the chosen epoch, mean over the seeds."""
         best = [record.best_epoch for record in self.records if record.best_epoch]
@@ -102,15 +122,16 @@ class ArmSummary:
     def confusion(self) -> np.ndarray:
         """`[classes, classes]` shares of the true class, over all seeds."""
         num_classes = len(self.records[0].results["class_names"])
-        counts = sum(confusion_counts(record.labels, record.predictions, num_classes) for record in self.records)
+        answers = [record.answers for record in self.records]
+        counts = sum(confusion_counts(given.labels, given.predictions, num_classes) for given in answers)
         return counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
     @property
     def per_class_accuracy(self) -> np.ndarray:
         """`[classes]`, over all seeds; 0 of a class without test images."""
         num_classes = len(self.records[0].results["class_names"])
-        labels = np.concatenate([record.labels for record in self.records])
-        right = np.concatenate([record.right for record in self.records])
+        labels = np.concatenate([record.answers.labels for record in self.records])
+        right = np.concatenate([record.answers.right for record in self.records])
         counts = np.bincount(labels, minlength=num_classes)
         return np.bincount(labels[right], minlength=num_classes) / np.maximum(counts, 1)
 
@@ -135,12 +156,8 @@ def _load(run: Run, folder: str) -> Record:
     if results is None:
         failure = read_json(f"{folder}/{FAILURE_FILE}")
         return Record(run, folder, "failed", failure["reason"]) if failure else Record(run, folder, "not run")
-    with tf.io.gfile.GFile(f"{folder}/{PREDICTIONS_FILE}", "rb") as file:
-        saved = np.load(io.BytesIO(file.read()), allow_pickle=False)
-        labels, predictions = saved["labels"], saved["probabilities"].argmax(1)
     epochs = tuple(epochs_of(read_metrics(f"{folder}/metrics.jsonl")))
-    devices = tuple(read_json(f"{folder}/config.json")["devices"])
-    return Record(run, folder, "done", "", results, epochs, devices, labels, predictions)
+    return Record(run, folder, "done", "", results, epochs, read_json(f"{folder}/config.json"))
 
 
 def epochs_of(rows: Sequence[dict[str, Any]]) -> list[Epoch]:
@@ -158,6 +175,7 @@ def epochs_of(rows: Sequence[dict[str, Any]]) -> list[Epoch]:
                 Epoch(
                     row["epoch"], float(np.average(accuracies, weights=steps)),
                     float(np.average(losses, weights=steps)), row["val_accuracy"], row["val_loss"], row["seconds"],
+                    row["step"],
                 )
             )  # fmt: skip
             waiting = []
@@ -180,8 +198,12 @@ def summarise(plan: Plan, records: Sequence[Record]) -> list[ArmSummary]:
 
 
 def at_largest_size(plan: Plan, summaries: Sequence[ArmSummary]) -> list[ArmSummary]:
-    """Returns the summaries of the plan's largest training set."""
-    return [summary for summary in summaries if summary.images_per_class == plan.runs[-1].images_per_class]
+    """Returns the summaries of the largest training set that has a finished run, the plan's largest where it has."""
+    sizes = {summary.images_per_class for summary in summaries}
+    largest = plan.runs[-1].images_per_class
+    if largest not in sizes and summaries:
+        largest = summaries[-1].images_per_class
+    return [summary for summary in summaries if summary.images_per_class == largest]
 
 
 def compare_all(summaries: Sequence[ArmSummary]) -> list[Pair]:
@@ -196,28 +218,48 @@ def compare_all(summaries: Sequence[ArmSummary]) -> list[Pair]:
         shared = [record.run.seed for record in first.records if record.run.seed in seeds]
         if shared:
             runs = [[record for record in arm.records if record.run.seed in shared] for arm in (first, second)]
-            _check_same_images([*runs[0], *runs[1]])
-            answers = [np.stack([record.right for record in records]) for records in runs]
+            answers = [np.stack([one.right for one in same_images(records, runs[0][0])]) for records in runs]
             found.append((first.name, second.name, compare(*answers)))
     adjusted = holm([comparison.p_value for *_, comparison in found])
     return [Pair(*pair, p_value) for pair, p_value in zip(found, adjusted, strict=True)]
 
 
-def _check_same_images(records: Sequence[Record]) -> None:
-    """Raises `UserError` where an answer of one run has no answer of another to be paired with."""
-    first = records[0]
-    for record in records[1:]:
-        if not np.array_equal(first.labels, record.labels):
-            raise UserError(
-                f"{first.folder} and {record.folder} were scored on other test images ({len(first.labels):,} and "
-                f"{len(record.labels):,}, or other labels), so they cannot be compared; run one of them again"
-            )
+def same_images(records: Sequence[Record], first: Record) -> list[Answers]:
+    """Returns what runs answered, each in the order of the test images of `first`.
+
+    Raises:
+      UserError: An answer of one has no answer of the other to be paired with.
+    """
+    return [_paired(record, first) for record in records]
+
+
+def _paired(record: Record, first: Record) -> Answers:
+    try:
+        return record.answers.in_order_of(first.answers)
+    except ValueError as error:
+        raise UserError(
+            f"{first.folder} and {record.folder} were scored on other test images ({error}), so they cannot be "
+            "compared; run one of them again"
+        ) from None
+
+
+def pairing(records: Sequence[Record]) -> str:
+    """Says by what the test images of the done runs are paired."""
+    done = [record for record in records if record.status == "done"]
+    without = sum(record.answers.ids is None for record in done)
+    if not without:
+        return "The test images of the runs are paired by their ids, and have the same labels."
+    return (
+        "The test images of the runs are paired by their order, in which their labels are the same: "
+        f"{without} of {len(done)} runs hold no ids."
+    )
 
 
 CSV_COLUMNS = (
-    "arm", "images_per_class", "seed", "status", "test_accuracy", "test_loss", "val_accuracy", "train_accuracy",
-    "parameters", "trainable_parameters", "forward_flops_per_image", "seconds", "images_seen", "epochs", "best_epoch",
-    "convergence_epoch", "reason", "workdir",
+    "arm", "images_per_class", "seed", "status", "test_accuracy", "test_loss", "test_loss_calibrated", "val_accuracy",
+    "val_loss", "train_accuracy", "parameters", "trainable_parameters", "forward_flops_per_image", "seconds",
+    "images_seen", "epochs", "best_epoch", "convergence_epoch", *(name for name, *_ in SHOWN_SCORES), "reason",
+    "workdir",
 )  # fmt: skip
 
 
@@ -228,7 +270,8 @@ def results_csv(records: Sequence[Record]) -> str:
     writer.writeheader()
     for record in records:
         best = record.best_epoch
-        known = {name: record.results.get(name, "") for name in CSV_COLUMNS}
+        scores = scores_of(record.results)
+        known = {name: record.results.get(name, scores.get(name, "")) for name in CSV_COLUMNS}
         own = {
             "arm": record.run.arm.name, "images_per_class": record.run.images_per_class, "seed": record.run.seed,
             "status": record.status, "reason": record.reason, "workdir": record.folder,

@@ -1,189 +1,220 @@
-"""What the report of a study holds, whatever the format: sections of sentences, a table, and figures."""
+"""What the report of a study holds, whatever the format: the finding, the ranking, and sections below them."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from tl_distributed.data.records import DatasetInfo
-from tl_distributed.reporting.drawing import MOST_CLASSES_DRAWN, MOST_ROWS
-from tl_distributed.reporting.scores import MOST_CLASSES_IN_MATRIX
-from tl_distributed.studies import findings
+from tl_distributed.reporting.drawing import MOST_CLASSES_DRAWN, MOST_ROWS, figure_png, figure_svg, series_styles
+from tl_distributed.reporting.image_errors import ReadPictures, errors_section
+from tl_distributed.reporting.mistakes import Group
+from tl_distributed.reporting.page.heatmap import confusion
+from tl_distributed.reporting.page.render import Cell, Plot, Table, words
+from tl_distributed.reporting.page.section import About, Section
+from tl_distributed.reporting.page.series import swatch
+from tl_distributed.studies import charts, findings
+from tl_distributed.studies.about import about_study, equal_terms
 from tl_distributed.studies.budget import budget
-from tl_distributed.studies.collect import ArmSummary, Pair, Record, at_largest_size, compare_all, summarise
+from tl_distributed.studies.collect import (
+    ArmSummary,
+    Pair,
+    Record,
+    at_largest_size,
+    compare_all,
+    same_images,
+    summarise,
+)
 from tl_distributed.studies.figures import Figures
-from tl_distributed.studies.findings import percent, points, probability
 from tl_distributed.studies.plan import Plan
+from tl_distributed.studies.ranking import all_numbers, by_rank, pair_matrix, ranked_table
+
+_MOST_PAIRS = 30  # of classes that are confused
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """Texts of a table; where the first cell of a row is an arm's name, it is shown in the arm's colour."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A figure: name of its file without ending, what it shows, and how to draw it on a ground."""
-
-    name: str
-    caption: str
-    draw: Callable[[Figures], Figure]
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A part of the report."""
+class Report:
+    """A report; `pictures` are its static figures as PNG files, by the names of their plots."""
 
     title: str
-    sentences: tuple[str, ...] = ()
-    table: Table | None = None
-    pictures: tuple[Picture, ...] = ()
+    finding: str
+    warnings: tuple[str, ...]
+    ranking: Table
+    accuracy: Plot
+    sections: tuple[Section, ...]
+    about: About
+    pictures: dict[str, bytes]
 
 
-def make_sections(plan: Plan, records: Sequence[Record], info: DatasetInfo, data_dir: str) -> list[Section]:
-    """Returns the report's sections, in order; at least one run is done."""
+def make_report(
+    plan: Plan, records: Sequence[Record], info: DatasetInfo, *, data_dir: str, workdir: str, read: ReadPictures
+) -> Report:
+    """Returns the report; at least one run is done.
+
+    Args:
+      plan: What was to be run.
+      records: What was left by each run of it.
+      info: Manifest of the data set.
+      data_dir: The data set's folder.
+      workdir: The study's folder.
+      read: Returns the pictures at places of the test split.
+    """
     summaries = summarise(plan, records)
-    arms = at_largest_size(plan, summaries)
-    if not arms:  # the largest size has no finished run yet
-        arms = [summary for summary in summaries if summary.images_per_class == summaries[-1].images_per_class]
-    pairs = compare_all(arms)
-    by_name = {arm.name: arm for arm in arms}
-    baseline = by_name.get(plan.baseline)
-    others = [arm for arm in arms if baseline is not None and arm is not baseline]
-    sections = [
-        _result(plan, arms, pairs, records),
-        _pairs(pairs),
-        Section("Training", tuple(findings.fitting(arms)), None, _training_pictures(arms)),
-        Section("Which one for which budget", tuple(budget(arms)), None, (
-            Picture("accuracy_against_seconds", "Best validation accuracy so far over training time, a line for each "
-                    "run.", lambda figures: figures.accuracy_against_seconds(arms)),
-        )),
-        _efficiency(plan, summaries, info),
-        Section("By class", (), None, (
-            Picture("per_class_accuracy", _of_classes(info, "Test accuracy of each class, the hardest on top.",
-                    f"Test accuracy of the {MOST_ROWS} classes of {info.num_classes:,} that are hardest on average."),
-                    lambda figures: figures.per_class_accuracy(arms)),
-            *(_confusions(plan, info, arms, others, baseline) if info.num_classes <= MOST_CLASSES_IN_MATRIX else ()),
-        )),
-        _terms(plan, records, info, data_dir),
-    ]  # fmt: skip
-    return [section for section in sections if section.sentences or section.table or section.pictures]
+    return _Builder(plan, records, info, at_largest_size(plan, summaries), summaries).report(data_dir, workdir, read)
 
 
-def _confusions(
-    plan: Plan, info: DatasetInfo, arms: Sequence[ArmSummary], others: Sequence[ArmSummary],
-    baseline: ArmSummary | None,
-) -> list[Picture]:  # fmt: skip
-    matrix = _of_classes(info, "confusion matrix", "what is confused most")
-    change = _of_classes(
-        info, "percentage points: on the diagonal more is better, off it less",
-        "the largest differences in percentage points: more is better where a class is found, worse where it is taken "
-        "for another",
-    )  # fmt: skip
-    return [
-        *(Picture(f"confusion_{arm.name}", f"{arm.name}: {matrix}, % of the true class.",
-                  lambda figures, arm=arm: figures.confusion(arm)) for arm in arms),
-        *(Picture(f"confusion_difference_{arm.name}", f"{arm.name} minus {plan.baseline}, {change}.",
-                  lambda figures, arm=arm: figures.confusion_difference(arm, baseline)) for arm in others),
-    ]  # fmt: skip
+class _Builder:
+    def __init__(
+        self, plan: Plan, records: Sequence[Record], info: DatasetInfo, arms: list[ArmSummary],
+        summaries: list[ArmSummary],
+    ):  # fmt: skip
+        self._plan, self._records, self._info, self._arms, self._summaries = plan, records, info, arms, summaries
+        self._pairs: list[Pair] = compare_all(arms)
+        self._styles = series_styles([arm.name for arm in plan.arms])
+        self._swatches = {name: swatch(style) for name, style in self._styles.items()}
+        self._figures = Figures(self._styles, info.class_names)
+        self._pictures: dict[str, bytes] = {}
 
-
-def _of_classes(info: DatasetInfo, few: str, many: str) -> str:
-    return few if info.num_classes <= MOST_CLASSES_DRAWN else many
-
-
-def _result(plan: Plan, arms: Sequence[ArmSummary], pairs: Sequence[Pair], records: Sequence[Record]) -> Section:
-    header = (
-        "arm", "test accuracy", "validation accuracy", "runs", "parameters", "trainable", "GFLOPs an image, forward",
-        "training seconds", "images seen",
-    )  # fmt: skip
-    rows = tuple(
-        (
-            arm.name, percent(arm.test_accuracy), percent(arm.spread_of("val_accuracy")), str(len(arm.records)),
-            f"{arm.spread_of('parameters').mean:,.0f}", f"{arm.spread_of('trainable_parameters').mean:,.0f}",
-            f"{arm.spread_of('forward_flops_per_image').mean / 1e9:.3g}", f"{arm.spread_of('seconds').mean:,.1f}",
-            f"{arm.spread_of('images_seen').mean:,.0f}",
+    def report(self, data_dir: str, workdir: str, read: ReadPictures) -> Report:
+        arms, plan = self._arms, self._plan
+        several = any(len(arm.records) > 1 for arm in arms)
+        caption = "Test accuracy of each arm with its 95 % interval" + ("; a tick is one run." if several else ".")
+        accuracy = self._plot(
+            "accuracy_comparison", caption,
+            (charts.accuracy(arms, self._styles),), self._figures.accuracy_comparison(arms), legend=False,
+        )  # fmt: skip
+        sections = (
+            self._comparison(), self._training(), self._budget(), self._efficiency(), self._by_class(),
+            self._errors(read),
+            equal_terms(plan, self._records, self._info, data_dir=data_dir, workdir=workdir),
+        )  # fmt: skip
+        num_images = self._info.splits["test"].num_examples
+        return Report(
+            title=f"{len(plan.arms)} ways of training, compared on {num_images:,} test images",
+            finding=findings.headline(arms, plan.baseline, self._pairs),
+            warnings=tuple(findings.incomplete(self._records)),
+            ranking=ranked_table(arms, self._pairs, self._swatches),
+            accuracy=accuracy,
+            sections=tuple(section for section in sections if not section.is_empty),
+            about=about_study(plan, self._records, self._info, data_dir=data_dir, workdir=workdir),
+            pictures=self._pictures,
         )
-        for arm in arms
-    )  # fmt: skip
-    sentences = (
-        *findings.incomplete(records),
-        *findings.ranking(arms, plan.baseline, pairs),
-        *findings.gain_over_baseline(arms, plan.baseline, pairs),
-    )
-    picture = Picture(
-        "accuracy_comparison", "Test accuracy of each arm.", lambda figures: figures.accuracy_comparison(arms)
-    )
-    return Section("Result", sentences, Table(header, rows), (picture,))
 
+    def _plot(
+        self, name: str, caption: str, specs: tuple[charts.Spec, ...], figure: Figure,
+        choices: Mapping[str, charts.Spec] | None = None, legend: bool = True,
+    ) -> Plot:  # fmt: skip
+        self._pictures[name] = figure_png(figure)
+        shown = {arm.name: self._swatches[arm.name] for arm in self._arms} if legend else {}
+        return Plot(name, caption, specs, figure_svg(figure, name), dict(choices or {}), shown)
 
-def _pairs(pairs: Sequence[Pair]) -> Section:
-    header = ("arm", "against", "difference", "95 % interval", "only the first right", "only the second right", "p")
-    rows = tuple(
-        (
-            pair.first, pair.second, points(pair.comparison.difference),
-            f"{100 * pair.comparison.low + 0.0:+.2f} to {100 * pair.comparison.high + 0.0:+.2f}",
-            ", ".join(map(str, pair.comparison.only_first)), ", ".join(map(str, pair.comparison.only_second)),
-            probability(pair.adjusted_p),
+    def _comparison(self) -> Section:
+        sentences = (
+            *findings.ranking(self._arms, self._plan.baseline, self._pairs)[:1],
+            *findings.gain_over_baseline(self._arms, self._plan.baseline, self._pairs),
         )
-        for pair in pairs
-    )  # fmt: skip
-    if not rows:
-        return Section("Pairs")
-    one_seed = any(pair.comparison.num_seeds == 1 for pair in pairs)
-    seeds = "the noise of the test images alone, since one seed shows no other" if one_seed else "the noise of both"
-    sentence = (
-        "Every two arms on the same test images: the mean over seeds of each image's difference. Images and seeds are "
-        f"both a sample; the interval is a t interval that holds {seeds}, and p is its own, by Holm's correction for "
-        f"{len(rows)} pair{'s' if len(rows) > 1 else ''}. The counts are images that one arm got right and the other "
-        "did not, for each seed."
-    )
-    return Section("Pairs", (sentence,), Table(header, rows))
+        told = len(findings.told_apart(self._pairs))
+        summary = f"{told} of {len(self._pairs)} pairs told apart" if self._pairs else ""
+        return Section(
+            "comparison", "Pair by pair, and all numbers", summary, sentences,
+            matrix=pair_matrix(self._arms, self._pairs, self._swatches),
+            tables=(all_numbers(self._arms, self._swatches),),
+        )  # fmt: skip
 
+    def _training(self) -> Section:
+        caption = (
+            "Accuracy and loss: mean of the seeds, the band from the lowest to the highest. Training figures are means "
+            "over the epoch, with augmentation and dropout on."
+        )
+        specs, choices = charts.curves(self._arms, self._styles)
+        figure = self._figures.model_comparison(self._arms)
+        plot = self._plot("model_comparison", caption, specs, figure, choices)
+        return Section(
+            "training", "Training", "curves by epoch and by seconds", tuple(findings.fitting(self._arms)), (plot,)
+        )
 
-def _training_pictures(arms: Sequence[ArmSummary]) -> tuple[Picture, ...]:
-    caption = (
-        "Accuracy and loss over epochs: mean of the seeds, the band from the lowest to the highest. Training figures "
-        "are means over the epoch, with augmentation and dropout on."
-    )
-    return (Picture("model_comparison", caption, lambda figures: figures.model_comparison(arms)),)
+    def _budget(self) -> Section:
+        plot = self._plot(
+            "accuracy_against_seconds", "Best validation accuracy so far over training time, a line for each run; the "
+            "feature bank is counted, validation is not.", (charts.against_seconds(self._arms, self._styles),),
+            self._figures.accuracy_against_seconds(self._arms),
+        )  # fmt: skip
+        return Section("budget", "Which one for which budget", "", tuple(budget(self._arms)), (plot,))
 
+    def _efficiency(self) -> Section:
+        sizes = list(dict.fromkeys(run.images_per_class for run in self._plan.runs))
+        if len(sizes) < 2:
+            return Section("data", "How much data")
+        full = round(self._info.splits["train"].num_examples / self._info.num_classes)
+        plot = self._plot(
+            "data_efficiency", "Test accuracy over images of each class, lines from the lowest to the highest seed; a "
+            "larger training set includes the smaller ones.",
+            (charts.data_efficiency(self._summaries, self._styles, sizes, full),),
+            self._figures.data_efficiency(self._summaries, sizes, full),
+        )  # fmt: skip
+        found = {(one.name, one.images_per_class): one.test_accuracy for one in self._summaries}
+        rows = []
+        for arm in by_rank(self._arms):
+            spreads = [found.get((arm.name, size)) for size in sizes]
+            cells = (Cell(findings.percent(one), one.mean) if one else Cell("") for one in spreads)
+            rows.append((Cell(arm.name, numeric=False, swatch=self._swatches[arm.name]), *cells))
+        table = Table(
+            ("arm", *(f"{size or 'all'} a class" for size in sizes)), tuple(rows), "Test accuracy, ± as above."
+        )
+        sentences = tuple(findings.data_efficiency(self._summaries, self._plan.baseline))
+        return Section("data", "How much data", f"{len(sizes)} sizes", sentences, (plot,), (table,))
 
-def _efficiency(plan: Plan, summaries: Sequence[ArmSummary], info: DatasetInfo) -> Section:
-    sizes = list(dict.fromkeys(run.images_per_class for run in plan.runs))
-    if len(sizes) < 2:
-        return Section("How much data")
-    full = round(info.splits["train"].num_examples / info.num_classes)
-    picture = Picture(
-        "data_efficiency", "Test accuracy over images of each class; a larger training set includes the smaller ones.",
-        lambda figures: figures.data_efficiency(summaries, sizes, full),
-    )  # fmt: skip
-    header = ("arm", *(f"{size or 'all'} a class" for size in sizes))
-    found = {(summary.name, summary.images_per_class): percent(summary.test_accuracy) for summary in summaries}
-    rows = tuple((arm.name, *(found.get((arm.name, size), "") for size in sizes)) for arm in plan.arms)
-    sentences = tuple(findings.data_efficiency(summaries, plan.baseline))
-    return Section("How much data", sentences, Table(header, rows), (picture,))
+    def _by_class(self) -> Section:
+        names, num_classes = self._info.class_names, self._info.num_classes
+        few = num_classes <= MOST_CLASSES_DRAWN
+        which = "each class" if few else f"the {MOST_ROWS} classes of {num_classes:,} that are hardest on average"
+        plots = [self._plot(
+            "per_class_accuracy", f"Test accuracy of {which}, the hardest on top.",
+            (charts.by_class(self._arms, self._styles, names),), self._figures.per_class_accuracy(self._arms),
+        )]  # fmt: skip
+        if few:
+            spec = confusion({arm.name: arm.confusion for arm in by_rank(self._arms)}, names)
+            caption = (
+                "Confusion matrix of one arm, shares of the true class; the table below holds what is confused most."
+            )
+            plots.append(Plot("confusion", caption, (spec,), ""))
+        return Section("classes", "By class", f"{num_classes:,} classes", plots=tuple(plots), tables=self._confused())
 
+    def _confused(self) -> tuple[Table, ...]:
+        """Returns the pairs of classes that are confused most, mean of the arms, with the share under each arm."""
+        num_classes, names, arms = self._info.num_classes, self._info.class_names, by_rank(self._arms)
+        shares: list[dict[int, float]] = []
+        for arm in arms:
+            answers = [record.answers for record in arm.records]
+            labels = np.concatenate([one.labels for one in answers]).astype(np.int64)
+            predictions = np.concatenate([one.predictions for one in answers])
+            supports = np.bincount(labels, minlength=num_classes)
+            wrong = labels != predictions
+            places, counts = np.unique(labels[wrong] * num_classes + predictions[wrong], return_counts=True)
+            own = counts / supports[places // num_classes]
+            shares.append(dict(zip(places.tolist(), own.tolist(), strict=True)))
+        totals: dict[int, float] = {}
+        for own in shares:
+            for place, share in own.items():
+                totals[place] = totals.get(place, 0.0) + share
+        first = sorted(totals, key=lambda place: (-totals[place], place))[:_MOST_PAIRS]
+        if not first:
+            return ()
+        rows = tuple(
+            (
+                words(names[place // num_classes]), words(names[place % num_classes]),
+                *(Cell(f"{100 * own.get(place, 0.0):.1f}", own.get(place, 0.0)) for own in shares),
+            )
+            for place in first
+        )  # fmt: skip
+        header = ("true class", "taken for", *(f"{arm.name} (%)" for arm in arms))
+        note = "Pairs of classes that are confused most, mean of the arms: shares of the true class's images."
+        return (Table(header, rows, note, "What is confused most"),)
 
-def _terms(plan: Plan, records: Sequence[Record], info: DatasetInfo, data_dir: str) -> Section:
-    counts = ", ".join(f"{split.num_examples:,} {name}" for name, split in info.splits.items())
-    height, width, _ = info.image_shape
-    seeds = len({run.seed for run in plan.runs})
-    sentences = (
-        f"Every run: the data set {data_dir} ({counts} images of {height} x {width} px, {info.num_classes} classes); "
-        "the epoch with the best validation accuracy is kept; the test images are scored once, with its weights.",
-        f"{seeds} seed{'s' if seeds > 1 else ''}: the weights of the head, the order, augmentation and dropout follow "
-        "from the seed, and so do the images of a smaller training set, which are the same for every arm.",
-        "Seconds are those of training, the first step's compilation and the feature bank of the training images "
-        "included, also where another run had built it, and validation not, on "
-        f"{', '.join(sorted({_devices(record) for record in records if record.status == 'done'}))}.",
-    )
-    rows = tuple((arm.name, " ".join(arm.arguments)) for arm in plan.arms)
-    return Section("On equal terms", sentences, Table(("arm", "flags of tl_distributed.train"), rows))
-
-
-def _devices(record: Record) -> str:
-    return " and ".join(record.devices)
+    def _errors(self, read: ReadPictures) -> Section:
+        arms, first = self._arms, self._arms[0].records[0]
+        answers = {arm.name: same_images(arm.records, first) for arm in arms}
+        groups = {name: Group.of(given) for name, given in answers.items()}
+        runs = [one for given in answers.values() for one in given]
+        return errors_section(groups, runs, by_rank(arms)[0].name, self._info.class_names, read)

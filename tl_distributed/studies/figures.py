@@ -1,4 +1,4 @@
-"""Figures of a study. An arm has the same colour, marker and line in all of them, on light and on dark ground."""
+"""Static figures of a study. An arm has the same colour, marker and line in all of them."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,40 +8,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogFormatter, NullLocator, PercentFormatter
 
-from tl_distributed.reporting.drawing import (
-    MOST_CLASSES_DRAWN,
-    MOST_ROWS,
-    Style,
-    confusion_figure,
-    escaped,
-    new_figure,
-    shortened,
-)
+from tl_distributed.reporting.drawing import MOST_CLASSES_DRAWN, MOST_ROWS, Style, escaped, new_figure, shortened
 from tl_distributed.studies.collect import ArmSummary
-from tl_distributed.studies.statistics import wilson_interval
-
-
-@dataclasses.dataclass(frozen=True)
-class Theme:
-    """Ground and ink of a figure."""
-
-    name: str
-    ground: str
-    ink: str
-
-
-LIGHT, DARK = Theme("light", "#ffffff", "#1b1f24"), Theme("dark", "#14181d", "#e6e9ec")
 
 
 class Figures:
-    """Draws the figures of one study on one ground."""
+    """Draws the figures of one study."""
 
-    def __init__(self, styles: dict[str, Style], class_names: Sequence[str], theme: Theme):
-        self._styles, self._class_names, self._theme = styles, tuple(class_names), theme
+    def __init__(self, styles: dict[str, Style], class_names: Sequence[str]):
+        self._styles, self._class_names = styles, tuple(class_names)
 
     def model_comparison(self, arms: Sequence[ArmSummary]) -> Figure:
         """Accuracy and loss of training and validation over epochs, mean of the seeds, with their range."""
-        figure = self._figure(11, 7.5)
+        figure = new_figure(10, 6.4)
         panels = figure.subplots(2, 2, sharex=True)
         series = (("train_accuracy", "training accuracy (%)"), ("val_accuracy", "validation accuracy (%)"),
                   ("train_loss", "training loss (nats)"), ("val_loss", "validation loss (nats)"))  # fmt: skip
@@ -69,44 +48,22 @@ class Figures:
             axes.fill_between(epochs, values.min(0), values.max(0), color=style.color, alpha=0.15, linewidth=0)
 
     def accuracy_comparison(self, arms: Sequence[ArmSummary]) -> Figure:
-        """Test accuracy of each arm with error bars, the best on top."""
-        figure = self._figure(9, 1.4 + 0.55 * len(arms))
+        """Test accuracy of each arm with its 95 % interval, the best on top, on an axis that fits them."""
+        figure = new_figure(9, 0.9 + 0.36 * len(arms))
         axes = figure.subplots()
         ordered = sorted(arms, key=lambda arm: arm.test_accuracy.mean)
         for place, arm in enumerate(ordered):
-            mean, style = arm.test_accuracy.mean, self._styles[arm.name]
-            low, high = error_bar(arm)
-            axes.barh(place, mean, color=style.color, height=0.6)
-            axes.errorbar(
-                mean, place, xerr=[[max(0.0, mean - low)], [max(0.0, high - mean)]], color=self._theme.ink, capsize=4
-            )
-            axes.text(min(high, 1.0) + 0.012, place, f"{mean:.1%}", va="center", color=self._theme.ink)
+            style = self._styles[arm.name]
+            axes.hlines(place, *arm.test_interval, color=style.color, linewidth=2)
+            if len(arm.records) > 1:
+                runs = [record.results["test_accuracy"] for record in arm.records]
+                axes.plot(runs, [place] * len(runs), "|", color=style.color, markersize=9, alpha=0.6)
+            axes.plot([arm.test_accuracy.mean], [place], style.marker, color=style.color, markersize=8)
         axes.set_yticks(range(len(ordered)), [escaped(arm.name) for arm in ordered])
-        axes.set_xlim(0, 1.1)
-        axes.set_xticks(np.linspace(0, 1, 6))
+        axes.set_ylim(-0.6, len(ordered) - 0.4)
         _percent(axes.xaxis)
-        seeds = max(len(arm.records) for arm in arms)
-        bars = "standard deviation over the seeds" if seeds > 1 else "95 % interval of one run on the test images"
-        axes.set_xlabel(f"test accuracy (%); bars: {bars}")
+        axes.set_xlabel("test accuracy (%) with its 95 % interval")
         return self._finished(figure, [axes])
-
-    def confusion(self, arm: ArmSummary) -> Figure:
-        """Confusion matrix: share of each true class, over all seeds."""
-        return self._matrix(arm.confusion, "share of the true class (%)", difference=False)
-
-    def confusion_difference(self, arm: ArmSummary, baseline: ArmSummary) -> Figure:
-        """Confusion matrix of an arm minus that of the baseline, in points of the share of the true class."""
-        return self._matrix(arm.confusion - baseline.confusion, "difference (percentage points)", difference=True)
-
-    def _matrix(self, shares: np.ndarray, label: str, *, difference: bool) -> Figure:
-        numbers = np.array([
-            [_number(share, difference=difference) for share in row] for row in shares
-        ])  # fmt: skip
-        figure, axes = confusion_figure(
-            shares, self._class_names, label=label, numbers=numbers, difference=difference,
-            ground=self._theme.ground, ink=self._theme.ink,
-        )  # fmt: skip
-        return self._finished(figure, [axes], grid=False)
 
     def per_class_accuracy(self, arms: Sequence[ArmSummary]) -> Figure:
         """Accuracy of each class under each arm, the class that is hardest on average on top; of many, the hardest."""
@@ -114,7 +71,7 @@ class Figures:
         order = np.argsort(-accuracies.mean(0), kind="stable")
         if len(order) > MOST_CLASSES_DRAWN:
             order = order[-MOST_ROWS:]
-        figure = self._figure(9, min(1.6 + (0.3 + 0.06 * len(arms)) * len(order), 24.0))
+        figure = new_figure(9, min(1.6 + (0.3 + 0.06 * len(arms)) * len(order), 24.0))
         axes = figure.subplots()
         shifts = np.linspace(0.22, -0.22, len(arms)) if len(arms) > 1 else [0.0]  # equal values stay visible
         for arm, values, shift in zip(arms, accuracies, shifts, strict=True):
@@ -134,16 +91,16 @@ class Figures:
           sizes: Images per class of the plan, 0 for all.
           full_size: Where "all" is drawn, in images per class.
         """
-        figure = self._figure(9, 5.2)
+        figure = new_figure(9, 5.2)
         axes = figure.subplots()
         place = {size: size or full_size for size in sizes}
         for name, style in self._styles.items():
             own = sorted((arm for arm in summaries if arm.name == name), key=lambda arm: place[arm.images_per_class])
             if own:
                 means = np.array([arm.test_accuracy.mean for arm in own])
-                ends = np.array([error_bar(arm) for arm in own]).T
+                spreads = [arm.test_accuracy.deviation or 0.0 for arm in own]
                 axes.errorbar(
-                    [place[arm.images_per_class] for arm in own], means, yerr=np.abs(ends - means), capsize=3,
+                    [place[arm.images_per_class] for arm in own], means, yerr=spreads, capsize=3,
                     **dataclasses.asdict(style), label=name,
                 )  # fmt: skip
         axes.set_xscale("log")
@@ -157,7 +114,7 @@ class Figures:
 
     def accuracy_against_seconds(self, arms: Sequence[ArmSummary]) -> Figure:
         """Best validation accuracy so far over training seconds, a line for each run."""
-        figure = self._figure(9, 5.2)
+        figure = new_figure(9, 5.2)
         axes = figure.subplots()
         for arm in arms:
             for index, record in enumerate(arm.records):
@@ -176,46 +133,19 @@ class Figures:
         _percent(axes.yaxis)
         return self._finished(figure, [axes], legend_of=axes)
 
-    def _figure(self, width_inches: float, height_inches: float) -> Figure:
-        return new_figure(width_inches, height_inches, ground=self._theme.ground)
-
-    def _finished(
-        self, figure: Figure, panels: Sequence[Axes], *, legend_of: Axes | None = None, grid: bool = True
-    ) -> Figure:
-        """Puts ground, ink and the legend, below all panels."""
+    def _finished(self, figure: Figure, panels: Sequence[Axes], *, legend_of: Axes | None = None) -> Figure:
+        """Puts the grid and the legend, below all panels."""
         for axes in panels:
-            axes.set_facecolor(self._theme.ground)
-            axes.tick_params(which="both", colors=self._theme.ink)
-            axes.xaxis.label.set_color(self._theme.ink)
-            axes.yaxis.label.set_color(self._theme.ink)
-            for spine in axes.spines.values():
-                spine.set_color(self._theme.ink)
-            if grid:
-                axes.set_axisbelow(True)
-                axes.grid(alpha=0.25, color=self._theme.ink)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_axisbelow(True)
+            axes.grid(alpha=0.25)
         if legend_of is not None:
             handles, labels = legend_of.get_legend_handles_labels()
             if handles:
-                figure.legend(
-                    handles, [escaped(label) for label in labels], loc="outside lower center",
-                    ncols=min(len(labels), 4), facecolor=self._theme.ground, labelcolor=self._theme.ink,
-                )  # fmt: skip
+                names = [escaped(label) for label in labels]
+                figure.legend(handles, names, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
         return figure
-
-
-def error_bar(arm: ArmSummary) -> tuple[float, float]:
-    """Returns the ends of an arm's error bar: one deviation over seeds, or the interval of a single run's accuracy."""
-    accuracy = arm.test_accuracy
-    if accuracy.deviation is None:
-        return wilson_interval(accuracy.mean, arm.records[0].results["num_examples"]["test"])
-    return accuracy.mean - accuracy.deviation, accuracy.mean + accuracy.deviation
 
 
 def _percent(axis: object) -> None:
     axis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-
-
-def _number(share: float, *, difference: bool) -> str:
-    """Returns what a cell of a confusion matrix says of a share, in per cent; nothing of one that rounds to 0."""
-    text = f"{100 * share:+.1f}" if difference else f"{100 * share:.0f}"
-    return text if float(text) else ""

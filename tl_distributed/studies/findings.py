@@ -28,6 +28,41 @@ def probability(value: float) -> str:
     return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
 
 
+def headline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -> str:
+    """Returns the study's finding in one sentence: who is best on the test images, and from whom it is told."""
+    ordered = sorted(arms, key=lambda arm: -arm.test_accuracy.mean)
+    best = ordered[0]
+    reached = f"{100 * best.test_accuracy.mean:.1f} % of the test images right"
+    if len(ordered) == 1:
+        return f"{best.name} gets {reached}; no other arm has a finished run to compare it with."
+    level = [
+        arm.name for arm in ordered[1:]
+        if (pair := _pair(pairs, best.name, arm.name)) is None or pair.adjusted_p >= _SIGNIFICANT
+    ]  # fmt: skip
+    about = " (one seed: said of these runs)" if any(pair.comparison.num_seeds == 1 for pair in pairs) else ""
+    if not level:
+        end = f"more than {'the other arm' if len(ordered) == 2 else f'each of the other {len(ordered) - 1} arms'}"
+        lead = 100 * (best.test_accuracy.mean - ordered[1].test_accuracy.mean)
+        return f"{best.name} is best: {reached}, {end} by {lead:.1f} points or more, beyond noise{about}."
+    if len(level) == len(ordered) - 1:
+        which = "two arms" if len(ordered) == 2 else f"{len(ordered)} arms"
+        none = "the two arms" if len(ordered) == 2 else f"{best.name} and any other of the {which}"
+        return f"No winner: {best.name} leads with {reached}, but {none} are not told apart{about}."
+    listed = level[0] if len(level) == 1 else f"{len(level)} other arms" if len(level) > 3 else _listed(level)
+    beaten = len(ordered) - 1 - len(level)
+    rest = "the remaining arm is" if beaten == 1 else f"the other {beaten} are"
+    return f"{best.name} leads with {reached}, not told apart from {listed}; {rest} behind by more than noise{about}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def told_apart(pairs: Sequence[Pair]) -> set[frozenset[str]]:
+    """Returns the pairs of arms that differ by more than noise."""
+    return {frozenset((pair.first, pair.second)) for pair in pairs if pair.adjusted_p < _SIGNIFICANT}
+
+
 def ranking(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -> list[str]:
     """Says which arm is best on the test images, and which arms differ by more than noise.
 

@@ -5,7 +5,7 @@ No TensorFlow here: every arm's flags are checked before anything runs.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tl_distributed.data.settings import DataSettings
 from tl_distributed.errors import UserError
@@ -44,6 +44,11 @@ class StudyConfig:
         (), "Sizes of the training set for the data-efficiency curve, e.g. 10,50,250; 0 is all. By default all.",
         topic=WHAT, minimum=0,
     )  # fmt: skip
+    tune: str = setting(
+        "", "learning_rate:N tries N rates around each arm's own, half a decade apart, on the validation images with "
+        "one seed, and runs the arm's seeds with the best. By default the arms' rates are taken as they are.",
+        topic=WHAT,
+    )  # fmt: skip
     baseline: str = setting("", "Arm that the others are compared with; by default the first.", topic=WHAT)
     data_dir: str = borrowed(DataSettings, "data_dir", topic=HOW)
     data_copy_dir: str = borrowed(DataSettings, "data_copy_dir", topic=HOW)
@@ -54,6 +59,14 @@ class StudyConfig:
         None, "Train only the arm of this number, from 0, and write no report: each on a machine of its own, at the "
         "same time, then --report_only.", topic=HOW, minimum=0,
     )  # fmt: skip
+    list_runs: bool = setting(False, "Print the runs with their numbers, and do nothing.", topic=HOW)
+    run_index: int | None = setting(
+        None, "Train only the run of this number, from 0, and write no report: seeds and sizes of an arm on machines "
+        "of their own; after its tuning, if there is one.", topic=HOW, minimum=0,
+    )  # fmt: skip
+    runs_per_node: int = setting(
+        1, "Runs that go on at the same time on this node, each on one of its GPUs.", topic=HOW, minimum=1, maximum=64
+    )
     strategy: str = setting(
         "auto", "multi_worker: each run trains on all workers; start the study on each of them. auto: each run in one "
         "process, as its arm says.", topic=WORKERS, choices=("auto", "multi_worker"),
@@ -72,6 +85,16 @@ class StudyConfig:
     def expand_arguments(arguments: Sequence[str]) -> list[str]:
         """Puts the flags of `--recipe=NAME` in its place (`flags.parse_arguments` asks for it)."""
         return expand_recipes(arguments, of_study=True)
+
+    def validate(self) -> None:
+        """Raises `UserError` for combinations that cannot be meant."""
+        if self.run_index is not None and self.arm_index is not None:
+            raise UserError("--arm_index and --run_index: give one of them")
+        if self.runs_per_node > 1 and self.strategy == "multi_worker":
+            raise UserError(
+                f"--runs_per_node={self.runs_per_node} shares a node between runs, --strategy=multi_worker a run "
+                "between workers; drop one of them"
+            )
 
     def cluster_arguments(self) -> tuple[str, ...]:
         """Returns the flags by which a run finds its workers; none where it is one process."""
@@ -123,15 +146,23 @@ class Plan:
     runs: tuple[Run, ...]
 
 
-def make_plan(config: StudyConfig) -> Plan:
+def make_plan(config: StudyConfig, given: Mapping[str, Sequence[str]] | None = None) -> Plan:
     """Returns the plan that the flags describe.
+
+    Args:
+      config: Of the study.
+      given: The arms instead of `--arms`: the `--flag=value` of each by its name.
 
     Raises:
       UserError: No arms, two of one name, an arm whose flags `train` does not take, or an unknown baseline.
     """
+    config.validate()
     common, override = (_settings(getattr(config, name), f"--{name}") for name in ("common", "override"))
     cluster = config.cluster_arguments()
-    arms = tuple(_arm(name, own, common, override, cluster) for name, own in parse_arms(config.arms))
+    named = [(name, _settings(",".join(own), f"--arms: {name}")) for name, own in parse_arms(config.arms)]
+    if given is not None:
+        named = [(name, _arguments_of(name, arguments)) for name, arguments in given.items()]
+    arms = tuple(_arm(name, own, common, override, cluster) for name, own in named)
     if not arms:
         raise UserError("no arms: name them by --arms=RECIPE,NAME:flag=value,... or --recipe=STUDY")
     names = [arm.name for arm in arms]
@@ -156,6 +187,20 @@ def plan_of_arm(plan: Plan, index: int) -> Plan:
         raise UserError(f"--arm_index={index}: no such arm; there are {names}")
     runs = tuple(run for run in plan.runs if run.arm == plan.arms[index])
     return dataclasses.replace(plan, runs=runs)
+
+
+def plan_of_run(plan: Plan, index: int) -> Plan:
+    """Returns the plan with one run only.
+
+    Raises:
+      UserError: There is no run of that number.
+    """
+    if index >= len(plan.runs):
+        raise UserError(
+            f"--run_index={index}: no such run; there are {len(plan.runs)}, from 0 ({plan.runs[0]}) to "
+            f"{len(plan.runs) - 1} ({plan.runs[-1]})"
+        )
+    return dataclasses.replace(plan, runs=(plan.runs[index],))
 
 
 def parse_arms(text: str) -> list[tuple[str, list[str]]]:
@@ -183,8 +228,9 @@ def parse_arms(text: str) -> list[tuple[str, list[str]]]:
     return arms
 
 
-def _arm(name: str, own: Sequence[str], common: Sequence[str], override: Sequence[str], cluster: Sequence[str]) -> Arm:
-    own_settings = _settings(",".join(own), f"--arms: {name}")
+def _arm(
+    name: str, own_settings: list[str], common: Sequence[str], override: Sequence[str], cluster: Sequence[str]
+) -> Arm:
     recipes = {recipe.name: recipe for recipe in all_recipes()}
     given = {argument.partition("=")[0] for argument in (*own_settings, *common)}
     if name in recipes:
@@ -214,6 +260,20 @@ def _arm(name: str, own: Sequence[str], common: Sequence[str], override: Sequenc
     return Arm(name, arguments)
 
 
+def _arguments_of(name: str, arguments: Sequence[str]) -> list[str]:
+    """Checks an arm that a program gives: its name is that of a folder, too."""
+    if not _ARM_NAME.fullmatch(name):
+        raise UserError(f"arm {name!r}: its name begins with a letter and holds letters, digits, _, . and - alone")
+    for argument in arguments:
+        _refuse_own_flag(argument.partition("=")[0].removeprefix("--"), f"arm {name}")
+    return list(arguments)
+
+
+def _refuse_own_flag(flag: str, where: str) -> None:
+    if flag in _OWN_FLAGS:
+        raise UserError(f"{where}: --{flag} is the study's own; give it to the study itself")
+
+
 def _settings(text: str, where: str) -> list[str]:
     """Returns `flag=value,...` as arguments; a part without `=` continues the value before it (a list)."""
     arguments: list[str] = []
@@ -223,8 +283,7 @@ def _settings(text: str, where: str) -> list[str]:
             arguments[-1] += f",{part}"
         elif match is None:
             raise UserError(f"{where}: {part!r} is not flag=value")
-        elif match[1] in _OWN_FLAGS:
-            raise UserError(f"{where}: --{match[1]} is the study's own; give it to the study itself")
         else:
+            _refuse_own_flag(match[1], where)
             arguments.append(f"--{part}")
     return arguments

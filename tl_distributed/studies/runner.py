@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -10,8 +11,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -20,22 +22,23 @@ import tl_distributed
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.errors import UserError
 from tl_distributed.files import read_json, to_json_values, write_file, write_json
-from tl_distributed.progress import format_duration, show_line
-from tl_distributed.reporting.metrics_log import read_metrics
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.workers import Workers
 from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import parse_arguments
 from tl_distributed.studies.clock import PlanClock, planned_images, planned_work
-from tl_distributed.studies.plan import Arm, Plan, Run
+from tl_distributed.studies.devices import VISIBLE
+from tl_distributed.studies.display import Display, Waiting
+from tl_distributed.studies.plan import Arm, Plan
 from tl_distributed.studies.run_lock import sole_study
+from tl_distributed.studies.side_by_side import SideBySide
 from tl_distributed.training.workdir import settings_of, why_not_longer
 
 _LOG = logging.getLogger(__name__)
 
 PLAN_FILE, FAILURE_FILE, LOG_FILE = "plan.json", "failure.json", "log.txt"
 _POLL_SECONDS = 1.0
-_REPORT_SECONDS = 30.0
+Train = Callable[..., int]  # `train_in_process`
 _STOP_SECONDS = 120.0  # for the checkpoint of a run that is told to stop
 # Exit codes of a run that was told to stop.
 _STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
@@ -49,14 +52,18 @@ def open_study(workdir: str, plan: Plan, info: DatasetInfo) -> None:
     """
     path = f"{workdir}/{PLAN_FILE}"
     known: dict[str, dict[str, Any]] = {}
+    known_sources: dict[str, str] = {}
     if tf.io.gfile.exists(path):
         with tf.io.gfile.GFile(path) as file:
             saved = json.loads(file.read())
         if saved["dataset_sha256"] != info.digest():
             raise UserError(f"--workdir={workdir} holds a study of another data set; choose another --workdir")
-        known = saved["arms"]
+        known, known_sources = saved["arms"], saved.get("plugin_sha256", {})
     # Settings and not flags: a recipe may have changed since.
-    arms = {arm.name: to_json_values(dataclasses.asdict(_config(arm))) for arm in plan.arms}
+    configs = {arm.name: _config(arm) for arm in plan.arms}
+    arms = {name: to_json_values(dataclasses.asdict(config)) for name, config in configs.items()}
+    sources = {name: source for config in configs.values() for name, source in config.plugin_sources().items()}
+    _check_sources(workdir, known_sources, sources)
     for name, settings in arms.items():
         before = settings_of(known.get(name, settings))
         differing = [
@@ -70,7 +77,17 @@ def open_study(workdir: str, plan: Plan, info: DatasetInfo) -> None:
                 "choose another name or --workdir"
             )
     tf.io.gfile.makedirs(workdir)
-    write_json(path, {"dataset_sha256": info.digest(), "arms": {**known, **arms}})
+    content = {"dataset_sha256": info.digest(), "arms": {**known, **arms}}
+    write_json(path, {**content, "plugin_sha256": {**known_sources, **sources}})
+
+
+def _check_sources(workdir: str, known: Mapping[str, str], sources: Mapping[str, str]) -> None:
+    changed = next((name for name, digest in sources.items() if known.get(name, digest) != digest), None)
+    if changed:
+        raise UserError(
+            f"--workdir={workdir} holds a study of which the source of {changed} has changed since, so that its runs "
+            "would not be alike; choose another --workdir, or put the source back"
+        )
 
 
 def _config(arm: Arm) -> Config:
@@ -84,9 +101,10 @@ def run_plan(
     data_dir: str,
     data_copy_dir: str,
     workdir: str,
-    train: Callable[[Sequence[str], pathlib.Path, Callable[[], None]], int],
+    train: Train,
     workers: Workers,
     cluster_arguments: Sequence[str],
+    devices: Sequence[str | None] = (None,),
 ) -> int:
     """Runs what has not been run; returns the number of runs that failed.
 
@@ -101,40 +119,82 @@ def run_plan(
       train: Runs the train command: `train_in_process` of its own.
       workers: The study's processes.
       cluster_arguments: By which a run's processes find one another.
+      devices: Of `devices.devices_of_runs`: as many runs go on at the same time; of several workers, one.
 
     Raises:
-      SystemExit: 128 + the signal's number, where one asked any of the workers to stop; the run that was under way has
-        written a checkpoint.
+      SystemExit: 128 + the signal's number, where one asked any of the workers to stop; the runs that were under way
+        have written a checkpoint.
     """
-    configs = {arm.name: _config(arm) for arm in plan.arms}
-    images = {run: planned_images(configs[run.arm.name], info, run.images_per_class) for run in plan.runs}
-    clock = PlanClock({run: planned_work(configs[run.arm.name], info, run.images_per_class) for run in plan.runs})
-    failed = 0
+    started = _StartedPlan(plan, info, train=train, workers=workers, at_a_time=len(devices))
+    flags = [f"--data_dir={data_dir}", f"--data_copy_dir={data_copy_dir}", *cluster_arguments]
+    together = SideBySide(devices)
     with StopRequest(workers) as stop:
-        for number, run in enumerate(plan.runs):
-            if stop.agree():
-                raise SystemExit(128 + stop.signal_number)
-            folder, config = f"{workdir}/{run.folder}", configs[run.arm.name]
-            if workers.from_chief(f"whether {run} is finished", workers.is_chief and _is_finished(folder, config)):
-                clock.skip(run)
-                continue
-            display = _Display(f"Study: run {number + 1} of {len(plan.runs)}: {run}", clock, run, folder)
-            display.total_steps = images[run] / configs[run.arm.name].global_batch_size
-            display.silent = not workers.is_chief
-            display.show()
-            place = [f"--data_dir={data_dir}", f"--data_copy_dir={data_copy_dir}", f"--workdir={folder}"]
-            choice = [f"--seed={run.seed}", f"--images_per_class={run.images_per_class}"]
-            arguments = [*run.arm.arguments, *place, *choice, *cluster_arguments]
-            started = time.monotonic()
-            reason = _train_once(folder, arguments, train, _Waiting(display, stop), workers)
-            seconds = time.monotonic() - started
-            if reason:
-                failed += 1
-                _LOG.info("%s failed: %s (%s/%s); the study goes on.", run, reason, folder, LOG_FILE)
+
+        def execute(place: int, device: str | None) -> None:
+            started.execute(place, workdir, flags, device, stop, together.raise_if_stopped)
+
+        if len(devices) == 1:  # in this thread: several workers have to come to every run in step
+            for place in range(len(plan.runs)):
+                execute(place, devices[0])
+        else:
+            together.run(range(len(plan.runs)), execute)
+    return started.failed
+
+
+class _StartedPlan:
+    """Executes the runs of a plan, one at a time or several.
+
+    Attributes:
+      failed: Runs that failed so far.
+    """
+
+    def __init__(self, plan: Plan, info: DatasetInfo, *, train: Train, workers: Workers, at_a_time: int):
+        self._plan, self._train, self._workers, self._at_a_time = plan, train, workers, at_a_time
+        self._configs = {run.arm.name: _config(run.arm) for run in plan.runs}
+        sizes = {run: (self._configs[run.arm.name], info, run.images_per_class) for run in plan.runs}
+        self._images = {run: planned_images(*size) for run, size in sizes.items()}
+        self._clock = PlanClock({run: planned_work(*size) for run, size in sizes.items()})
+        self._lock = threading.Lock()
+        self.failed = 0
+
+    def execute(
+        self,
+        place: int,
+        workdir: str,
+        flags: Sequence[str],
+        device: str | None,
+        stop: StopRequest,
+        raise_if_stopped: Callable[[], None],
+    ) -> None:
+        """Executes the run at a place of the plan, if it is not finished yet."""
+        if stop.agree():
+            raise SystemExit(128 + stop.signal_number)
+        run, workers = self._plan.runs[place], self._workers
+        folder, config = f"{workdir}/{run.folder}", self._configs[run.arm.name]
+        if workers.from_chief(f"whether {run} is finished", workers.is_chief and _is_finished(folder, config)):
+            with self._lock:
+                self._clock.skip(run)
+            return
+        on = "" if device is None else f" on GPU {device}"
+        display = Display(
+            f"Study: run {place + 1} of {len(self._plan.runs)}{on}: {run}", self._clock, run, folder,
+            total_steps=self._images[run] / config.global_batch_size, at_a_time=self._at_a_time,
+            silent=not workers.is_chief,
+        )  # fmt: skip
+        display.show()
+        choice = [f"--seed={run.seed}", f"--images_per_class={run.images_per_class}"]
+        arguments = [*run.arm.arguments, *flags, f"--workdir={folder}", *choice]
+        train = self._train if device is None else functools.partial(self._train, device=device)
+        started = time.monotonic()
+        reason = _train_once(folder, arguments, train, Waiting(display, stop, raise_if_stopped), workers)
+        seconds = time.monotonic() - started
+        if reason:
+            _LOG.info("%s failed: %s (%s/%s); the study goes on.", run, reason, folder, LOG_FILE)
+        with self._lock:
+            self.failed += bool(reason)
             if workers.is_chief:  # who alone shows the time left; a resumed run has trained for longer than this start
                 training_seconds = 0.0 if reason else read_json(f"{folder}/results.json")["seconds"]
-                clock.finish(run, seconds=seconds, training_seconds=min(seconds, training_seconds))
-    return failed
+                self._clock.finish(run, seconds=seconds, training_seconds=min(seconds, training_seconds))
 
 
 def _is_finished(folder: str, config: Config) -> bool:
@@ -206,7 +266,9 @@ def _reason(code: int, log: str) -> str:
     return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")
 
 
-def train_in_process(arguments: Sequence[str], log: pathlib.Path, while_waiting: Callable[[], None]) -> int:
+def train_in_process(
+    arguments: Sequence[str], log: pathlib.Path, while_waiting: Callable[[], None], *, device: str | None = None
+) -> int:
     """Runs the train command in a process of its own; returns its exit code, negative for a signal.
 
     Whatever ends the study ends the process too, which then writes a checkpoint.
@@ -215,6 +277,7 @@ def train_in_process(arguments: Sequence[str], log: pathlib.Path, while_waiting:
       arguments: Of the command.
       log: File for what it prints.
       while_waiting: Called about every second.
+      device: The one GPU that it sees, as CUDA_VISIBLE_DEVICES names it; `None` leaves it what this process sees.
     """
     root = str(pathlib.Path(tl_distributed.__path__[0]).parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -224,7 +287,7 @@ def train_in_process(arguments: Sequence[str], log: pathlib.Path, while_waiting:
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, **({} if device is None else {VISIBLE: device})},
             start_new_session=True,  # Ctrl-C reaches the study alone: a second signal would end the run at once
         )
         try:
@@ -241,47 +304,3 @@ def train_in_process(arguments: Sequence[str], log: pathlib.Path, while_waiting:
             except subprocess.TimeoutExpired:
                 process.kill()
             raise
-
-
-class _Waiting:
-    """What is done about every second while a run trains: show how far it is, and look whether to stop."""
-
-    def __init__(self, display: "_Display", stop: StopRequest):
-        self._display, self._stop = display, stop
-
-    def __call__(self) -> None:
-        self._display.show_if_due()
-        if number := self._stop.requested_signal():
-            raise SystemExit(128 + number)
-
-
-class _Display:
-    """Lines on standard error: which run, how far, and the time left for the whole plan."""
-
-    def __init__(self, title: str, clock: PlanClock, run: Run, folder: str):
-        self._title, self._clock, self._run, self._folder = title, clock, run, folder
-        self._started = self._shown = time.monotonic()
-        self.total_steps, self.silent = 0.0, False
-
-    def show_if_due(self) -> None:
-        if time.monotonic() - self._shown >= _REPORT_SECONDS:
-            self.show()
-
-    def show(self) -> None:
-        self._shown = time.monotonic()
-        if self.silent:
-            return
-        row = self._last_row()
-        share = min(1.0, row["step"] / self.total_steps) if row else 0.0
-        left = self._clock.seconds_left(self._run, elapsed_seconds=self._shown - self._started, share_done=share)
-        parts = [self._title]
-        if row:
-            parts.append(f"{share:.0%} done, epoch {row['epoch']:.1f}")
-        if left is not None:
-            parts.append(f"about {format_duration(left)} left for the whole study")
-        show_line("; ".join(parts), sys.stderr)
-
-    def _last_row(self) -> dict[str, Any] | None:
-        path = f"{self._folder}/metrics.jsonl"
-        rows = read_metrics(path) if tf.io.gfile.exists(path) else []
-        return rows[-1] if rows else None

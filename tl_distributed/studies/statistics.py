@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-CONFIDENCE = 0.95
+from tl_distributed.reporting.intervals import CONFIDENCE
+
 _NO_SIGN_OF_SEEDS = 0.5  # p of the F test above which the seeds are taken to add nothing of their own
 _LEAST_P = 1e-15  # where the quantiles are still exact; nobody asks for less
 
@@ -124,14 +125,6 @@ def _p_value(distance: float, noise: Sequence[_Part]) -> float:
         return _LEAST_P if _half_width(noise, _LEAST_P) else 0.0
     log_p = brentq(lambda log_p: _half_width(noise, float(np.exp(log_p))) - distance, np.log(_LEAST_P), 0.0)
     return float(np.exp(log_p))
-
-
-def wilson_interval(accuracy: float, num_examples: int) -> tuple[float, float]:
-    """Returns the 95 % interval of an accuracy measured once on `num_examples` images (Wilson 1927)."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(accuracy * num_examples, num_examples, alpha=1 - CONFIDENCE, method="wilson")
-    return float(low), float(high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

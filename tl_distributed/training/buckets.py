@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tl_distributed.data.splits import Batch
 from tl_distributed.models.calls import run_in_training
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.handles import explicitly_ordered, read_handles
@@ -47,8 +48,7 @@ class BucketedForwardBackward(ForwardBackward):
         self,
         step: Any,
         replica_id: Any,
-        images: Any,
-        labels: Any,
+        batch: Batch,
         trainable: Any,
         non_trainable: Any,
         scale: Any,
@@ -56,14 +56,14 @@ class BucketedForwardBackward(ForwardBackward):
     ) -> Results:
         variables = [*self._model.trainable_variables, *self._model.non_trainable_variables]
         handles = dict(zip(map(id, variables), [*trainable, *non_trainable], strict=True))
-        given, targets = images, None
+        given, targets = batch, None
         *inner, last = self.segments
         passed = []
         for segment in inner:
-            passed.append(segment.run_forward(step, replica_id, given, labels, handles, token))
+            passed.append(segment.run_forward(step, replica_id, given, handles, token))
             given, targets = passed[-1].output, passed[-1].targets if targets is None else targets
         gradients, wanted, statistics, sums = last.run_whole(
-            step, replica_id, given, targets, labels, handles, scale, token
+            step, replica_id, given, targets, batch.labels, handles, scale, token
         )
         buckets = [gradients]
         for one in reversed(passed):
@@ -107,7 +107,7 @@ class SegmentPrograms:
         is_first: bool,
         use_xla: bool,
     ):
-        """`generators` are all of the model's, by `seed_numbers`; the first segment takes images."""
+        """`generators` are all of the model's, by `seed_numbers`; the first segment is given a `Batch`."""
         self.segment, self.changed = segment, []
         self._settings, self._generators, self._is_first = settings, generators, is_first
         compiled = {"autograph": False, "jit_compile": use_xla or None}
@@ -115,16 +115,12 @@ class SegmentPrograms:
         self._whole = tf.function(self._read_and_whole, **compiled)
         self._pack = tf.function(self.pack, **compiled)
 
-    def run_forward(
-        self, step: Any, replica_id: Any, given: Any, labels: Any, handles: dict[int, Any], token: Any
-    ) -> Passed:
+    def run_forward(self, step: Any, replica_id: Any, given: Any, handles: dict[int, Any], token: Any) -> Passed:
         """Runs the forward program; arguments as of `ForwardBackward`, `handles` of all variables by Keras's `id`."""
         trainable, non_trainable = self._own(handles)
         with tf.GradientTape() as tape:
             tape.watch(trainable if self._is_first else [*trainable, given])
-            output, targets, statistics = self._forward(
-                step, replica_id, given, labels, trainable, non_trainable, token
-            )
+            output, targets, statistics = self._forward(step, replica_id, given, trainable, non_trainable, token)
 
         def backward(wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
             sources = [*trainable] if self._is_first else [*trainable, given]
@@ -161,19 +157,19 @@ class SegmentPrograms:
             return values, read_handles(non_trainable, self.segment.non_trainable)
 
     def _read_and_forward(
-        self, step: Any, replica_id: Any, given: Any, labels: Any, trainable: Any, non_trainable: Any, token: Any
+        self, step: Any, replica_id: Any, given: Any, trainable: Any, non_trainable: Any, token: Any
     ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
         values = self._read(trainable, non_trainable, token)
-        return self.forward(step, replica_id, given, labels, *values)
+        return self.forward(step, replica_id, given, *values)
 
     def forward(
-        self, step: Any, replica_id: Any, given: Any, labels: Any, trainable: Any, non_trainable: Any
+        self, step: Any, replica_id: Any, given: Any, trainable: Any, non_trainable: Any
     ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
         """The forward program on values in place of handles: (output, targets, statistics) as in `Passed`."""
         targets = None
         if self._is_first:
-            seeds = seeds_of_batch(self._settings, step, replica_id, given.shape[0])
-            given, targets = inputs_and_targets(self._settings, given, labels, seeds)
+            seeds = seeds_of_batch(self._settings, step, replica_id, given.labels.shape[0])
+            given, targets = inputs_and_targets(self._settings, given, seeds)
             # No gradient goes further, and none of a zero may be computed.
             given, targets = tf.nest.map_structure(tf.stop_gradient, given), tf.stop_gradient(targets)
         output, statistics = self._call(step, replica_id, given, trainable, non_trainable)

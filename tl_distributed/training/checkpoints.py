@@ -1,4 +1,4 @@
-"""Checkpoints of a run through `tf.train.Checkpoint`: the newest few, and the best by validation accuracy.
+"""Checkpoints of a run through `tf.train.Checkpoint`: the newest few, and the best by `--select_by`.
 
 A checkpoint holds every variable and a small JSON text with the position of the run (`Position`); the order of
 the data, augmentation, dropout and learning rate are functions of the step in it, so nothing else is needed.
@@ -22,7 +22,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tl_distributed.data.splits import HOST
+from tl_distributed.data.host import HOST
 from tl_distributed.errors import UserError, tensorflow_cause
 from tl_distributed.runtime.workers import Workers
 from tl_distributed.training.background_writer import BackgroundWriter
@@ -55,10 +55,11 @@ class Position:
       step: Steps done in all.
       phase: Index of the current phase.
       phase_first_step: Step at which it began (earlier than planned after an early stop).
-      best_val_accuracy: Highest so far, -1 before the first validation.
-      best_step: Step at which it was reached.
-      stale_epochs: Epochs of this phase since its best.
-      phase_best_val_accuracy: Highest of this phase, -1 before its first validation.
+      best_score: Of the best epoch so far (`selection.Validation`); `None` before the first.
+      best_loss: Its validation loss; `None` where an older version, which kept none, has chosen it.
+      best_step: Step at which it ended.
+      stale_epochs: Epochs of this phase since its best score.
+      phase_best_score: Highest of this phase; `None` before its first validation.
       seconds: Time spent training so far, over all resumes, and building the feature banks that it trains from.
       banks_counted: Phases whose banks are in `seconds`.
     """
@@ -66,12 +67,23 @@ class Position:
     step: int = 0
     phase: int = 0
     phase_first_step: int = 0
-    best_val_accuracy: float = -1.0
+    best_score: float | None = None
+    best_loss: float | None = None
     best_step: int = 0
     stale_epochs: int = 0
-    phase_best_val_accuracy: float = -1.0
+    phase_best_score: float | None = None
     seconds: float = 0.0
     banks_counted: int = 0
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Position":
+        """Reads what a checkpoint holds, also of a version that knew no score but the accuracy (-1: none yet)."""
+        values = json.loads(text)
+        for name, older in (("best_score", "best_val_accuracy"), ("phase_best_score", "phase_best_val_accuracy")):
+            if older in values:
+                accuracy = values.pop(older)
+                values[name] = accuracy if accuracy >= 0 else None
+        return cls(**values)
 
 
 class Checkpoints:
@@ -149,7 +161,7 @@ class Checkpoints:
         paths = checkpoint_paths(self._folder)
         for path in paths:
             try:
-                position = Position(**json.loads(verified_scalars(path)[_POSITION_KEY]))
+                position = Position.from_json(verified_scalars(path)[_POSITION_KEY])
             except DAMAGED as error:
                 put_aside(self._folder, path, error)
                 continue
@@ -166,7 +178,7 @@ class Checkpoints:
         for path in checkpoint_paths(self._folder):
             with contextlib.suppress(*DAMAGED):  # an older one that is damaged is found when it is needed
                 with checkpoint_reader(path) as reader:
-                    position = Position(**json.loads(reader.get_tensor(_POSITION_KEY)))
+                    position = Position.from_json(reader.get_tensor(_POSITION_KEY))
                 self._best_steps[position.step] = position.best_step
 
     def _with_best(self, position: Position) -> Position:
@@ -181,11 +193,11 @@ class Checkpoints:
             _LOG.warning("%s: the best weights so far are gone; they are chosen anew.", path)
         except DAMAGED as error:
             put_aside(f"{self._folder}/best", path, error)
-        return dataclasses.replace(position, best_val_accuracy=-1.0, best_step=0)
+        return dataclasses.replace(position, best_score=None, best_loss=None, best_step=0)
 
     def _best_path(self, position: Position) -> str | None:
         """Returns the checkpoint of the best weights: the position's own, since later ones may be of a lost future."""
-        return f"{self._folder}/best/step-{position.best_step}" if position.best_val_accuracy >= 0 else None
+        return f"{self._folder}/best/step-{position.best_step}" if position.best_score is not None else None
 
     def restore(self, model: keras.Model, step: TrainStep) -> None:
         """Restores every variable from the checkpoint that `latest_position` found.

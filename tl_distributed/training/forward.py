@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tl_distributed.data.splits import Batch
 from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import pointwise_products, use_fused_kernels
 from tl_distributed.pixels.augment import augment_batch
@@ -18,6 +19,7 @@ from tl_distributed.pixels.normalize import normalize
 from tl_distributed.pixels.seeds import per_image_seeds, threefry_2x32
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.handles import handles_of, read_handles
+from tl_distributed.training.losses import image_losses, image_weights
 from tl_distributed.training.packing import pack
 from tl_distributed.training.step_settings import StepSettings
 
@@ -31,7 +33,8 @@ class Results(NamedTuple):
       gradients: Of the scaled mean loss: a tensor for each trainable variable; where there are several replicas one
         vector for each of `ForwardBackward.buckets`, of the type in which they travel.
       statistics: The new values of `ForwardBackward.changed`: as many tensors, or one float32 vector.
-      sums: `[2] float32`, of this replica's losses (nats) and right answers.
+      sums: `[2] float32`, of this replica's losses (nats) and right answers; with class weights `[3]`, of the images'
+        weights too.
     """
 
     gradients: list[tf.Tensor]
@@ -63,8 +66,7 @@ class ForwardBackward:
         self,
         step: tf.Tensor,
         replica_id: tf.Tensor,
-        images: tf.Tensor,
-        labels: tf.Tensor,
+        batch: Batch,
         scale: tf.Variable | None,
         token: tf.Tensor,
     ) -> Results:
@@ -73,14 +75,13 @@ class ForwardBackward:
         Args:
           step: int64 scalar, the run's step.
           replica_id: int32 scalar.
-          images: `[per_replica, height, width, 3] uint8`, or rows of features.
-          labels: `[per_replica] int32`.
+          batch: This replica's part of it.
           scale: What the loss is multiplied by for float16, or `None`.
           token: float32 scalar on the replica's device, before which no variable is read.
         """
         model = self._model
         arguments = (
-            step, replica_id, images, labels, handles_of(model.trainable_variables),
+            step, replica_id, batch, handles_of(model.trainable_variables),
             handles_of(model.non_trainable_variables), None if scale is None else scale.handle, token,
         )  # fmt: skip
         if self._concrete is None:
@@ -91,8 +92,7 @@ class ForwardBackward:
         self,
         step: Any,
         replica_id: Any,
-        images: Any,
-        labels: Any,
+        batch: Batch,
         trainable: Any,
         non_trainable: Any,
         scale: Any,
@@ -102,15 +102,15 @@ class ForwardBackward:
             trainable = read_handles(trainable, self._model.trainable_variables)
             non_trainable = read_handles(non_trainable, self._model.non_trainable_variables)
             scale = read_scale(scale)
-        return self.compute(step, replica_id, images, labels, trainable, non_trainable, scale)
+        return self.compute(step, replica_id, batch, trainable, non_trainable, scale)
 
     def compute(
-        self, step: Any, replica_id: Any, images: Any, labels: Any, trainable: Any, non_trainable: Any, scale: Any
+        self, step: Any, replica_id: Any, batch: Batch, trainable: Any, non_trainable: Any, scale: Any
     ) -> Results:
         """The program on values in place of handles: the same arguments, `trainable` and `non_trainable` as tensors."""
         settings, model = self._settings, self._model
-        seeds = seeds_of_batch(settings, step, replica_id, images.shape[0])
-        inputs, targets = inputs_and_targets(settings, images, labels, seeds)
+        seeds = seeds_of_batch(settings, step, replica_id, batch.labels.shape[0])
+        inputs, targets = inputs_and_targets(settings, batch, seeds)
         non_trainable = with_fresh_seeds(non_trainable, model.non_trainable_variables, self._seed_numbers, seeds)
         with contextlib.ExitStack() as stack:
             stack.enter_context(folded_batch_norm(model, frozen_only=True))
@@ -119,7 +119,7 @@ class ForwardBackward:
             tape = stack.enter_context(tf.GradientTape())
             tape.watch(trainable)
             logits, new_non_trainable = model.stateless_call(trainable, non_trainable, inputs, training=True)
-            scaled_loss, sums = loss_and_sums(settings, logits, targets, labels, scale)
+            scaled_loss, sums = loss_and_sums(settings, logits, targets, batch.labels, scale)
         gradients = tape.gradient(scaled_loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         self.changed, statistics = changed_values(
             model.non_trainable_variables, non_trainable, new_non_trainable, self._seed_numbers
@@ -140,13 +140,14 @@ def seeds_of_batch(settings: StepSettings, step: tf.Tensor, replica_id: tf.Tenso
     return per_image_seeds(tf.constant(settings.seed), step, positions)
 
 
-def inputs_and_targets(settings: StepSettings, images: Any, labels: Any, seeds: tf.Tensor) -> tuple[Any, tf.Tensor]:
+def inputs_and_targets(settings: StepSettings, batch: Batch, seeds: tf.Tensor) -> tuple[Any, tf.Tensor]:
     """Returns what the model takes, and soft labels `[batch, num_classes] float32`."""
     if settings.features is not None:
-        return settings.features.split(images), tf.one_hot(labels, settings.num_classes, dtype=tf.float32)
+        return settings.features.split(batch.images), tf.one_hot(batch.labels, settings.num_classes, dtype=tf.float32)
     pixels, targets = augment_batch(
-        images, labels, seeds,
+        batch.images, batch.labels, seeds,
         settings=settings.augment, image_size=settings.image_size, num_classes=settings.num_classes,
+        sizes=batch.sizes, fit=settings.fit,
     )  # fmt: skip
     return normalize(pixels, settings.normalization), targets
 
@@ -156,6 +157,9 @@ def loss_and_sums(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns this replica's part of the scaled mean loss, and `[2] float32`: the sum of losses, and of right answers.
 
+    With class weights the losses are times their images' weights, and the sums are `[3]`: of the weights too. By what
+    they come to over all replicas the update divides, which the first program does not know yet.
+
     Args:
       settings: Of the step.
       logits: `[batch, num_classes] float32`.
@@ -163,13 +167,14 @@ def loss_and_sums(
       labels: `[batch] int32`.
       scale: What the loss is multiplied by.
     """
-    losses = keras.losses.categorical_crossentropy(
-        targets, logits, from_logits=True, label_smoothing=settings.label_smoothing
-    )
-    loss_sum = tf.reduce_sum(losses)
+    losses = image_losses(targets, logits, label_smoothing=settings.label_smoothing, focal_gamma=settings.focal_gamma)
+    weights = image_weights(targets, settings.class_weights) if settings.class_weights else None
+    loss_sum = tf.reduce_sum(losses if weights is None else losses * weights)
     hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
-    sums = tf.stack([loss_sum, tf.reduce_sum(tf.cast(hits, tf.float32))])
-    return loss_sum / settings.global_batch_size * scale, sums
+    sums = [loss_sum, tf.reduce_sum(tf.cast(hits, tf.float32))]
+    if weights is not None:
+        sums.append(tf.reduce_sum(weights))
+    return loss_sum / settings.global_batch_size * scale, tf.stack(sums)
 
 
 def seed_numbers(model: keras.Model) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from tl_distributed.data.dataset import choose_input_mode, load_splits, load_subset
 from tl_distributed.data.device_split import DeviceSplit
+from tl_distributed.data.fit_rules import Fit
 from tl_distributed.data.records import SPLITS, DatasetInfo, read_manifest
 from tl_distributed.data.settings import DataSettings
 from tl_distributed.data.splits import Split
@@ -25,6 +26,26 @@ def read_data_set(settings: DataSettings, workers: Workers) -> DatasetInfo:
     return info
 
 
+def fit_of_run(asked: str, info: DatasetInfo) -> Fit:
+    """Returns the rule by which the run makes pictures square.
+
+    Args:
+      asked: By the flag; auto for the data set's own.
+      info: The data set's manifest.
+
+    Raises:
+      UserError: Another rule than that by which the pixels were stored.
+    """
+    if asked == "auto":
+        return info.fit
+    if info.storage == "pixels" and asked != info.fit:
+        raise UserError(
+            f"--fit={asked}: the data set stores pixels that were fitted by --fit={info.fit} when it was built; drop "
+            "the flag, or build it anew with --fit or with --storage=jpeg, which leaves the choice to the run"
+        )
+    return asked
+
+
 def open_splits(settings: DataSettings, info: DatasetInfo, runtime: Runtime, *, seed: int) -> dict[str, Split]:
     """Opens every split that there is; of the training split no more images than `--images_per_class` says.
 
@@ -44,11 +65,8 @@ def open_splits(settings: DataSettings, info: DatasetInfo, runtime: Runtime, *, 
     names = tuple(name for name in SPLITS if name not in chosen)
     if mode == "auto":
         own = choose_input_mode(info, names, processes_on_machine=workers.count_on_machine)
-        mode = "stream" if "stream" in workers.exchange("input mode", own) else "memory"
-    rest = load_splits(
-        settings.shard_dir, info, names,
-        input_mode="memory" if mode == "device" else mode, shuffle_buffer_examples=settings.shuffle_buffer_examples,
-    )  # fmt: skip
+        mode = "disk" if "disk" in workers.exchange("input mode", own) else "memory"
+    rest = load_splits(settings.shard_dir, info, names, input_mode="memory" if mode == "device" else mode)
     splits = {**chosen, **rest}
     if settings.input_mode == "device":
         splits["train"] = DeviceSplit(splits["train"], runtime.strategy)

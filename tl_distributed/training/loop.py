@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.data.splits import HOST, TrainFeed
+from tl_distributed.data.host import HOST
+from tl_distributed.data.splits import TrainFeed
 from tl_distributed.errors import UserError, tensorflow_cause
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.handles import explicitly_ordered
@@ -75,7 +76,7 @@ class TrainLoop:
                 f"--global_batch_size={self._step.global_batch_size} over {self._strategy.num_replicas_in_sync} "
                 "devices is too much: try a smaller one, a smaller --image_size, or --precision=mixed_bfloat16"
             ) from None
-        except (tf.errors.OpError, UnicodeDecodeError) as error:
+        except tf.errors.OpError as error:
             raise self._feed.input_error(error) or error from None
         seconds = time.perf_counter() - start
         if self._compiled:
@@ -103,9 +104,8 @@ class TrainLoop:
 
         def in_replica(step: tf.Tensor, tokens: Sequence[tf.Tensor], *host_inputs: Any) -> tf.Tensor:
             replica = tf.distribute.get_replica_context()
-            images, labels = self._feed.replica_batch(step, replica.replica_id_in_sync_group, *host_inputs)
-            token = tokens[local_index(replica, self._first_replica)]
-            return self._step.replica_step(step, images, labels, token)
+            batch = self._feed.replica_batch(step, replica.replica_id_in_sync_group, *host_inputs)
+            return self._step.replica_step(step, batch, tokens[local_index(replica, self._first_replica)])
 
         def one_step(step: tf.Tensor, waited: tf.Tensor, *tokens: tf.Tensor) -> tuple[tf.Tensor, ...]:
             with tf.device(HOST):

@@ -1,6 +1,7 @@
 """What a run leaves: `results.json`, `model.keras` and the predictions of the test split."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,12 +15,23 @@ from tl_distributed.inference.packaging import package_model
 from tl_distributed.inference.saved import save_model
 from tl_distributed.models.flops import count_macs
 from tl_distributed.models.freezing import parameter_counts
-from tl_distributed.reporting.scores import summarise
+from tl_distributed.reporting.calibration import fit_temperature
+from tl_distributed.reporting.scores import calibrated_figures, summarise
 from tl_distributed.settings.config import Config
 from tl_distributed.training.checkpoints import Position
 from tl_distributed.training.evaluation import Evaluation
 
-PREDICTIONS_FILE = "predictions_test.npz"
+_FIGURES = ("accuracy", "loss", "top5_accuracy", "macro_f1", "balanced_accuracy", "expected_calibration_error")
+
+
+def temperature_of(evaluation: Evaluation | None) -> float | None:
+    """Returns the temperature that fits the validation split, evaluated at `calibration.TEMPERATURES`.
+
+    `None` without such a split, or where its logits are not finite.
+    """
+    if evaluation is None or not math.isfinite(float(evaluation.slopes.sum(dtype="float64"))):
+        return None
+    return fit_temperature(evaluation.slopes)
 
 
 def make_results(
@@ -32,6 +44,7 @@ def make_results(
     finished: bool,
     model: keras.Model,
     config: Config,
+    temperature: float | None,
 ) -> dict[str, Any]:
     """Returns the content of `results.json`.
 
@@ -45,6 +58,7 @@ def make_results(
       finished: False where `--max_steps` ended the run before its last phase did.
       model: As it trained in the last phase.
       config: Resolved.
+      temperature: That fits the validation split, at which `test` was evaluated too; `None` without such a split.
     """
     summaries = {name: summarise(evaluation.scores, info.class_names) for name, evaluation in evaluations.items()}
     trainable, frozen = parameter_counts(model)
@@ -53,7 +67,7 @@ def make_results(
         "steps": position.step,
         "epochs": position.step * config.global_batch_size / images_per_epoch,
         "finished": finished,
-        "best_step": position.best_step if position.best_val_accuracy >= 0 else position.step,
+        "best_step": position.step if position.best_score is None else position.best_step,
         "images_per_second": images_per_second,
         "seconds": position.seconds,
         "images_seen": position.step * config.global_batch_size,
@@ -63,28 +77,47 @@ def make_results(
         "per_class": shown.get("per_class", {}),
         "confusion_matrix": shown.get("confusion_matrix", []),
         "most_confused": shown.get("most_confused", []),
+        "reliability": shown.get("reliability", []),
         "class_names": list(info.class_names),
-        "fit": info.fit,
+        "fit": config.fit,
         "workdir": config.workdir,
         "num_examples": {name: evaluation.num_examples for name, evaluation in evaluations.items()},
     }
     figures = {
-        f"{name}_{figure}": getattr(evaluations[name], figure) if name in evaluations else None
+        f"{name}_{figure}": summaries[name][figure] if name in summaries else None
         for name in ("val", "test")
-        for figure in ("accuracy", "loss")
+        for figure in _FIGURES
+        if name not in summaries or figure in summaries[name]
     }
-    return {**figures, **results}
+    return {**figures, **_calibration(evaluations.get("test"), temperature), **results}
 
 
-def save_packaged_model(model: keras.Model, config: Config, *, normalization: str, info: DatasetInfo) -> None:
-    """Writes `model.keras` (and the file that `--export_h5` names), each with class names and fitting rule.
+def _calibration(test: Evaluation | None, temperature: float | None) -> dict[str, Any]:
+    """Returns the temperature, and what it makes of the test split; `None` where there is neither."""
+    names = ("test_loss_calibrated", "test_expected_calibration_error_calibrated", "reliability_calibrated")
+    if test is None or temperature is None:
+        return {"temperature": temperature, **dict.fromkeys(names)}
+    (scores,) = test.tempered
+    figures = calibrated_figures(scores, temperature)
+    values = (figures["loss_calibrated"], figures["expected_calibration_error_calibrated"], scores.reliability)
+    return {"temperature": temperature, **dict(zip(names, values, strict=True))}
 
-    The model takes uint8 images of the data set's shape and returns probabilities, by stock layers only.
+
+def save_packaged_model(
+    model: keras.Model, config: Config, *, normalization: str, info: DatasetInfo, temperature: float | None
+) -> None:
+    """Writes `model.keras` (and the file that `--export_h5` names), each with class names, fitting rule, temperature.
+
+    The model takes uint8 images and returns probabilities, by stock layers only. The images are of the data set's shape
+    where it stores pixels; else squares as evaluation sees them. The temperature is stored with it and not applied:
+    `export --calibrated` does that.
     """
-    packaged = package_model(
-        model, normalization=normalization, native_shape=info.image_shape, image_size=config.image_size
+    is_whole = info.storage != "pixels"
+    shape = (config.image_size, config.image_size, 3) if is_whole else info.image_shape
+    packaged = package_model(model, normalization=normalization, native_shape=shape, image_size=config.image_size)
+    stored = ModelInfo(
+        info.class_names, config.fit, shape, info.storage, info.image_size if is_whole else 0, temperature=temperature
     )
-    stored = ModelInfo(info.class_names, info.fit, info.image_shape)
     save_model(packaged, f"{config.workdir}/model.keras", "keras", stored)
     if config.export_h5:
         save_model(packaged, f"{config.workdir}/{config.export_h5}", "h5", stored)

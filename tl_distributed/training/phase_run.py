@@ -13,6 +13,7 @@ from tl_distributed.data.order import steps_for_epochs
 from tl_distributed.data.splits import Split
 from tl_distributed.errors import UserError
 from tl_distributed.progress import Progress
+from tl_distributed.reporting.scores import figures_of
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.workers import Workers
 from tl_distributed.settings.config import Config
@@ -20,6 +21,7 @@ from tl_distributed.training.checkpoints import Checkpoints, Position
 from tl_distributed.training.evaluation import Evaluation
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.phases import Phase
+from tl_distributed.training.selection import Validation, name_of, validation_of
 from tl_distributed.training.speed import Speedometer
 from tl_distributed.training.step import TrainStep
 
@@ -39,7 +41,7 @@ class PhaseParts:
     train: Split
     validate: Callable[[], Evaluation | None]
     checkpoints: Checkpoints
-    log_row: Callable[[str, dict[str, Any]], None]
+    log_row: Callable[[dict[str, Any]], None]
     stop: StopRequest
     workers: Workers
 
@@ -79,7 +81,8 @@ class PhaseRun:
             while self._goes_on():
                 self._to_boundary(progress)
             if self._stopped_early():
-                progress.note(f"No better validation accuracy for {self.position.stale_epochs} epochs: phase ends.")
+                measure = name_of(config.select_by)
+                progress.note(f"No better {measure} for {self.position.stale_epochs} epochs: phase ends.")
             self._log_interval(progress)
         self._toggle_profiler(force_stop=True)
         self._parts.stop.agree()  # also where the signal came in the phase's last steps
@@ -161,7 +164,7 @@ class PhaseRun:
             "loss_scale": float(self._parts.step.loss_scale.scale.read_value()),
             "skipped_updates": int(skipped),
         }
-        self._write("train", row)
+        self._write(row)
         progress.update(0, loss=row["loss"], accuracy=row["accuracy"])
         self._interval_start = self.position.step
 
@@ -179,33 +182,35 @@ class PhaseRun:
 
     def _end_epoch(self, progress: Progress) -> None:
         """Validates, keeps the best weights, and counts epochs without progress."""
-        # One worker's figure, so that no rounding can make them choose differently.
-        accuracy = self._parts.workers.from_chief("validation accuracy", self._validate(progress))
+        # One worker's figures, so that no rounding can make them choose differently.
+        found = self._parts.workers.from_chief("validation", self._validate(progress))
         position = self.position
-        if accuracy is None:
+        if found is None:
             return
-        phase_best = accuracy > position.phase_best_val_accuracy
-        position = dataclasses.replace(
-            position,
-            stale_epochs=0 if phase_best else position.stale_epochs + 1,
-            phase_best_val_accuracy=max(accuracy, position.phase_best_val_accuracy),
-        )
-        if accuracy > position.best_val_accuracy:
-            position = dataclasses.replace(position, best_val_accuracy=accuracy, best_step=position.step)
+        validation = Validation(*found)
+        if validation.is_better_than(position.phase_best_score, None):
+            position = dataclasses.replace(position, stale_epochs=0, phase_best_score=validation.score)
+        else:
+            position = dataclasses.replace(position, stale_epochs=position.stale_epochs + 1)
+        if validation.is_better_than(position.best_score, position.best_loss):
+            position = dataclasses.replace(
+                position, best_score=validation.score, best_loss=validation.loss, best_step=position.step
+            )
             self._parts.checkpoints.save_best(self._parts.model, self._parts.step, position.step)
         self.position = position
 
-    def _validate(self, progress: Progress) -> float | None:
-        """Evaluates the validation split, logs it, and returns the accuracy; `None` without such a split."""
+    def _validate(self, progress: Progress) -> Validation | None:
+        """Evaluates the validation split, logs it, and returns what the epoch is chosen by; `None` without a split."""
         evaluation = self._parts.validate()
         if evaluation is None:
             return None
-        self._write("validation", {"val_loss": evaluation.loss, "val_accuracy": evaluation.accuracy})
+        figures = figures_of(evaluation.scores, self._parts.model.output_shape[-1])
+        self._write({f"val_{name}": value for name, value in figures.items()})
         progress.note(
             f"Step {self.position.step}, epoch {self._epoch():.2f}: validation loss {evaluation.loss:.4f}, "
             f"accuracy {evaluation.accuracy:.2%} of {evaluation.num_examples} images."
         )
-        return evaluation.accuracy
+        return validation_of(self._parts.config.select_by, figures)
 
     def _stopped_early(self) -> bool:
         patience = self._parts.config.early_stopping_epochs
@@ -214,12 +219,12 @@ class PhaseRun:
     def _epoch(self) -> float:
         return self.position.step / self._steps_per_epoch
 
-    def _write(self, kind: str, values: dict[str, Any]) -> None:
+    def _write(self, values: dict[str, Any]) -> None:
         row = {
             "step": self.position.step, "epoch": round(self._epoch(), 4), "phase": self._parts.phase.name,
             "seconds": round(self.position.seconds, 3),
         }  # fmt: skip
-        self._parts.log_row(kind, {**row, **values})
+        self._parts.log_row({**row, **values})
 
     def _save(self) -> None:
         self._parts.checkpoints.save(self._parts.model, self._parts.step, self.position)

@@ -6,13 +6,14 @@ import logging
 from typing import Any
 
 from tl_distributed.data.settings import DataSettings
+from tl_distributed.data.subset import subset_counts
 from tl_distributed.errors import UserError, full_disk_to_mend
-from tl_distributed.models.backbones import get_backbone
 from tl_distributed.runtime.join import join_workers, shared_flags
 from tl_distributed.runtime.settings import RuntimeSettings
 from tl_distributed.settings.config import Config
 from tl_distributed.training.checkpoints import Checkpoints, Position
-from tl_distributed.training.input import open_splits, read_data_set
+from tl_distributed.training.class_weights import resolve_class_weights
+from tl_distributed.training.input import fit_of_run, open_splits, read_data_set
 from tl_distributed.training.phases import plan_phases
 from tl_distributed.training.run_phases import Run, RunPhases
 from tl_distributed.training.start import start_devices, start_model
@@ -40,17 +41,17 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(join_workers(config.part(RuntimeSettings), shared_flags(config)))
         info = read_data_set(config.part(DataSettings), workers)
-        if config.early_stopping_epochs and "val" not in info.splits:
-            raise UserError(
-                f"--early_stopping_epochs={config.early_stopping_epochs} goes by validation accuracy, and "
-                f"--data_dir={config.data_dir} has no val split; drop it, or build the data set with --val_fraction"
-            )
-        config = config.resolved(native_size=max(info.image_shape[:2]))
-        backbone = get_backbone(config.backbone)
+        if "val" not in info.splits:
+            _refuse_what_validation_decides(config)
+        fit = fit_of_run(config.fit, info)
+        config = dataclasses.replace(config.resolved(native_size=max(info.image_shape[:2])), fit=fit)
+        backbone = config.backbone_row()
         stack.enter_context(locked_workdir(config.workdir, workers))
         checkpoints = Checkpoints(config.workdir, keep=config.keep_checkpoints, workers=workers)
         position = checkpoints.latest_position()
-        config = open_workdir(config, info, position)
+        counts = subset_counts(info.splits["train"].counts_per_class, config.images_per_class)
+        weights = resolve_class_weights(config.class_weights, info.class_names, counts, workers)
+        config = open_workdir(config, info, position, class_weights=weights)
         results = workers.from_chief("results", finished_results(config, position))
         if results is not None:
             _LOG.info("%s has finished already; choose another --workdir to train again.", config.workdir)
@@ -71,5 +72,19 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
             run = Run(
                 config=config, info=info, backbone=backbone, runtime=runtime, splits=splits, model=model,
                 phases=phases, cuts=cuts, checkpoints=checkpoints, resumed=position is not None,
+                class_weights=weights,
             )  # fmt: skip
             return RunPhases(run).execute(position or Position())
+
+
+def _refuse_what_validation_decides(config: Config) -> None:
+    asked = [
+        f"--{name}={getattr(config, name)}"
+        for name in ("early_stopping_epochs", "select_by")
+        if getattr(config, name) != Config.__dataclass_fields__[name].default
+    ]
+    if asked:
+        raise UserError(
+            f"{asked[0]} goes by validation, and --data_dir={config.data_dir} has no val split; drop it, or build the "
+            "data set with --val_fraction"
+        )

@@ -11,11 +11,15 @@ import tensorflow as tf
 
 from tl_distributed.bank.cut import Cut
 from tl_distributed.data.ids import read_ids
+from tl_distributed.data.order import BatchOrder
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.splits import Split
 from tl_distributed.files import to_json_values, write_json
 from tl_distributed.models.backbones import Backbone
+from tl_distributed.reporting.answers import PREDICTIONS_FILE
+from tl_distributed.reporting.calibration import TEMPERATURES
 from tl_distributed.reporting.run_log import NoRunLog, RunLog
+from tl_distributed.reporting.run_page import write_run_page
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.settings.config import Config
@@ -25,7 +29,12 @@ from tl_distributed.training.evaluation import Evaluation, Evaluator
 from tl_distributed.training.examples import misclassified, preview
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.optimizers import make_optimizer
-from tl_distributed.training.outcome import PREDICTIONS_FILE, make_results, save_packaged_model, save_predictions
+from tl_distributed.training.outcome import (
+    make_results,
+    save_packaged_model,
+    save_predictions,
+    temperature_of,
+)
 from tl_distributed.training.phase_run import PhaseParts, PhaseRun
 from tl_distributed.training.phases import Phase
 from tl_distributed.training.scaling import one_replica_speeds
@@ -35,7 +44,7 @@ from tl_distributed.training.start_log import log_phase, log_start
 from tl_distributed.training.step import TrainStep
 from tl_distributed.training.step_settings import step_settings
 from tl_distributed.training.trained_part import open_phase
-from tl_distributed.training.workdir import reopen, write_config
+from tl_distributed.training.workdir import compared_settings, reopen, write_config
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,6 +57,7 @@ class Run:
       config: Resolved, whole.
       cuts: Of each phase, where it is banked.
       resumed: Whether it goes on from a checkpoint.
+      class_weights: Of `class_weights.resolve_class_weights`.
     """
 
     config: Config
@@ -60,6 +70,7 @@ class Run:
     cuts: Sequence[Cut | None]
     checkpoints: Checkpoints
     resumed: bool
+    class_weights: tuple[float, ...] | None
 
 
 class RunPhases:
@@ -85,7 +96,7 @@ class RunPhases:
         if chief:
             tf.io.gfile.makedirs(config.workdir)
             reopen(config.workdir)
-            written = write_config(config, run.info, run.runtime)
+            written = write_config(config, run.info, run.runtime, run.class_weights)
         self._workers.exchange("config.json is written", None)
         wait_until_visible(f"{config.workdir}/config.json", self._workers)
         log = RunLog(config.workdir, last_step=position.step) if chief else NoRunLog()
@@ -126,7 +137,7 @@ class RunPhases:
                 return position, timing, step, last and phase_run.complete
             position = dataclasses.replace(
                 position, phase=position.phase + 1, phase_first_step=position.step,
-                stale_epochs=0, phase_best_val_accuracy=-1.0,
+                stale_epochs=0, phase_best_score=None,
             )  # fmt: skip
 
     def _prepare(
@@ -151,6 +162,7 @@ class RunPhases:
             step_settings(
                 config, run.model,
                 normalization=run.backbone.normalization, num_classes=run.info.num_classes, features=trained.layout,
+                class_weights=run.class_weights, fit=config.fit,
             ),
             runtime,
         )  # fmt: skip
@@ -162,13 +174,13 @@ class RunPhases:
             normalization=run.backbone.normalization,
             runtime=runtime,
             averages=step.averages,
+            fit=config.fit,
         )
-        feed = train.train_feed(
-            global_batch_size=config.global_batch_size,
-            num_replicas=runtime.num_replicas,
-            seed=config.seed,
-            first_step=position.step,
-        )
+        order = BatchOrder(
+            global_batch_size=config.global_batch_size, num_replicas=runtime.num_replicas, seed=config.seed,
+            shuffle_blocks=config.shuffle_blocks, local_replicas=runtime.local_replicas,
+        )  # fmt: skip
+        feed = train.train_feed(order, first_step=position.step)
         loop = TrainLoop(step, feed, runtime, steps_per_loop=config.steps_per_loop)
         log_phase(phase, run.model, config.layer_decay)
         speed = Speedometer(
@@ -185,7 +197,7 @@ class RunPhases:
         )  # fmt: skip
         return PhaseRun(parts, position), loop, step, speed
 
-    def _evaluate(self, split: str, **options: bool) -> Evaluation | None:
+    def _evaluate(self, split: str, **options: Any) -> Evaluation | None:
         if split not in self._evaluated_splits:
             return None
         return self._evaluator.evaluate(
@@ -195,14 +207,16 @@ class RunPhases:
     def _finish(self, position: Position, timing: np.ndarray, log: RunLog, *, finished: bool) -> dict[str, Any]:
         """Evaluates the best weights once, and writes model, results and plots."""
         run, config = self._run, self._run.config
-        evaluations = {
-            name: self._evaluate(name, keep_probabilities=name == "test")
-            for name in ("val", "test")
-            if name in run.splits
-        }
+        val = self._evaluate("val", temperatures=TEMPERATURES)
+        # One worker's, so that no rounding can make them differ.
+        temperature = self._workers.from_chief("temperature", temperature_of(val))
+        test = self._evaluate("test", keep_probabilities=True, temperatures=(temperature,) if temperature else ())
+        evaluations = {name: one for name, one in (("val", val), ("test", test)) if one is not None}
         if not self._workers.is_chief:
             return self._workers.from_chief("results", None)
-        save_packaged_model(run.model, config, normalization=run.backbone.normalization, info=run.info)
+        save_packaged_model(
+            run.model, config, normalization=run.backbone.normalization, info=run.info, temperature=temperature
+        )
         steps, seconds = timing
         results = make_results(
             position,
@@ -213,6 +227,7 @@ class RunPhases:
             finished=finished,
             model=run.model,
             config=config,
+            temperature=temperature,
         )
         results |= summary(self._speed_by_phase, run.phases[position.phase].name)
         results |= {
@@ -224,8 +239,12 @@ class RunPhases:
         ids = read_ids(config.data_dir, run.info, shown) if shown in evaluations else None
         if "test" in evaluations:
             save_predictions(f"{config.workdir}/{PREDICTIONS_FILE}", evaluations["test"], ids)
-        wrong = misclassified(run.splits.get(shown), evaluations.get(shown), run.info.class_names, ids)
-        log.finish(results, dataclasses.asdict(config), wrong)
+        wrong = misclassified(
+            run.splits.get(shown), evaluations.get(shown), run.info.class_names, ids,
+            image_size=config.image_size, fit=config.fit,
+        )  # fmt: skip
+        log.finish(results, compared_settings(config), (list(wrong.pictures.values()), wrong.captions))
         write_json(f"{config.workdir}/results.json", results)
+        write_run_page(config.workdir, to_json_values(results), lambda places: wrong.pictures)
         self._workers.from_chief("results", to_json_values(results))
         return results

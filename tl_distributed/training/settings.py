@@ -6,6 +6,7 @@ from tl_distributed.errors import UserError
 from tl_distributed.settings.flags import setting
 
 OPTIMIZATION, RUN = "Optimization", "Run"
+SELECT_BY = ("val_accuracy", "val_loss", "val_balanced_accuracy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,10 +56,31 @@ class OptimizationSettings:
     label_smoothing: float = setting(
         0.0, "Share of the label spread evenly over all classes.", topic=OPTIMIZATION, minimum=0, maximum=0.9
     )
+    loss: str = setting(
+        "cross_entropy", "Training loss; focal is that of Lin et al. 2017, which counts what is answered right less.",
+        topic=OPTIMIZATION, choices=("cross_entropy", "focal"),
+    )  # fmt: skip
+    focal_gamma: float = setting(
+        2.0, "focal: exponent of one minus the probability; 0 is cross-entropy.", topic=OPTIMIZATION,
+        minimum=0, maximum=20,
+    )  # fmt: skip
+    class_weights: str = setting(
+        "none", "Weight of each image's loss, whose mean is by the sum of weights: none; balanced, so that all classes "
+        "count alike in all; or a JSON or CSV file of class names and weights.", topic=OPTIMIZATION,
+    )  # fmt: skip
     early_stopping_epochs: int = setting(
-        0, "End a phase after this many epochs without a better validation accuracy; 0 is off.",
+        0, "End a phase after this many epochs without a better measure of --select_by; 0 is off.",
         topic=OPTIMIZATION, minimum=0,
     )  # fmt: skip
+    select_by: str = setting(
+        SELECT_BY[0], "What chooses the epoch whose weights are kept; of equal ones the one with the lower validation "
+        "loss.", topic=OPTIMIZATION, choices=SELECT_BY,
+    )  # fmt: skip
+
+    def validate(self) -> None:
+        """Raises `UserError` for combinations that cannot be meant."""
+        if self.loss != "focal" and self.focal_gamma != OptimizationSettings.focal_gamma:
+            raise UserError(f"--focal_gamma={self.focal_gamma:g} has no effect without --loss=focal; add it or drop it")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

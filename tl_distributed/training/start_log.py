@@ -43,7 +43,7 @@ def log_start(
         f"transfer {config.transfer}.",
         f"Data {config.shard_dir}: {info.num_classes} classes, "
         + ", ".join(f"{count} {name}" for name, count in examples.items())
-        + f" images of {'x'.join(map(str, info.image_shape))}, {config.input_mode} mode.",
+        + f" {_images_in_words(config, info)}, {config.input_mode} mode.",
         f"Devices: {', '.join(runtime.devices)}; {type(runtime.strategy).__name__}; "
         f"{runtime.workers.count} workers; precision {runtime.precision}; "
         f"XLA {'on' if runtime.use_xla else 'off'} ({runtime.xla_reason}).",
@@ -87,3 +87,9 @@ def log_phase(phase: Phase, model: keras.Model, layer_decay: float) -> None:
             "and validation worse than the model is; --batch_norm_momentum=0.9 lets them follow.",
             100 * stale, phase.total_steps,
         )  # fmt: skip
+
+
+def _images_in_words(config: Config, info: DatasetInfo) -> str:
+    if info.storage == "pixels":
+        return f"images of {'x'.join(map(str, info.image_shape))}"
+    return f"pictures ({info.storage}), shorter side {info.image_size} px at most, --fit={config.fit}"

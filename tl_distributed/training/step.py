@@ -6,7 +6,8 @@
 3. `update.Update` (compiled, traced once) through `merge_call` and `strategy.extended.update`, in which every
    variable resolves to the local copy.
 
-Losses are sums divided once by the global batch size, so replicas' gradients add up to those of one device.
+Losses are sums divided once by the global batch size, so replicas' gradients add up to those of one device; with class
+weights, the update divides what came of it by their mean over the global batch.
 """
 
 import logging
@@ -18,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_distributed.data.splits import Batch
 from tl_distributed.pixels.augment import augment_batch
 from tl_distributed.pixels.seeds import per_image_seeds
 from tl_distributed.runtime.all_reduce import all_reduce_in_order
@@ -88,21 +90,20 @@ class TrainStep:
         """Images in a step, over all replicas."""
         return self._settings.global_batch_size
 
-    def replica_step(self, step: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, token: tf.Tensor) -> tf.Tensor:
+    def replica_step(self, step: tf.Tensor, batch: Batch, token: tf.Tensor) -> tf.Tensor:
         """Runs one step in replica context; returns the token of its update.
 
         Args:
           step: int64 scalar, the run's step.
-          images: `[per_replica, height, width, 3] uint8`, or rows of features.
-          labels: `[per_replica] int32`.
+          batch: This replica's part of it.
           token: float32 scalar, there when the replica's last update is done: what this step's reads wait for.
         """
         replica = tf.distribute.get_replica_context()
         replica_id = tf.cast(replica.replica_id_in_sync_group, tf.int32)
         # Sent by operations of their own: what a function inlined on a device takes from the host waits for the device.
-        step, images, labels = tf.identity(step), tf.identity(images), tf.identity(labels)
+        step, batch = tf.identity(step), Batch(*(None if part is None else tf.identity(part) for part in batch))
         scale = self.loss_scale.scale if self.loss_scale.dynamic else None
-        results = self.forward_backward(step, replica_id, images, labels, scale, token)
+        results = self.forward_backward(step, replica_id, batch, scale, token)
         if self._num_replicas > 1:
             results = self._summed(replica, results)
         tokens = replica.merge_call(self._merged_update, args=(step, *results))
@@ -111,11 +112,11 @@ class TrainStep:
     def _summed(self, replica: Any, results: Results) -> Results:
         """Sums over the replicas, of statistics the mean: a vector a bucket, one more where types differ."""
         small = tf.concat([results.statistics / self._num_replicas, results.sums], axis=0)
-        num_statistics, (first, *others) = small.shape[0] - 2, results.gradients
+        num_statistics, (first, *others) = results.statistics.shape[0], results.gradients
         # The forward pass is over before the first bucket is there: the small ones travel with it.
         if first.dtype == small.dtype:
             vector, *others = all_reduce_in_order(replica, [tf.concat([first, small], axis=0), *others])
-            first, small = vector[: -(num_statistics + 2)], vector[-(num_statistics + 2) :]
+            first, small = vector[: -small.shape[0]], vector[-small.shape[0] :]
         else:
             (first, small), *others = all_reduce_in_order(replica, [(first, small), *others])
         return Results([first, *others], small[:num_statistics], small[num_statistics:])
@@ -131,21 +132,22 @@ class TrainStep:
             self.loss_scale.scale, update_local, args=(step, gradients, statistics, sums), group=False
         )
 
-    def augmented(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def augmented(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Returns what step 0 would make of a batch, before normalisation: for a look.
 
         Args:
-          images: `[n, height, width, 3] uint8`.
-          labels: `[n] int32`.
+          batch: `[n]` images, as arrays.
 
         Returns:
           (`[n, size, size, 3] float32` in [0, 255], `[n, num_classes] float32` soft labels).
         """
         settings = self._settings
-        seeds = per_image_seeds(tf.constant(settings.seed), tf.constant(0), tf.range(len(images)))
+        seeds = per_image_seeds(tf.constant(settings.seed), tf.constant(0), tf.range(len(batch.labels)))
+        images, labels, sizes = (None if part is None else tf.constant(part) for part in batch)
         pixels, targets = augment_batch(
-            tf.constant(images), tf.constant(labels), seeds,
+            images, labels, seeds,
             settings=settings.augment, image_size=settings.image_size, num_classes=settings.num_classes,
+            sizes=sizes, fit=settings.fit,
         )  # fmt: skip
         return pixels.numpy(), targets.numpy()
 

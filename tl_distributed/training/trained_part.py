@@ -94,7 +94,7 @@ def open_phase(
         return Trained(model, None, splits)
     features = FeatureSettings(
         image_size=config.image_size, normalization=normalization,
-        augment=config.augment_settings() if config.bank_views else None, seed=config.seed,
+        augment=config.augment_settings() if config.bank_views else None, seed=config.seed, fit=config.fit,
     )  # fmt: skip
     bank = BankOfRun(
         settings=_bank_settings(config), data=config.part(DataSettings), info=info, features=features,

@@ -94,6 +94,7 @@ class Update:
         """
         changed = list(self._changed())
         gradients, statistics = results.gradients, results.statistics
+        gradients, sums = self._by_weight(gradients, results.sums)
         if self._is_packed:
             vectors = [tf.cast(vector, tf.float32) for vector in gradients]
             vector = vectors[0] if len(vectors) == 1 else tf.concat(vectors, axis=0)
@@ -105,7 +106,19 @@ class Update:
             norm = tf.linalg.global_norm(gradients)
         # Weight decay needs no gradient: inlined, it would change weights that the first program has yet to read.
         with tf.control_dependencies([norm]):
-            return self._update(step, gradients, statistics, norm, results.sums)
+            return self._update(step, gradients, statistics, norm, sums)
+
+    def _by_weight(self, gradients: Sequence[tf.Tensor], sums: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Divides gradients and the sum of losses by the mean weight of the global batch's images, where they have any.
+
+        A batch of no weight at all changes nothing.
+        """
+        if not self._settings.class_weights:
+            return list(gradients), sums
+        loss, hits, weight = tf.unstack(sums)
+        factor = tf.math.divide_no_nan(float(self._settings.global_batch_size), weight)
+        weighted = [tf.cast(gradient, tf.float32) * factor for gradient in gradients]
+        return weighted, tf.stack([loss * factor, hits])
 
     def _update(
         self,

@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 import tl_distributed
+from tl_distributed.data.order import ORDER_VERSION
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.errors import UserError
 from tl_distributed.files import path_exists, read_json, write_json
@@ -29,22 +31,30 @@ _FREE_SETTINGS = frozenset({
     "workdir", "data_dir", "data_copy_dir", "resume", "max_steps", "profile_steps", "log_every_steps",
     "checkpoint_every_steps", "keep_checkpoints", "steps_per_loop", "strategy", "recipe", "virtual_devices", "xla",
     "all_reduce_dtype", "gradient_buckets", "gpu_memory_limit_mib", "bank_dir", "workers", "worker_index", "grpc_port",
-    "control_port", "worker_timeout_seconds", "scaling_reference",
+    "control_port", "worker_timeout_seconds", "scaling_reference", "input_mode", "bank_mode", "shuffle_buffer_examples",
+    "class_weights",  # of which the weights are compared, wherever their file is
 })  # fmt: skip
 
-_CHOSEN_AT_START = ("input_mode", "feature_bank", "bank_mode")
+
+# Of these, what still says how a run was made, and not only where it lies or how it reports.
+_COMPARED = frozenset(
+    {"data_dir", "recipe", "strategy", "xla", "all_reduce_dtype", "gradient_buckets", "steps_per_loop"}
+)
 
 
-def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -> Config:
+def open_workdir(
+    config: Config, info: DatasetInfo, position: Position | None, *, class_weights: Sequence[float] | None = None
+) -> Config:
     """Checks that the run may start or go on in `config.workdir`; returns the config to go on with.
 
-    A run that chose its input mode by free memory keeps it, since the order of the data depends on it; so does one
-    that chose whether and how to bank features. `--epochs` may grow where that changes nothing of the epochs before.
+    A run that chose whether to bank features keeps to it. `--epochs` may grow where that changes nothing of the epochs
+    before.
 
     Args:
       config: Resolved.
       info: The data set's manifest.
       position: Where the newest checkpoint stands, if there is one.
+      class_weights: In order of label; `None` where all classes count alike.
 
     Raises:
       UserError: `--resume` does not allow it, or the run there has other settings or another data set.
@@ -59,16 +69,29 @@ def open_workdir(config: Config, info: DatasetInfo, position: Position | None) -
         return config
     with tf.io.gfile.GFile(path) as file:
         saved = json.loads(file.read())
-    for name in _CHOSEN_AT_START:
-        if getattr(config, name) == "auto":
-            config = dataclasses.replace(config, **{name: saved["config"].get(name, "auto")})
+    if saved.get("order_version", 1) != ORDER_VERSION:
+        raise UserError(
+            f"{config.workdir} holds a run whose images came in another order (order_version "
+            f"{saved.get('order_version', 1)} there, {ORDER_VERSION} here), so it cannot go on; choose another "
+            f"--workdir, e.g. --workdir={_free_name(config.workdir, {})}, or delete that folder"
+        )
+    if config.feature_bank == "auto":
+        config = dataclasses.replace(config, feature_bank=saved["config"].get("feature_bank", "auto"))
     current, before = json.loads(json.dumps(dataclasses.asdict(config))), settings_of(saved["config"])
-    if {current["input_mode"], before["input_mode"]} == {"memory", "device"}:  # one order, and one result
-        before["input_mode"] = current["input_mode"]
+    if before["fit"] == "auto":  # of before there was the flag: the data set's
+        before["fit"] = saved.get("fit", current["fit"])
     names = [name for name, value in current.items() if name not in _FREE_SETTINGS and before[name] != value]
     differing = [f"{name} {before[name]} there, {current[name]} here" for name in names]
     if saved["dataset_sha256"] != info.digest():
         differing.append("another data set")
+    if (saved.get("class_weights") or None) != _by_name(info, class_weights):
+        differing.append("other class weights")
+    before_sources = saved.get("plugin_sha256", {})
+    differing += [
+        f"the source of {name}, which has changed since"
+        for name, digest in config.plugin_sources().items()
+        if before_sources.get(name, digest) != digest
+    ]
     if names == ["epochs"] and len(differing) == 1 and config.epochs > before["epochs"]:
         return _with_more_epochs(config, before)
     if differing:
@@ -163,6 +186,12 @@ def finished_results(config: Config, position: Position | None) -> dict[str, Any
     return results
 
 
+def compared_settings(config: Config) -> dict[str, Any]:
+    """Returns the settings by which runs are compared."""
+    settings = dataclasses.asdict(config)
+    return {name: value for name, value in settings.items() if name not in _FREE_SETTINGS or name in _COMPARED}
+
+
 def reopen(workdir: str) -> None:
     """Marks the results of a finished run that is trained on as those of an unfinished one, before anything changes."""
     path = f"{workdir}/results.json"
@@ -171,8 +200,14 @@ def reopen(workdir: str) -> None:
         write_json(path, {**results, "finished": False})
 
 
-def write_config(config: Config, info: DatasetInfo, runtime: Runtime) -> dict[str, Any]:
-    """Writes `config.json`: resolved settings, versions, commit, devices, data set; returns it."""
+def _by_name(info: DatasetInfo, class_weights: Sequence[float] | None) -> dict[str, float] | None:
+    return None if class_weights is None else dict(zip(info.class_names, class_weights, strict=True))
+
+
+def write_config(
+    config: Config, info: DatasetInfo, runtime: Runtime, class_weights: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Writes `config.json`: resolved settings, versions, commit, devices, data set, class weights; returns it."""
     content = {
         "config": dataclasses.asdict(config),
         "command": sys.argv,
@@ -190,7 +225,10 @@ def write_config(config: Config, info: DatasetInfo, runtime: Runtime) -> dict[st
         "precision": runtime.precision,
         "xla": runtime.use_xla,
         "dataset_sha256": info.digest(),
-        "fit": info.fit,
+        "fit": config.fit,
+        "order_version": ORDER_VERSION,
+        "class_weights": _by_name(info, class_weights),
+        "plugin_sha256": config.plugin_sources(),
         # From these the data set is found after the run, or both, have moved (`inference.run_data`).
         "absolute_paths": {"data_dir": absolute(config.data_dir), "workdir": absolute(config.workdir)},
     }

@@ -31,6 +31,6 @@ def test_saturation_of_grey_and_black_is_unchanged():
 
 def test_random_colour_uses_its_whole_range():
     grey = np.full((3000, 1, 1, 3), 100, np.uint8)
-    found = colour.change_source(grey, drawn(colour, 3000), settings_with(brightness_fraction=0.2)).numpy()
+    found = colour.change_source(grey, drawn(colour, 3000), settings_with(brightness_fraction=0.2), None).numpy()
     assert found.min() == pytest.approx(49, abs=0.2) and found.max() == pytest.approx(151, abs=0.2)
     assert found.mean() == pytest.approx(100, abs=2)

@@ -8,6 +8,7 @@ from typing import Any
 from data_prep.build import build
 from data_prep.source import Chunk
 from tl_distributed.benchmarks.synthetic_shards import NoiseSource, build_config
+from tl_distributed.data.storing import StorageRule
 
 
 def start(settings: dict[str, Any]) -> Any:
@@ -22,7 +23,8 @@ def start(settings: dict[str, Any]) -> Any:
 class _Builder:
     def __init__(self, settings: dict[str, Any]):
         self._settings = settings
-        self._chunks = list(NoiseSource(settings["records"], settings["native_size"]).chunks("train"))
+        rule = StorageRule(storage="pixels", image_size=settings["native_size"], fit="crop", seed=0)
+        self._chunks = list(NoiseSource(settings["records"], settings["native_size"]).chunks("train", rule))
         self.facts = {"device": "CPU", "bytes": sum(chunk.images.nbytes for chunk in self._chunks)}
 
     def warm_up(self) -> None:
@@ -47,7 +49,9 @@ class _Builder:
 
     def _ours(self, folder: str, chunks: list[Chunk]) -> None:
         settings = self._settings
-        config = build_config(folder, num_shards=settings["num_shards"], num_writers=settings["writers"])
+        config = build_config(
+            folder, settings["native_size"], num_shards=settings["num_shards"], num_writers=settings["writers"]
+        )
         count = sum(len(chunk.labels) for chunk in chunks)
         build(config, NoiseSource(count, settings["native_size"], chunks))
 

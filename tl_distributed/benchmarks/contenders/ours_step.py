@@ -9,6 +9,7 @@ import tensorflow as tf
 from tl_distributed.benchmarks.random_images import NUM_CLASSES, random_images
 from tl_distributed.data.device_split import DeviceSplit
 from tl_distributed.data.memory_split import MemorySplit
+from tl_distributed.data.order import BatchOrder
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.flops import count_macs
 from tl_distributed.runtime.join import join_workers, shared_flags
@@ -72,12 +73,10 @@ class _Training:
         split = MemorySplit(images, labels)
         if config.input_mode == "device":
             split = DeviceSplit(split, runtime.strategy)
-        feed = split.train_feed(
-            global_batch_size=config.global_batch_size,
-            num_replicas=runtime.num_replicas,
-            seed=config.seed,
-            first_step=0,
+        order = BatchOrder(
+            global_batch_size=config.global_batch_size, num_replicas=runtime.num_replicas, seed=config.seed
         )
+        feed = split.train_feed(order, first_step=0)
         self._loop = TrainLoop(step, feed, runtime, steps_per_loop=config.steps_per_loop)
         self._batch, self._done = config.global_batch_size, 0
 

@@ -1,4 +1,4 @@
-"""Training batches from shards: ours in both modes, and the ways of reading that one finds elsewhere.
+"""Training batches from shards: ours in memory and on disk, and the ways of reading that one finds elsewhere.
 
 Each gives batches in the order of a full shuffle a epoch (the bare readers: in the files' order), inside the graph, as
 a training loop takes them; one number of each batch is used, so that none is optimised away.
@@ -10,21 +10,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tl_distributed.benchmarks.memory import peak_bytes, reset_peak, resident_bytes
 from tl_distributed.data.dataset import load_splits
+from tl_distributed.data.order import BatchOrder
 from tl_distributed.data.records import IMAGE_FEATURE, LABEL_FEATURE, DatasetInfo, read_manifest
+from tl_distributed.data.shards import image_format
 
 _SEED = 0
+_HELD_FILES = 2000  # of the decoder that reads nothing
+_SPEC = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string), LABEL_FEATURE: tf.io.FixedLenFeature([], tf.int64)}
 
 
 def start(settings: dict[str, Any]) -> Any:
     """Opens the data set.
 
     Args:
-      settings: `kind`, `data_dir`, `global_batch_size`, `shuffle_buffer_examples`, `image_size`; of TFDS `tfds_dir`.
+      settings: `kind`, `data_dir`, `global_batch_size`, `image_size`; of TFDS `tfds_dir`.
     """
     if settings["kind"].startswith("tfds"):
         import tensorflow_datasets  # noqa: F401
@@ -33,8 +36,8 @@ def start(settings: dict[str, Any]) -> Any:
     base = resident_bytes()
     reset_peak()
     info = read_manifest(settings["data_dir"])
-    contender = _Ours(settings, info) if settings["kind"] in ("memory", "stream") else _Dataset(settings, info)
-    examples, pixels = info.splits["train"].num_examples, int(np.prod(info.image_shape))
+    contender = _Ours(settings, info) if settings["kind"] in ("memory", "disk") else _Dataset(settings, info)
+    examples, pixels = info.splits["train"].num_examples, image_format(info).num_bytes
     contender.facts = {"device": "CPU", "base_bytes": base, "split_bytes": examples * pixels, "examples": examples}
     return contender
 
@@ -88,21 +91,24 @@ class _Reader(abc.ABC):
 class _Ours(_Reader):
     def __init__(self, settings: dict[str, Any], info: DatasetInfo):
         super().__init__(settings["global_batch_size"], info.splits["train"].num_examples)
-        self._split = load_splits(
-            settings["data_dir"], info, ("train",), input_mode=settings["kind"],
-            shuffle_buffer_examples=settings["shuffle_buffer_examples"],
-        )["train"]  # fmt: skip
+        self._split = load_splits(settings["data_dir"], info, ("train",), input_mode=settings["kind"])["train"]
         self._feed = self._new_feed()
 
     def _new_feed(self) -> Any:
-        return self._split.train_feed(global_batch_size=self._batch_size, num_replicas=1, seed=_SEED, first_step=0)
+        order = BatchOrder(global_batch_size=self._batch_size, num_replicas=1, seed=_SEED)
+        return self._split.train_feed(order, first_step=0)
 
     def _iterator(self) -> Any:
-        return self._new_feed().iterator if self._split.mode == "stream" else ()
+        if self._split.mode == "memory":
+            return ()
+        self._feed = self._new_feed()
+        return self._feed.iterator
 
     def _batch(self, iterator: Any, step: tf.Tensor) -> tf.Tensor:
-        feed = dataclasses.replace(self._feed, iterator=iterator) if self._split.mode == "stream" else self._feed
-        return _one_number(*feed.replica_batch(step, 0, *feed.host_inputs()))
+        if self._split.mode == "memory":
+            return _one_number(*self._feed.replica_batch(step, 0)[:2])
+        feed = dataclasses.replace(self._feed, iterator=iterator)
+        return _one_number(*feed.replica_batch(step, 0, *feed.host_inputs())[:2])
 
 
 class _Dataset(_Reader):
@@ -115,7 +121,9 @@ class _Dataset(_Reader):
 
     def _batch(self, iterator: Any, step: tf.Tensor) -> tf.Tensor:
         batch = next(iterator)
-        return _one_number(*batch) if isinstance(batch, tuple) else tf.size(tf.strings.length(batch))
+        if isinstance(batch, tuple):
+            return _one_number(*batch)
+        return tf.size(tf.strings.length(batch)) if batch.dtype == tf.string else tf.cast(batch[0], tf.int32)
 
 
 def _files(settings: dict[str, Any], info: DatasetInfo) -> list[str]:
@@ -129,11 +137,31 @@ def _bare(settings: dict[str, Any], info: DatasetInfo) -> tf.data.Dataset:
     return records.repeat().batch(settings["global_batch_size"], drop_remainder=True)
 
 
-def _parse_one(info: DatasetInfo) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    spec = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string), LABEL_FEATURE: tf.io.FixedLenFeature([], tf.int64)}
+def _decode_square(file: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
+    """Returns a picture as the tutorials have it: decoded, and squashed to a square."""
+    pixels = tf.image.resize(tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE"), info.image_shape[:2])
+    return tf.cast(pixels, tf.uint8)
 
+
+def _decode_alone(settings: dict[str, Any], info: DatasetInfo) -> tf.data.Dataset:
+    """Pictures of the files' order, decoded in parallel and nothing else; of each batch's pictures one number."""
+    files = [
+        tf.train.Example.FromString(record).features.feature[IMAGE_FEATURE].bytes_list.value[0]
+        for record in tf.data.TFRecordDataset(_files(settings, info)).take(_HELD_FILES).as_numpy_iterator()
+    ]
+
+    def decode(file: tf.Tensor) -> tf.Tensor:
+        return tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE")[0, 0, 0]
+
+    pixels = tf.data.Dataset.from_tensor_slices(files).repeat().map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    return pixels.batch(settings["global_batch_size"], drop_remainder=True)
+
+
+def _parse_one(info: DatasetInfo) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        parsed = tf.io.parse_single_example(record, spec)
+        parsed = tf.io.parse_single_example(record, _SPEC)
+        if info.storage != "pixels":
+            return _decode_square(parsed[IMAGE_FEATURE], info), parsed[LABEL_FEATURE]
         return tf.reshape(tf.io.decode_raw(parsed[IMAGE_FEATURE], tf.uint8), info.image_shape), parsed[LABEL_FEATURE]
 
     return parse
@@ -167,6 +195,7 @@ def _tfds(settings: dict[str, Any], info: DatasetInfo) -> tf.data.Dataset:
 _DATASETS = {
     "bare": _bare,
     "bare_parallel": _bare,
+    "decode_alone": _decode_alone,
     "idiom": _idiom,
     "resize_on_cpu": _idiom,
     "tfds": _tfds,

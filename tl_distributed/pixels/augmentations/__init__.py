@@ -12,11 +12,13 @@ It has:
 - A function for each stage at which it works, one at least:
 
   `change_view(view, uniforms, settings, source_size) -> view`. All that changes the geometry is collected in one
-  `View`, so that pixels are interpolated once; `source_size` is the source's height and width in pixels.
+  `View`, so that pixels are interpolated once; `source_size` is the source's height and width in pixels: two numbers,
+  or `[batch] float32` each where every picture has its own.
 
-  `change_source(images, uniforms, settings) -> images`, `[batch, height, width, 3]`, uint8 or float32 in and float32
-  out, RGB in [0, 255]. For what may as well be done on the source, usually the smaller image: 49 times fewer pixels
-  from 32 to 224.
+  `change_source(images, uniforms, settings, sizes) -> images`, `[batch, height, width, 3]`, uint8 or float32 in and
+  float32 out, RGB in [0, 255]. For what may as well be done on the source, usually the smaller image: 49 times fewer
+  pixels from 32 to 224. `sizes` is `None`, or `[batch, 2] int32`: height and width of the picture at the top left of
+  each image. What lies outside of it is anything, and is never shown.
 
   `change_output(images, uniforms, settings) -> images`, `[batch, size, size, 3] float32` in [0, 255], as the model
   sees them.

@@ -19,7 +19,7 @@ class Settings:
     )
 
 
-def change_source(images: Tensor, uniforms: Uniforms, settings: Settings) -> Tensor:
+def change_source(images: Tensor, uniforms: Uniforms, settings: Settings, sizes: Tensor | None) -> Tensor:
     """Changes brightness, then contrast, then saturation."""
     import tensorflow as tf
 
@@ -28,7 +28,7 @@ def change_source(images: Tensor, uniforms: Uniforms, settings: Settings) -> Ten
     if settings.brightness_fraction > 0:
         images = adjust_brightness(images, symmetric(brightness, settings.brightness_fraction))
     if settings.contrast_fraction > 0:
-        images = adjust_contrast(images, 1.0 + symmetric(contrast, settings.contrast_fraction))
+        images = adjust_contrast(images, 1.0 + symmetric(contrast, settings.contrast_fraction), sizes)
     if settings.saturation_fraction > 0:
         images = adjust_saturation(images, 1.0 + symmetric(saturation, settings.saturation_fraction))
     return images
@@ -39,12 +39,24 @@ def adjust_brightness(images: Tensor, fractions: Tensor) -> Tensor:
     return _clip(images + _per_image(fractions) * _MAX)
 
 
-def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Scales each channel's distance from its mean over the image by `factors` (`[batch] float32`) and clips."""
+def adjust_contrast(images: Tensor, factors: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """Scales each channel's distance from its mean over the picture by `factors` (`[batch] float32`) and clips.
+
+    `sizes`, `[batch, 2] int32`, are heights and widths of pictures at the top left of `images`; `None` for all of them.
+    """
     import tensorflow as tf
 
-    means = tf.reduce_mean(images, axis=[1, 2], keepdims=True)
+    means = tf.reduce_mean(images, axis=[1, 2], keepdims=True) if sizes is None else _means_inside(images, sizes)
     return _clip(means + (images - means) * _per_image(factors))
+
+
+def _means_inside(images: Tensor, sizes: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    height, width = (sizes[:, axis, None, None, None] for axis in (0, 1))
+    inside = (tf.range(images.shape[1])[:, None, None] < height) & (tf.range(images.shape[2])[:, None] < width)
+    sums = tf.reduce_sum(tf.where(inside, images, 0.0), axis=[1, 2], keepdims=True)
+    return sums / tf.cast(height * width, tf.float32)
 
 
 def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:

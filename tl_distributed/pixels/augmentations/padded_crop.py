@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tl_distributed.pixels.augmentation import Uniforms, View, strength
+from tl_distributed.pixels.augmentation import SourceSize, Uniforms, View, strength
 
 ORDER, DRAWS = 20, (1, 2)
 
@@ -14,7 +14,7 @@ class Settings:
     )
 
 
-def change_view(view: View, uniforms: Uniforms, settings: Settings, source_size: tuple[int, int]) -> View:
+def change_view(view: View, uniforms: Uniforms, settings: Settings, source_size: SourceSize) -> View:
     """Moves by -n to n pixels along each axis, equally likely."""
     import tensorflow as tf
 

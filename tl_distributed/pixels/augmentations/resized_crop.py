@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tl_distributed.pixels.augmentation import Uniforms, View, strength
+from tl_distributed.pixels.augmentation import SourceSize, Uniforms, View, strength
 from tl_distributed.pixels.boxes import random_box_size
 
 ORDER, DRAWS = 10, (3, 4, 5, 6)
@@ -17,7 +17,7 @@ class Settings:
     )  # fmt: skip
 
 
-def change_view(view: View, uniforms: Uniforms, settings: Settings, source_size: tuple[int, int]) -> View:
+def change_view(view: View, uniforms: Uniforms, settings: Settings, source_size: SourceSize) -> View:
     """Puts the box in place of the whole image: its area is uniform, its aspect ratio log-uniform."""
     area, aspect, x, y = uniforms
     height, width = source_size

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from tl_distributed.pixels.augmentation import Uniforms, View, strength, symmetric
+from tl_distributed.pixels.augmentation import SourceSize, Uniforms, View, strength, symmetric
 
 ORDER, DRAWS = 60, (10,)
 
@@ -15,5 +15,5 @@ class Settings:
     )
 
 
-def change_view(view: View, uniforms: Uniforms, settings: Settings, source_size: tuple[int, int]) -> View:
+def change_view(view: View, uniforms: Uniforms, settings: Settings, source_size: SourceSize) -> View:
     return view._replace(angle=symmetric(uniforms[0], math.radians(settings.rotation_degrees)))

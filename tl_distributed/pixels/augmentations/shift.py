@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tl_distributed.pixels.augmentation import Uniforms, View, strength, symmetric
+from tl_distributed.pixels.augmentation import SourceSize, Uniforms, View, strength, symmetric
 
 ORDER, DRAWS = 30, (7, 8)
 
@@ -17,7 +17,7 @@ class Settings:
     )
 
 
-def change_view(view: View, uniforms: Uniforms, settings: Settings, source_size: tuple[int, int]) -> View:
+def change_view(view: View, uniforms: Uniforms, settings: Settings, source_size: SourceSize) -> View:
     if settings.width_shift_fraction > 0:
         shift = symmetric(uniforms[0], settings.width_shift_fraction) * view.span_x
         view = view._replace(center_x=view.center_x + shift)

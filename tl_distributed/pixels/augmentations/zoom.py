@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tl_distributed.pixels.augmentation import Uniforms, View, strength, symmetric
+from tl_distributed.pixels.augmentation import SourceSize, Uniforms, View, strength, symmetric
 
 ORDER, DRAWS = 40, (9,)
 
@@ -14,6 +14,6 @@ class Settings:
     )
 
 
-def change_view(view: View, uniforms: Uniforms, settings: Settings, source_size: tuple[int, int]) -> View:
+def change_view(view: View, uniforms: Uniforms, settings: Settings, source_size: SourceSize) -> View:
     factor = 1.0 + symmetric(uniforms[0], settings.zoom_fraction)
     return view._replace(span_x=view.span_x * factor, span_y=view.span_y * factor)

@@ -1,0 +1,1 @@
+"""What carries a build out: threads of this process, or Apache Beam."""

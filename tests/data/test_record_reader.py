@@ -1,0 +1,196 @@
+"""Any record by its number: mapped or in ranged reads, at any place of a set of any size, one copy for a machine."""
+
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from toy_dataset import write_toy_dataset
+
+from tl_distributed.data import record_files
+from tl_distributed.data.dataset import load_splits, open_split
+from tl_distributed.data.order import BatchOrder
+from tl_distributed.data.record_index import index_name, map_index, write_index
+from tl_distributed.data.record_reader import RecordFile, RecordReader
+from tl_distributed.data.records import DatasetInfo, encode_example, read_manifest
+from tl_distributed.data.shards import image_format
+from tl_distributed.errors import UserError
+
+BATCH = 32
+TINY = DatasetInfo(("a", "b"), (2, 2, 3), 0, "toy", {}, {})
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return write_toy_dataset(tmp_path_factory.mktemp("data") / "toy", counts={"train": 37}, size=4, num_shards=3)
+
+
+def batches(split, *, steps: int = 12, **order) -> list[list[np.ndarray]]:
+    feed = split.train_feed(BatchOrder(global_batch_size=8, num_replicas=1, seed=0, **order), first_step=0)
+    return [[part.numpy() for part in feed.host_inputs()] for _ in range(steps)]
+
+
+def test_ranged_reads_give_what_mapped_files_give(data_dir):
+    elsewhere = "ram://ranged/toy"
+    tf.io.gfile.makedirs(elsewhere)
+    for path in pathlib.Path(data_dir).iterdir():
+        with tf.io.gfile.GFile(f"{elsewhere}/{path.name}", "wb") as file:
+            file.write(path.read_bytes())
+    here, there = (
+        load_splits(folder, read_manifest(folder), ("train",), input_mode="disk")["train"]
+        for folder in (data_dir, elsewhere)
+    )
+    for one, other in zip(batches(here), batches(there), strict=True):
+        for part, wanted in zip(one, other, strict=True):
+            np.testing.assert_array_equal(part, wanted)
+    assert isinstance(here._reader._bytes, record_files.MappedFiles)
+    assert isinstance(there._reader._bytes, record_files.RangedReads)
+
+
+def test_records_are_those_of_tensorflow(data_dir):
+    shards = read_manifest(data_dir).splits["train"].shards
+    files = [RecordFile(f"{data_dir}/{one.file}", one.num_records, one.num_bytes, is_indexed=True) for one in shards]
+    reader = RecordReader(files, remedy="")
+    expected = [record for file in files for record in tf.data.TFRecordDataset(file.path).as_numpy_iterator()]
+    numbers = np.random.default_rng(0).permutation(37)
+    assert [bytes(record) for record in reader.read(numbers)] == [expected[number] for number in numbers]
+    assert reader.bytes_read == sum(len(record) + 16 for record in expected)
+
+
+@pytest.mark.parametrize("place", ["first byte", "middle", "last byte", "checksum"])
+def test_a_flipped_bit_is_found(data_dir, tmp_path, place):
+    (shard, *_) = read_manifest(data_dir).splits["train"].shards
+    content = bytearray((pathlib.Path(data_dir) / shard.file).read_bytes())
+    start, end = map_index(f"{data_dir}/{shard.file}", num_records=shard.num_records)[3:5].tolist()
+    at = {"first byte": start + 12, "middle": (start + end) // 2, "last byte": end - 5, "checksum": end - 2}[place]
+    content[at] ^= 1
+    (tmp_path / shard.file).write_bytes(content)
+    index = pathlib.Path(index_name(f"{data_dir}/{shard.file}"))
+    (tmp_path / index.name).write_bytes(index.read_bytes())
+    reader = RecordReader(
+        [RecordFile(f"{tmp_path}/{shard.file}", shard.num_records, shard.num_bytes, is_indexed=True)], remedy="mend it"
+    )
+    assert len(reader.read(np.array([0, 2, 4]))) == 3
+    with pytest.raises(UserError, match=rf"{shard.file}: record 3 is a bad record \(.*checksum differs\); mend it"):
+        reader.read(np.array([2, 3]))
+
+
+def test_near_ranges_are_read_in_one_go(monkeypatch):
+    monkeypatch.setattr(record_files, "_REMOTE_READ_BYTES", 100)
+    spans = [("b", 0, 50), ("a", 500, 600), ("a", 0, 50), ("a", 140, 190), ("a", 700, 800), ("a", 291, 300)]
+    assert record_files._runs(spans) == [[2, 3], [5], [1], [4], [0]]
+
+
+def write_tiny(folder: pathlib.Path, count: int) -> list[RecordFile]:
+    """Writes so many records that are all alike, in one shard."""
+    record = encode_example(bytes(range(12)), 1, id=b"tiny", height=2, width=2)
+    path = folder / f"{count}.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(record)
+    frame = path.read_bytes()
+    path.write_bytes(frame * count)
+    write_index(str(path), np.full(count, len(record)))
+    return [RecordFile(str(path), count, count * len(frame), is_indexed=True)]
+
+
+def seconds_to_first_batch(files: list[RecordFile], first_step: int) -> float:
+    start = time.perf_counter()
+    split = open_split([files], image_format(TINY), mode="disk")
+    feed = split.train_feed(BatchOrder(global_batch_size=BATCH, num_replicas=1, seed=0), first_step=first_step)
+    feed.host_inputs()
+    return time.perf_counter() - start
+
+
+def test_any_step_of_any_set_is_as_near_as_the_first(tmp_path):
+    """Twice the time is allowed for the noise of a busy machine; skipping what comes before would take 100 times."""
+    small, large = (write_tiny(tmp_path, count) for count in (1000, 1_000_000))
+    turns = [
+        [seconds_to_first_batch(files, step) for files, step in ((small, 0), (large, 0), (large, 100_000))]
+        for _ in range(7)
+    ]
+    fresh, of_large, resumed = map(statistics.median, zip(*turns, strict=True))
+    assert max(of_large, resumed) < 2 * fresh + 0.02, turns
+
+
+_READER = """
+import json, sys, time
+import numpy as np, psutil, tensorflow as tf
+from tl_distributed.data.dataset import open_split
+from tl_distributed.data.order import BatchOrder
+from tl_distributed.data.record_reader import RecordFile
+from tl_distributed.data.records import DatasetInfo
+from tl_distributed.data.shards import image_format
+from tl_distributed.errors import UserError
+
+def of_rollup(name):
+    lines = open("/proc/self/smaps_rollup").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
+
+path, count, size, steps, side = sys.argv[1], *map(int, sys.argv[2:])
+info = DatasetInfo(("a", "b"), (side, side, 3), 0, "toy", {}, {})
+def read(steps):
+    files = [RecordFile(path, count, size, is_indexed=True)]
+    split = open_split([files], image_format(info), mode="disk")
+    feed = split.train_feed(BatchOrder(global_batch_size=16, num_replicas=1, seed=0), first_step=0)
+    for _ in range(steps):
+        feed.host_inputs()
+    return split, feed
+kept = read(1)
+anonymous = of_rollup("Anonymous")
+kept = read(steps)
+print(json.dumps({"anonymous": of_rollup("Anonymous") - anonymous, "rss": of_rollup("Rss")}), flush=True)
+sys.stdin.readline()
+shared = {"pss_file": of_rollup("Pss_File"), "rss_file": of_rollup("Rss") - of_rollup("Anonymous")}
+print(json.dumps(shared), flush=True)
+sys.stdin.readline()
+"""
+
+
+def start_reader(file: RecordFile, *, steps: int, side: int) -> subprocess.Popen:
+    arguments = map(str, (file.path, file.num_records, file.num_bytes, steps, side))
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", _READER, *arguments], stdin=pipe, stdout=pipe, text=True)
+
+
+def answer(process: subprocess.Popen) -> dict[str, int]:
+    found = json.loads(process.stdout.readline())
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return found
+
+
+def test_memory_does_not_grow_with_the_set(tmp_path):
+    grown = []
+    for count in (1000, 1_000_000):
+        with start_reader(*write_tiny(tmp_path, count), steps=300, side=2) as process:
+            grown.append(answer(process)["anonymous"])
+            answer(process)
+    assert grown[1] < grown[0] + 4e6, grown  # the index alone would be 8 MB
+
+
+@pytest.mark.slow
+def test_processes_of_a_machine_share_one_copy(tmp_path):
+    """Four processes read a shard of 100 MB: each is charged a quarter of it, and of the libraries."""
+    record = encode_example(np.random.default_rng(0).bytes(64 * 64 * 3), 1, id=b"one", height=64, width=64)
+    path, count = tmp_path / "shared.tfrecord", 8000
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(record)
+    frame = path.read_bytes()
+    path.write_bytes(frame * count)
+    write_index(str(path), np.full(count, len(record)))
+    file = RecordFile(str(path), count, count * len(frame), is_indexed=True)
+    processes = [start_reader(file, steps=count // 16, side=64) for _ in range(4)]
+    for process in processes:
+        answer(process)
+    found = [json.loads(process.stdout.readline()) for process in processes]
+    for process in processes:
+        process.communicate("\n")
+    shared = sum(one["pss_file"] for one in found)
+    alone = sum(one["rss_file"] for one in found)
+    print(f"resident {alone / 1e6:.0f} MB, proportional {shared / 1e6:.0f} MB, shard {file.num_bytes / 1e6:.0f} MB")
+    assert file.num_bytes * 0.9 < shared < alone / 4 + file.num_bytes

@@ -1,0 +1,84 @@
+"""The page of one run: what it says, and in headless Chromium with the network off."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from chromium import MISSING, PROGRAM, browse
+from finished_runs import TEMPERATURE, write_run
+from toy_dataset import write_toy_dataset
+
+from tl_distributed.reporting.run_page import write_run_page
+from tl_distributed.settings.config import Config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run that gets 240 of 300 images right: its folder."""
+    folder = tmp_path_factory.mktemp("page")
+    data_dir = write_toy_dataset(folder / "data", counts={"train": 30, "val": 30, "test": 300}, size=8)
+    config = Config(data_dir=data_dir, workdir=str(folder / "first"), backbone="baseline_cnn")
+    write_run(config, 0.8)
+    written = {
+        "config": {"backbone": "baseline_cnn", "data_dir": data_dir, "seed": 3}, "devices": ["/device:CPU:0"],
+        "command": ["train.py", "--backbone=baseline_cnn", "--workdir=<b>"], "commit": "0123abc",
+        "versions": {"keras": "3.15"},
+    }  # fmt: skip
+    (folder / "first/config.json").write_text(json.dumps(written))
+    _write(folder / "first")
+    return folder / "first"
+
+
+def _write(workdir) -> str:
+    results = json.loads((workdir / "results.json").read_text())
+    write_run_page(str(workdir), results, lambda places: {place: np.zeros((8, 8, 3), np.uint8) for place in places})
+    return (workdir / "report.html").read_text()
+
+
+def test_page_says_what_results_hold(run):
+    text, results = (run / "report.html").read_text(), json.loads((run / "results.json").read_text())
+    assert "baseline_cnn gets 80.0 % of 300 test images right (95 % interval 75.1 to 84.1), 3 classes" in text
+    shown = dict(re.findall(r'<td class="name">([^<]*)</td><td class="n">([^<]*)</td>', text))
+    assert shown["test accuracy"] == "80.00 %"
+    assert shown["macro F1"] == f"{100 * results['test_macro_f1']:.2f} %"
+    assert float(shown["temperature"]) == TEMPERATURE
+    assert "python -m tl_distributed.train --backbone=baseline_cnn &#39;--workdir=&lt;b&gt;&#39;" in text
+    assert "0123abc" in text and "keras 3.15" in text
+    assert text.count('<img src="data:image/jpeg') == 12
+
+
+def test_page_of_an_earlier_version_lacks_what_was_not_written(run, tmp_path):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    for name in ("config.json", "metrics.jsonl", "predictions_test.npz"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    results = json.loads((run / "results.json").read_text())
+    kept = {name: value for name, value in results.items()
+            if not re.search("f1|balanced|calib|reliab|temperature|top5|best_step", name)}  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(kept))
+    text = _write(folder)
+    assert "test accuracy" in text and "macro F1" not in text and 'id="calibration"' not in text
+
+
+def test_page_without_a_test_split_tells_of_validation(run, tmp_path):
+    folder = tmp_path / "val"
+    folder.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    results = json.loads((run / "results.json").read_text())
+    results |= {name: None for name in results if name.startswith("test_")} | {"num_examples": {"val": 30}}
+    (folder / "results.json").write_text(json.dumps(results))
+    assert "baseline_cnn gets 80.0 % of 30 validation images right" in _write(folder)
+
+
+@pytest.mark.skipif(PROGRAM is None, reason=MISSING)
+def test_page_in_a_browser(run):
+    with browse() as browser:
+        for width, dark in ((1280, False), (1280, True), (500, False)):
+            browser.open((run / "report.html").as_uri(), width=width, dark=dark)
+            browser.wait_for("document.querySelectorAll('#curves .plot svg').length === 2")
+            browser.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+            browser.wait_for("[...document.querySelectorAll('.plot')].every((one) => one.querySelector('svg'))")
+            assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert browser.complaints == []

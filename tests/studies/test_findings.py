@@ -1,0 +1,142 @@
+"""What a study says in sentences, on runs with known numbers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from finished_runs import trainer
+from report_study import ALONE, plan_of
+
+from tl_distributed.data.records import read_manifest
+from tl_distributed.errors import UserError
+from tl_distributed.studies import findings
+from tl_distributed.studies.budget import best_by_time, budget
+from tl_distributed.studies.collect import at_largest_size, compare_all, epochs_of, load_records, summarise
+from tl_distributed.studies.report import write_report
+from tl_distributed.studies.runner import run_plan
+
+
+def test_words_follow_from_the_numbers(study):
+    plan, _, records, _ = study
+    summaries = summarise(plan, records)
+    arms = at_largest_size(plan, summaries)
+    pairs = compare_all(arms)
+    text = " ".join(findings.ranking(arms, plan.baseline, pairs))
+    assert text.startswith(
+        "Best on the test images is deep with 90.50 % ± 0.71 (2 seeds), then cnn with 70.50 % ± 0.71."
+    )
+    assert findings.headline(arms, plan.baseline, pairs) == (
+        "deep is best: 90.5 % of the test images right, more than the other arm by 20.0 points or more, beyond noise."
+    )
+    gain = findings.gain_over_baseline(arms, "cnn", pairs)
+    assert len(gain) == 1
+    assert gain[0].startswith("deep against the baseline cnn: +20.00 points")
+    assert gain[0].endswith("more than noise.")
+    assert "training accuracy is 10.0 points above validation" in findings.fitting(arms)[0]
+    assert "The best epoch of 2 of 2 runs was the last" in findings.fitting(arms)[0]
+    assert budget(arms) == [
+        "By training time: from 2 to 20 s cnn leads; from 20 s on deep leads, with 90.5 % there.",
+        "The whole training of cnn takes least: 8 s.",
+    ]
+    efficiency = findings.data_efficiency(summaries, "cnn")
+    assert efficiency[0].startswith("Best by images of each class: 10: deep (70.50 % ± 0.71); all: deep (90.50 %")
+    assert efficiency[1].startswith("deep reaches what cnn reaches with all (70.50 % ± 0.71) with 10 (70.50 %")
+
+
+def test_the_size_at_which_the_lead_changes_is_named(study):
+    plan, _, records, _ = study
+    summaries = summarise(plan, records)
+    score = {("cnn", 10): 0.6, ("deep", 10): 0.5, ("cnn", 0): 0.7, ("deep", 0): 0.9}
+
+    def scored(record, summary):
+        accuracy = score[summary.name, summary.images_per_class]
+        return dataclasses.replace(record, results={**record.results, "test_accuracy": accuracy})
+
+    changed = [
+        dataclasses.replace(summary, records=tuple(scored(record, summary) for record in summary.records))
+        for summary in summaries
+    ]
+    sentences = findings.data_efficiency(changed, "cnn")
+    assert "The lead passes from cnn to deep between 10 and all images of each class." in sentences
+    assert not any("lead" in sentence for sentence in findings.data_efficiency(summaries, "cnn"))
+
+
+def test_equal_arms_are_not_told_apart(data_dir, tmp_path):
+    plan, info = plan_of(), read_manifest(data_dir)
+    run_plan(plan, info, data_dir=data_dir, workdir=str(tmp_path), train=trainer(lambda _: 0.8, []), **ALONE)
+    records = write_report(plan, info, data_dir=data_dir, workdir=str(tmp_path))
+    arms = summarise(plan, records)
+    sentences = findings.ranking(arms, "cnn", compare_all(arms))
+    assert sentences[0].startswith("cnn and deep are level on the test images: 80.00 %")
+    assert "Not told apart by these runs: cnn and deep; cnn and odd.name-1; deep and odd.name-1." in sentences
+    assert findings.headline(arms, "cnn", compare_all(arms)) == (
+        "No winner: cnn leads with 80.0 % of the test images right, but cnn and any other of the 3 arms are not told "
+        "apart (one seed: said of these runs)."
+    )
+    assert "How much data" not in (tmp_path / "report.md").read_text()
+    assert "interval of one run" not in (tmp_path / "report.md").read_text()
+
+
+def test_leader_changes_with_the_budget(study):
+    """cnn is validated every 2 s and ends at 0.70, deep every 5 s: 0.225, 0.45, 0.675, 0.90."""
+    plan, _, records, _ = study
+    leads = best_by_time(at_largest_size(plan, summarise(plan, records)))
+    assert [(lead.seconds, lead.arm) for lead in leads] == [(2.0, "cnn"), (20.0, "deep")]
+    assert leads[1].over == pytest.approx(0.2)
+
+
+def test_a_lead_within_the_noise_of_validation_is_said_to_be_one(data_dir, tmp_path):
+    """30 validation images, one seed: 0.80 and 0.82 cannot be told apart, whoever comes later."""
+    plan, info = plan_of(), read_manifest(data_dir)
+    train = trainer(lambda config: {"baseline_cnn": 0.8, "resnet20": 0.82}.get(config.backbone, "no"), [])
+    run_plan(plan, info, data_dir=data_dir, workdir=str(tmp_path), train=train, **ALONE)
+    sentences = budget(summarise(plan, load_records(plan, str(tmp_path))))
+    half = 100 * 1.96 * ((0.8 * 0.2 + 0.82 * 0.18) / 30) ** 0.5
+    assert sentences[1] == (
+        f"That deep overtakes cnn at 20 s is not told from noise: +2.00 points, where validation and seeds tell "
+        f"{half:.2f} apart."
+    )
+
+
+def test_runs_of_other_test_images_are_not_compared(study):
+    plan, _, records, _ = study
+    arms = at_largest_size(plan, summarise(plan, records))
+    record = arms[1].records[0]
+    for change in ({"labels": record.answers.labels[::-1]}, {"ids": np.array(["other"] * 300)}):
+        other = dataclasses.replace(record)
+        vars(other)["answers"] = dataclasses.replace(record.answers, **change)
+        changed = dataclasses.replace(arms[1], records=(other, *arms[1].records[1:]))
+        with pytest.raises(UserError, match="were scored on other test images"):
+            compare_all([_with_ids(arms[0]), changed])
+
+
+def _with_ids(arm):
+    """Returns the arm as if its data set had ids."""
+    records = [dataclasses.replace(record) for record in arm.records]
+    for new, record in zip(records, arm.records, strict=True):
+        vars(new)["answers"] = dataclasses.replace(record.answers, ids=np.array([str(n) for n in range(300)]))
+    return dataclasses.replace(arm, records=tuple(records))
+
+
+def test_a_verdict_of_one_seed_is_about_its_runs(data_dir, tmp_path):
+    plan, info = plan_of(), read_manifest(data_dir)
+    train = trainer(lambda config: {"baseline_cnn": 0.5, "resnet20": 0.9}.get(config.backbone, "no"), [])
+    run_plan(plan, info, data_dir=data_dir, workdir=str(tmp_path), train=train, **ALONE)
+    arms = summarise(plan, load_records(plan, str(tmp_path)))
+    (sentence,) = findings.gain_over_baseline(arms, "cnn", compare_all(arms))
+    assert sentence.endswith(
+        "more than noise of the test images, all that one seed can show: it is said of these two runs, not of the "
+        "methods."
+    )
+
+
+def test_training_rows_become_epochs_by_weight_of_their_steps():
+    rows = [
+        {"step": 1, "epoch": 0.1, "loss": 4.0, "accuracy": 0.0, "seconds": 1.0},
+        {"step": 4, "epoch": 1.0, "loss": 2.0, "accuracy": 0.4, "seconds": 4.0},
+        {"step": 4, "epoch": 1.0, "val_loss": 1.5, "val_accuracy": 0.5, "seconds": 4.0},
+        {"step": 8, "epoch": 2.0, "loss": 1.0, "accuracy": None, "seconds": 8.0},
+    ]
+    (epoch,) = epochs_of(rows)
+    assert (epoch.train_loss, epoch.train_accuracy) == (pytest.approx(2.5), pytest.approx(0.3))
+    assert (epoch.val_accuracy, epoch.seconds) == (0.5, 4.0)
