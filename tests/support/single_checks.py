@@ -24,5 +24,6 @@ def damage(data_dir: str, kind: str) -> str:
     elif kind == "cut":
         shard.write_bytes(content[:-5])
     else:
-        shard.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+        middle = len(content) // 2
+        shard.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     return shard.name
