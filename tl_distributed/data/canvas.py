@@ -6,8 +6,8 @@ import tensorflow as tf
 def decode_to_canvas(file: tf.Tensor, *, image_size: int, canvas_size: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes a picture, makes it smaller where it is too large, and lays it on a canvas.
 
-    A JPEG is decoded in full by the accurate transform, never at a half or a quarter: libjpeg's scaled transforms
-    are another filter than an antialiased resize, from which they differ by far more than 1 of 255.
+    A JPEG is decoded in full by the accurate transform, never at a half or a quarter: libjpeg's scaled transforms are
+    another filter than an antialiased resize.
 
     Args:
       file: Scalar string, the bytes of a JPEG, PNG, WebP, BMP or GIF (its first frame), upright.
