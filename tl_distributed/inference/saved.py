@@ -15,8 +15,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.data.fit_rules import Fit
-from tl_distributed.data.storage import Storage
 from tl_distributed.errors import UserError
 from tl_distributed.files import path_exists, replace_file, sync, write_file
 from tl_distributed.inference.model_info import ModelInfo, beside, info_path, read_model_info, store_inside
@@ -27,32 +25,19 @@ _LOG = logging.getLogger(__name__)
 _UNKNOWN_CLASS = re.compile(r"Could not locate ((?:class|function) '[^']*')")
 
 
-@dataclasses.dataclass(frozen=True)
-class SavedModel:
-    """A model ready to predict.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedModel(ModelInfo):
+    """A model ready to predict, and what is stored with it; class names are empty and `fit` is `None` where nothing is.
 
     Attributes:
       path: Of the file or folder that was opened.
       predict: `[batch, height, width, 3] uint8` to `[batch, num_classes] float32` probabilities.
-      image_shape: (height, width, 3) that it takes.
       num_classes: Its outputs.
-      class_names: In order of label, as many as outputs; empty where none are stored with the model.
-      fit: How the pictures that it was trained on became square; `None` where that is not stored.
-      storage, stored_size: As in `ModelInfo`.
-      temperature: That fits its validation images; `None` where that is not stored.
-      calibrated: Whether the probabilities are those at the temperature.
     """
 
     path: str
     predict: Callable[[np.ndarray], np.ndarray]
-    image_shape: tuple[int, int, int]
     num_classes: int
-    class_names: tuple[str, ...]
-    fit: Fit | None
-    storage: Storage = "pixels"
-    stored_size: int = 0
-    temperature: float | None = None
-    calibrated: bool = False
 
 
 def open_model(path: str) -> SavedModel:
@@ -86,18 +71,7 @@ def open_model(path: str) -> SavedModel:
     if len(outputs) != 1 or not isinstance(outputs[0], int):
         raise UserError(f"{path}: gives outputs of shape {outputs}, not a probability for each class")
     info = _stored(path, tuple(shape), outputs[0])
-    return SavedModel(
-        path,
-        predict,
-        info.image_shape,
-        outputs[0],
-        info.class_names,
-        info.fit,
-        info.storage,
-        info.stored_size,
-        info.temperature,
-        info.calibrated,
-    )
+    return SavedModel(path=path, predict=predict, num_classes=outputs[0], **dataclasses.asdict(info))
 
 
 def _stored(path: str, shape: tuple[int, ...], num_outputs: int) -> ModelInfo:
