@@ -172,6 +172,7 @@ def test_a_closed_terminal_leaves_a_checkpoint(data_dir, tmp_path):
 
     def own_terminal():
         os.setsid()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup` of the tests themselves would have it ignore
         fcntl.ioctl(end, termios.TIOCSCTTY, 0)
 
     streams = {"stdin": end, "stdout": end, "stderr": end, "preexec_fn": own_terminal}
