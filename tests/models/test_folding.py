@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from operator import attrgetter
 
 import keras
 import numpy as np
@@ -14,7 +15,9 @@ from tl_distributed.models.build import build_backbone
 from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import use_fused_kernels
 
-FAMILIES = {row.family: row for row in sorted(BACKBONES.values(), key=lambda row: -row.gmacs) if row.family}
+FAMILIES = {
+    row.family: row for row in sorted(filter(attrgetter("family"), BACKBONES.values()), key=lambda row: -row.gmacs)
+}
 WITHOUT_NORM = ("vgg16", "vgg19", "convnext")
 SLOW = ("nasnet", "inception_resnet_v2", "efficientnet_v2", "densenet", "xception")  # to build
 

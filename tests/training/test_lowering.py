@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from operator import attrgetter
 
 import engine
 import keras
@@ -25,7 +26,7 @@ from tl_distributed.training.step import TrainStep
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 PIXELS = 32
 FAMILIES = {
-    row.family: row for row in sorted(BACKBONES.values(), key=lambda row: -row.gmacs) if row.family
+    row.family: row for row in sorted(filter(attrgetter("family"), BACKBONES.values()), key=lambda row: -row.gmacs)
 }  # the smallest of each
 STRONG = NAMED_AUGMENTATIONS["strong"]
 

@@ -16,7 +16,7 @@ from tl_distributed.training.start_log import log_start
 )
 def test_the_wait_for_the_compiler_is_announced_on_gpus(caplog, device, xla, warned):
     caplog.set_level(logging.INFO)
-    info = types.SimpleNamespace(num_classes=2, image_shape=(8, 8, 3))
+    info = types.SimpleNamespace(num_classes=2, image_shape=(8, 8, 3), storage="pixels")
     runtime = Runtime(tf.distribute.OneDeviceStrategy("CPU:0"), "float32", xla, "", (f"/device:{device}",))
     log_start(Config(), info, [], runtime, examples={"train": 64}, resumed_at=None)
     assert ("The first step waits for XLA" in caplog.text) == warned
