@@ -329,6 +329,7 @@ def wait_for_shards(process: subprocess.Popen, workdir: pathlib.Path, count: int
     return found
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_builds_go_on(pretrained, tmp_path):
     data = write_toy_dataset(tmp_path / "data", counts={"train": 4000, "val": 100, "test": 100}, num_shards=100)
     workdir, weights = tmp_path / "run", pretrained("tiny_norm")

@@ -115,6 +115,7 @@ def test_two_runs_at_a_time_each_on_its_gpu_stop_together_and_go_on(data_dir, tm
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_study_of_two_at_a_time_has_the_results_of_one_at_a_time(data_dir, tmp_path):
     arms = ["--arms=one:head_units=8;bad:transfer=frozen,backbone=resnet20,weights=nowhere", "--seeds=2"]
     rows = []
