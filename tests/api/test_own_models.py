@@ -156,6 +156,7 @@ def test_what_cannot_be_meant(flags, arguments, line):
         tl.train(**flags, **arguments)
 
 
+@pytest.mark.slow
 def test_commands_take_a_plugin_and_open_its_models(flags, tmp_path):
     """Training by the command, in a folder that holds the module; the model's class is brought by --plugin alone."""
     names = ("data_dir", "epochs", "global_batch_size", "learning_rate", "workdir")

@@ -246,6 +246,7 @@ def test_second_run_reuses_a_bank(train, tmp_path, caplog):
     assert {path.name: path.stat().st_mtime_ns for path in banks.glob("*/*.tfrecord")} == times
 
 
+@pytest.mark.slow
 def test_seconds_count_the_bank_once_and_also_where_it_was_there(train, tmp_path, monkeypatch):
     """What a method costs does not depend on which run of a study came first."""
     common = {"bank_dir": str(tmp_path / "banks"), "transfer": "two_phase", "unfreeze_from": "conv2", "head_epochs": 1}

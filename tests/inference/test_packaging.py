@@ -154,6 +154,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 def test_opens_in_a_process_without_this_project(tmp_path):
     expected = {}
     for name, normalization, native, policy in CASES:

@@ -97,6 +97,7 @@ def seen_by(process_id: int) -> str:
     return dict(part.split("=", 1) for part in text.split("\0") if "=" in part).get("CUDA_VISIBLE_DEVICES", "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
 def test_two_runs_at_a_time_each_on_its_gpu_stop_together_and_go_on(data_dir, tmp_path):
     psutil = pytest.importorskip("psutil")

@@ -89,6 +89,7 @@ def assert_same_run(one: pathlib.Path, other: pathlib.Path) -> None:
     np.testing.assert_allclose(predictions[0]["probabilities"], predictions[1]["probabilities"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_four_workers_are_four_replicas(data_dir, tmp_path, cluster, alone):
     workers = cluster(4).start_all(*flags(**settings(data_dir, tmp_path / "many")))
     assert workers.wait() == [0] * 4, workers.log(0)
@@ -106,6 +107,7 @@ def test_four_workers_are_four_replicas(data_dir, tmp_path, cluster, alone):
     assert files[0] == files[1]  # the chief alone writes
 
 
+@pytest.mark.slow
 def test_two_workers_of_two_replicas_stream_the_same_data(data_dir, tmp_path, cluster):
     shared = {"input_mode": "disk", "shuffle_blocks": 2, "ema_decay": 0.9}
     train_alone(**settings(data_dir, tmp_path / "alone", **shared))
@@ -129,6 +131,7 @@ def test_gradients_in_parts_are_summed_in_one_order_everywhere(data_dir, tmp_pat
     assert_same_run(alone, tmp_path / "many")
 
 
+@pytest.mark.slow
 def test_every_worker_builds_its_share_of_the_feature_bank_under_xla(data_dir, tmp_path, cluster, alone):
     shared = {
         "transfer": "frozen", "weights": str(alone), "augment": "none", "feature_bank": "on",
