@@ -15,7 +15,7 @@ import sys
 import types
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Backbone": "tl_distributed.models.backbones",

@@ -15,7 +15,7 @@ from tl_distributed.studies.plan import StudyConfig, make_plan
 # Flags in the text that are others': of sbatch and srun, pip, apptainer, TensorFlow, campaigns and scripts.
 OTHERS = {
     "help", "flagfile", "gpus-per-node", "exclusive", "mem", "signal", "nv", "bind", "cifar10", "kills",
-    "tf_xla_persistent_cache_directory", "xla_gpu_autotune_level", "upgrade", "logdir", "noNAME",
+    "tf_xla_persistent_cache_directory", "xla_gpu_autotune_level", "upgrade", "logdir", "noNAME", "check",
 }  # fmt: skip
 KNOWN = {field.name for command in COMMANDS for field in dataclasses.fields(settings_class(command))}
 PATH = re.compile(r"\b(?:launch|tests|tl_distributed|data_prep|docs)/[\w./-]+\.(?:py|sh|sbatch|md|ipynb|png)\b")

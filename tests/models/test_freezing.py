@@ -79,6 +79,28 @@ def test_frozen_batch_norm_is_inference_and_stays_put():
     assert not _moved(model, "bn1") and _moved(model, "bn2")
 
 
+@pytest.mark.parametrize("mode", ["full", "partial"])
+def test_batch_norm_may_stay_while_the_rest_trains(mode):
+    model = _tiny()
+    place = {"unfreeze_last_layers": 0, "unfreeze_from": "conv2" if mode == "partial" else ""}
+    freeze_for(model, mode, **place, batch_norm_trains=False)
+    np.testing.assert_array_equal(_call(model, training=True)[0], _call(model, training=False)[0])
+    assert not _moved(model, "bn1") and not _moved(model, "bn2")
+    trained = {layer.name for layer in backbone_layers(model) if layer.weights and layer.trainable}
+    assert trained == {"conv2", *(["conv1"] if mode == "full" else [])}
+    freeze_for(model, mode, **place)  # and not for ever
+    assert _moved(model, "bn2")
+
+
+def test_batch_norm_stays_also_inside_nested_models():
+    inner = keras.Sequential([keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(name="bn")], name="inner")
+    inputs = keras.Input((SIZE, SIZE, 3))
+    model = _classifier(keras.Model(inputs, inner(inputs), name="nested"))
+    freeze_for(model, "full", **NOT_PARTIAL, batch_norm_trains=False)
+    assert parameter_counts(model)[0] == 3 * 3 * 3 * 4 + 4 + 4 * 3 + 3
+    np.testing.assert_array_equal(_call(model, training=True)[0], _call(model, training=False)[0])
+
+
 def test_frozen_batch_norm_inside_nested_models():
     inner = keras.Sequential([keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(name="bn")], name="inner")
     inputs = keras.Input((SIZE, SIZE, 3))

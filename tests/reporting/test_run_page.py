@@ -82,3 +82,16 @@ def test_page_in_a_browser(run):
             browser.wait_for("[...document.querySelectorAll('.plot')].every((one) => one.querySelector('svg'))")
             assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert browser.complaints == []
+
+
+@pytest.mark.skipif(PROGRAM is None, reason=MISSING)
+def test_hover_shows_the_numbers_of_the_log(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [row.get("accuracy", row.get("val_accuracy")) for row in rows]
+    with browse() as browser:
+        browser.open((run / "report.html").as_uri(), height=2400)
+        browser.wait_for("document.querySelectorAll('#curves .plot svg').length === 2")
+        seen = browser.shown_at("#curves .plot:nth-child(1)", "point")
+        assert len(seen) == len(accuracies)
+        for accuracy in accuracies:
+            assert any(f"{100 * accuracy:.1f}%" in text for text in seen)

@@ -57,6 +57,8 @@ def test_transfer_and_weights_follow_from_each_other(arguments, transfer, weight
     [
         ("--backbone=mobilnet_v2", r"--backbone=mobilnet_v2: no such backbone; did you mean mobilenet_v2"),
         ("--backbone=ConvNeXt-Tiny", r"did you mean convnext_tiny"),
+        ("--transfer=scratch --batch_norm=frozen", r"--batch_norm=frozen: --transfer=scratch trains BatchNorm"),
+        ("--batch_norm=frozen --batch_norm_momentum=0.9", r"--batch_norm_momentum=0.9 has no effect with"),
         ("--backbone=qqqq", r"--backbone=qqqq: no such backbone; all: vgg16, .*resnet20"),
         (
             "--backbone=baseline_cnn --weights=imagenet",
@@ -147,6 +149,24 @@ def test_resolved_spells_out_the_named_set():
 )
 def test_image_size_is_the_flags_or_the_backbones(arguments, image_size):
     assert read(*arguments.split()).resolved(native_size=40).image_size == image_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mode"),
+    [
+        ("", "frozen"),
+        ("--transfer=full", "frozen"),
+        ("--transfer=partial --unfreeze_last_layers=3", "frozen"),
+        ("--transfer=full --batch_norm=train", "train"),
+        ("--transfer=full --batch_norm_momentum=0.9", "train"),  # whoever sets it wants the statistics to move
+        ("--transfer=scratch", "train"),
+        ("--transfer=norms", "train"),
+    ],
+)
+def test_batch_norm_stays_where_pretrained_weights_are_fine_tuned(arguments, mode):
+    config = read(*arguments.split())
+    config.validate()
+    assert config.resolved(native_size=32).batch_norm == mode
 
 
 def test_workdir_of_ones_own_is_kept():

@@ -9,13 +9,6 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason=MISSING)
 
 GROUND = {False: "rgb(255, 255, 255)", True: "rgb(20, 24, 29)"}
 DRAWN = "document.querySelectorAll('#accuracy_comparison.drawn .live path[aria-roledescription=point]').length === 2"
-# Where the mark of an arm's accuracy is in the window, and what is shown there.
-PLACE = """(() => {
-  const mark = document.querySelector("#accuracy_comparison .live path[aria-roledescription=point]");
-  const box = mark.getBoundingClientRect();
-  return [box.x + box.width / 2, box.y + box.height / 2];
-})()"""
-TOOLTIP = "document.querySelector('#vg-tooltip-element.visible')?.innerText ?? ''"
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +45,34 @@ def test_first_screen_holds_finding_table_and_chart(browser, address):
 def test_hover_shows_the_numbers_of_the_table(browser, address, study):
     browser.open(address)
     browser.wait_for(DRAWN)
-    browser.point_at(*browser.evaluate(PLACE))
-    browser.wait_for(f"{TOOLTIP} !== ''")
-    text = browser.evaluate(TOOLTIP)
-    rows = csv.DictReader((study[1] / "results.csv").open())
-    own = [float(row["test_accuracy"]) for row in rows if (row["arm"], row["images_per_class"]) == ("deep", "0")]
-    assert "deep" in text and f"{100 * sum(own) / len(own):.2f}%" in text
+    rows = [row for row in csv.DictReader((study[1] / "results.csv").open()) if row["status"] == "done"]
+    whole = [row for row in rows if row["images_per_class"] == "0"]
+    seen = browser.shown_at("#accuracy_comparison .live", "point")
+    assert len(seen) == 2
+    for text in seen:
+        (arm,) = {row["arm"] for row in whole} & set(text.split())
+        own = [float(row["test_accuracy"]) for row in whole if row["arm"] == arm]
+        assert f"{100 * sum(own) / len(own):.2f}%" in text
+    seen = browser.shown_at("#accuracy_comparison .live", "tick")
+    assert len(seen) == len(whole)
+    for text in seen:
+        assert any(row["arm"] in text and f"{100 * float(row['test_accuracy']):.2f}%" in text for row in whole)
+
+
+def test_hover_shows_the_numbers_of_the_curves(browser, address, study):
+    browser.open(address, height=2400)
+    browser.evaluate("document.querySelector('#training').open = true")
+    browser.wait_for("document.querySelectorAll('#model_comparison .plot svg').length === 4")
+    validation = "#model_comparison .plot:nth-child(2)"
+    seen = browser.shown_at(validation, "point")
+    assert len(seen) == 2 * 4  # arms, epochs of each
+    for text in seen:
+        words = text.split()
+        arm, epoch = words[words.index("arm") + 1], float(words[words.index("epoch") + 1])
+        own = [record for record in study[2] if record.run.arm.name == arm and record.run.images_per_class == 0]
+        mean = sum(one.epochs[round(epoch) - 1].val_accuracy for one in own) / len(own)
+        shown = float(words[words.index("accuracy") + 1].rstrip("%"))
+        assert shown == pytest.approx(100 * mean, abs=0.051)
 
 
 def test_columns_sort(browser, address):

@@ -17,6 +17,12 @@ from typing import Any
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MISSING = "no Chromium here; Debian's package is called chromium"
 _SECONDS = 60
+# The middles of marks of a kind, in the window; and what a chart shows at the mouse.
+_PLACES = """[...document.querySelectorAll("%s path[aria-roledescription=%s]")].map((mark) => {
+  const box = mark.getBoundingClientRect();
+  return [box.x + box.width / 2, box.y + box.height / 2];
+})"""
+_TOOLTIP = "document.querySelector('#vg-tooltip-element.visible')?.innerText ?? ''"
 
 
 class Page:
@@ -72,6 +78,17 @@ class Page:
         """Moves the mouse to a place of the window."""
         for step in (1.0, 0.0):
             self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x + step, y=y)
+
+    def shown_at(self, chart: str, role: str) -> list[str]:
+        """Returns what is shown when the mouse is at each mark of a kind (point, tick) within a chart's selector."""
+        texts = []
+        for x, y in self.evaluate(_PLACES % (chart, role)):
+            self.point_at(0, 0)
+            self.wait_for(f"{_TOOLTIP} === ''")
+            self.point_at(x, y)
+            self.wait_for(f"{_TOOLTIP} !== ''")
+            texts.append(self.evaluate(_TOOLTIP))
+        return texts
 
     def picture(self, path: pathlib.Path, *, whole: bool = False) -> None:
         """Writes a PNG of the window, or of the whole page."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,8 +17,9 @@ CLASS_NAMES = ("dark", "middle", "bright")
 def write_toy_dataset(
     folder: pathlib.Path, *, counts: dict[str, int], size: int = 16, num_shards: int = 2, numbered: bool = False,
     schema_version: int = 2, storage: Storage = "pixels", aspect: float = 1.0,
+    class_names: Sequence[str] = CLASS_NAMES,
 ) -> str:  # fmt: skip
-    """Writes splits of noise whose mean brightness tells the class; returns the folder as text.
+    """Writes splits of noise whose mean brightness tells the class (of three); returns the folder as text.
 
     `numbered`: the first pixel of image n of a split is (n // 256, n % 256, 0). Ids are `<split>/<n>`.
     `storage`: "pixels", or "original" for PNG files of `aspect` times the width, turned upright for odd n.
@@ -26,9 +28,9 @@ def write_toy_dataset(
     generator = np.random.default_rng(0)
     splits = {}
     for name, count in counts.items():
-        labels = np.arange(count) % len(CLASS_NAMES)
+        labels = np.arange(count) % len(class_names)
         width = size if storage == "pixels" else round(size * aspect)
-        images = generator.integers(0, 120, (count, size, width, 3)) + labels[:, None, None, None] * 60
+        images = generator.integers(0, 120, (count, size, width, 3)) + (labels % 3)[:, None, None, None] * 60
         if numbered:
             images[:, 0, 0] = np.stack([*np.divmod(np.arange(count), 256), np.zeros(count, int)], axis=1)
         shards = []
@@ -42,11 +44,11 @@ def write_toy_dataset(
                 for picture, row in zip(pictures, rows, strict=True)
             ]
             shards.append(write_shard(folder / shard_name(name, index, num_shards), records, schema_version))
-        per_class = {class_name: int((labels == label).sum()) for label, class_name in enumerate(CLASS_NAMES)}
+        per_class = {class_name: int((labels == label).sum()) for label, class_name in enumerate(class_names)}
         splits[name] = Split(count, per_class, tuple(shards))
     canvas = size if storage == "pixels" else canvas_size([(size, width)], size)
     info = DatasetInfo(
-        CLASS_NAMES, (size, size, 3), 0, "toy", splits, {}, schema_version, storage=storage, canvas_size=canvas
+        tuple(class_names), (size, size, 3), 0, "toy", splits, {}, schema_version, storage=storage, canvas_size=canvas
     )
     (folder / "dataset.json").write_text(info.to_json())
     return str(folder)

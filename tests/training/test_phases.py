@@ -51,6 +51,23 @@ def test_warmup_is_in_epochs_and_no_longer_than_the_phase(warmup_epochs, epochs,
     assert (phase.schedule.warmup_steps, phase.schedule.total_steps) == (warmup_steps, 10)
 
 
+@pytest.mark.parametrize(
+    ("extra", "warmup_steps"),
+    [
+        ({"transfer": "full"}, [4]),  # a tenth of 38 steps
+        ({"transfer": "full", "finetune_warmup_fraction": 0.5}, [19]),
+        ({"transfer": "full", "warmup_epochs": 2}, [7]),  # the longer of both
+        ({"transfer": "full", "schedule": "constant"}, [0]),
+        ({"transfer": "two_phase", "head_epochs": 1}, [0, 4]),
+        ({"transfer": "frozen"}, [0]),
+        ({"transfer": "scratch"}, [0]),
+    ],
+)
+def test_pretrained_weights_are_warmed_up(extra, warmup_steps):
+    phases = plan(epochs=12, **extra)
+    assert [phase.schedule.warmup_steps for phase in phases] == warmup_steps
+
+
 @pytest.mark.parametrize(("num_examples", "steps"), [(1, 1), (10, 1), (11, 2), (31, 3), (32, 3), (33, 4)])
 def test_small_splits(num_examples, steps):
     (phase,) = plan(num_examples, transfer="scratch", epochs=3)

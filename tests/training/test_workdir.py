@@ -205,3 +205,32 @@ def test_a_run_of_another_order_does_not_go_on(data_dir, tmp_path, before):
     with pytest.raises(UserError, match=rf"order_version 1 there, {ORDER_VERSION} here\).*--workdir=.*run-2") as raised:
         train_and_evaluate(config(data_dir, tmp_path / "run"))
     assert "\n" not in str(raised.value)
+
+
+def test_a_run_of_before_the_flags_trained_batch_norm_and_had_no_warm_up(data_dir, tmp_path):
+    weights = tmp_path / "scratch"
+    train_and_evaluate(config(data_dir, weights, epochs=1))
+    tuned = {"transfer": "full", "weights": str(weights), "finetune_learning_rate": 0.01, "batch_norm": "train"}
+    tuned["finetune_warmup_fraction"] = 0.0
+    train_and_evaluate(config(data_dir, tmp_path / "run", **tuned, max_steps=3))
+    written = json.loads((tmp_path / "run/config.json").read_text())
+    del written["config"]["batch_norm"], written["config"]["finetune_warmup_fraction"]
+    (tmp_path / "run/config.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"train there, frozen here; finetune_warmup_fraction 0\.0 there, 0\.1"):
+        train_and_evaluate(
+            config(data_dir, tmp_path / "run", **{**tuned, "batch_norm": None, "finetune_warmup_fraction": 0.1})
+        )
+    assert train_and_evaluate(config(data_dir, tmp_path / "run", **tuned))["finished"]
+
+
+def test_fine_tuning_leaves_batch_norm_as_it_was(data_dir, tmp_path):
+    train_and_evaluate(config(data_dir, tmp_path / "scratch", epochs=1))
+    tuned = {"transfer": "full", "weights": str(tmp_path / "scratch"), "finetune_learning_rate": 0.01, "epochs": 1}
+    train_and_evaluate(config(data_dir, tmp_path / "run", **tuned))
+    before, after = (
+        {weight.path: weight.numpy() for weight in keras.saving.load_model(tmp_path / name / "model.keras").weights}
+        for name in ("scratch", "run")
+    )
+    assert before.keys() == after.keys()
+    same = {path for path, value in before.items() if np.array_equal(value, after[path])}
+    assert same and same == {path for path in before if path.startswith("bn")}

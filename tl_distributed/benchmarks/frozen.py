@@ -51,7 +51,8 @@ def _ours(config: FrozenConfig, transfer: str) -> dict[str, float]:
             f"--finetune_learning_rate={_RATES[transfer]}", f"--learning_rate={_RATES[transfer]}", *_common(config),
         ]  # fmt: skip
         if transfer == "partial":
-            arguments.append(f"--unfreeze_last_layers={config.unfreeze_last_layers}")
+            as_fit_does = ["--batch_norm=train", "--finetune_warmup_fraction=0"]
+            arguments += [f"--unfreeze_last_layers={config.unfreeze_last_layers}", *as_fit_does]
         seconds, _ = run_module("tl_distributed.train", arguments)
         with open(f"{workdir}/results.json") as file:
             return {"seconds": seconds, "test_accuracy": json.load(file)["test_accuracy"]}

@@ -10,7 +10,9 @@ _MODES = ("scratch", "frozen", "partial", "norms", "full")
 _RATE_BEFORE_FREEZING = "rate_before_freezing"
 
 
-def freeze_for(classifier: Any, mode: str, *, unfreeze_last_layers: int, unfreeze_from: str) -> None:
+def freeze_for(
+    classifier: Any, mode: str, *, unfreeze_last_layers: int, unfreeze_from: str, batch_norm_trains: bool = True
+) -> None:
     """Sets which layers of `classifier` train. May be called again for the next phase.
 
     A frozen layer behaves as in inference, also when the model is called with `training=True`: BatchNorm
@@ -26,6 +28,8 @@ def freeze_for(classifier: Any, mode: str, *, unfreeze_last_layers: int, unfreez
       unfreeze_last_layers: With "partial", how many of the backbone's layers train, counted from its
         output in the order of `model.layers`; layers without weights count too, as in `base.layers[-30:]`.
       unfreeze_from: With "partial", the name of the first layer that trains; empty to count instead.
+      batch_norm_trains: With "partial" and "full", whether the backbone's BatchNorm layers train like others; else they
+        stay as they are, statistics, scales and offsets, as Keras's guide to fine-tuning advises.
 
     Raises:
       UserError: "partial" with neither or both of the two, more layers than there are, or an unknown
@@ -42,10 +46,20 @@ def freeze_for(classifier: Any, mode: str, *, unfreeze_last_layers: int, unfreez
     classifier.trainable = True
     for index, layer in enumerate(layers):
         _set_trains(layer, index >= first_trained)
+    if mode in ("partial", "full") and not batch_norm_trains:
+        _fix_batch_norm(layers)
     for layer in head_layers(classifier):
         _set_trains(layer, True)
     if mode == "norms":
         _fix_all_but_norms_and_biases(layers)
+
+
+def _fix_batch_norm(layers: list[Any]) -> None:
+    from keras.layers import BatchNormalization
+
+    for part in (part for layer in layers for part in layer._flatten_layers()):
+        if isinstance(part, BatchNormalization):
+            _set_trains(part, False)
 
 
 def _fix_all_but_norms_and_biases(layers: list[Any]) -> None:

@@ -8,6 +8,7 @@ from tl_distributed.models.plugins import import_plugins, is_own, modules_of, so
 from tl_distributed.settings.flags import setting
 
 MODEL, TRANSFER = "Model", "Transfer"
+_FINE_TUNING = ("partial", "full", "two_phase")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,14 @@ class ModelSettings:
         0, "partial, two_phase: train the backbone's last N layers.", topic=TRANSFER, minimum=0
     )
     unfreeze_from: str = setting("", "partial, two_phase: train the backbone from this layer on.", topic=TRANSFER)
+    batch_norm: str | None = setting(
+        None,
+        "What the backbone's BatchNorm layers do while the layers around them train: frozen (stay as pretrained, in "
+        "inference mode) or train. Default: frozen for partial, full and two_phase, unless --batch_norm_momentum is "
+        "given; else train.",
+        topic=TRANSFER,
+        choices=("frozen", "train"),
+    )
 
     def backbone_row(self) -> Backbone:
         """Returns the backbone's row, of one's own with what the settings say of it."""
@@ -102,6 +111,11 @@ class ModelSettings:
         best = "imagenet" if row.has_imagenet_weights else "own" if row.pretrained else "none"
         weights = self.weights or ("none" if self.transfer == "scratch" else best)
         return self.transfer or ("scratch" if weights == "none" else "two_phase"), weights
+
+    def batch_norm_mode(self) -> str:
+        """Returns `batch_norm` with its default filled in."""
+        fine_tunes = self.transfer_and_weights()[0] in _FINE_TUNING
+        return self.batch_norm or ("frozen" if fine_tunes and not self.batch_norm_momentum else "train")
 
     def validate(self) -> None:
         """Raises `UserError` for combinations that cannot be meant; imports the plug-ins."""
@@ -152,6 +166,13 @@ class ModelSettings:
 
     def _check_unfreezing(self) -> None:
         transfer, _ = self.transfer_and_weights()
+        if self.batch_norm == "frozen" and transfer in ("scratch", "norms"):
+            raise UserError(f"--batch_norm=frozen: --transfer={transfer} trains BatchNorm; drop one of the two")
+        if self.batch_norm == "frozen" and self.batch_norm_momentum:
+            raise UserError(
+                f"--batch_norm_momentum={self.batch_norm_momentum:g} has no effect with --batch_norm=frozen; drop one "
+                "of the two"
+            )
         given = [
             f"--{name}={getattr(self, name)}"
             for name in ("unfreeze_last_layers", "unfreeze_from")

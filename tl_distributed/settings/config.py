@@ -84,6 +84,7 @@ class Config(  # the last one's flags come first: so a dataclass orders the fiel
             self,
             weights=weights,
             transfer=transfer,
+            batch_norm=self.batch_norm_mode(),
             image_size=self.image_size or self.backbone_row().default_size or native_size,
             workdir=self.workdir
             or f"runs/{self.recipe or re.sub(r'[^.A-Za-z0-9_-]+', '_', f'{self.backbone}_{transfer}')}",

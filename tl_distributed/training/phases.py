@@ -63,5 +63,7 @@ def _phase(config: Config, name: str, freezing: str, epochs: int, peak: float, n
     epochs = max(epochs, math.ceil(config.min_steps * config.global_batch_size / num_examples))
     total_steps = steps_for_epochs(epochs, **sizes)
     warmup_steps = min(steps_for_epochs(config.warmup_epochs, **sizes), total_steps)
+    if freezing in ("partial", "full") and config.schedule != "constant":  # a constant rate can be prolonged
+        warmup_steps = max(warmup_steps, round(config.finetune_warmup_fraction * total_steps))
     schedule = Schedule(kind=config.schedule, peak=peak, warmup_steps=warmup_steps, total_steps=total_steps)
     return Phase(name, freezing, epochs, total_steps, schedule)

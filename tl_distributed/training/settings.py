@@ -41,6 +41,11 @@ class OptimizationSettings:
     warmup_epochs: float = setting(
         0.0, "Epochs of linear warm-up at the start of each phase.", topic=OPTIMIZATION, minimum=0
     )
+    finetune_warmup_fraction: float = setting(
+        0.1, "Share of a phase that is linear warm-up where pretrained weights train (partial, full, two_phase's main "
+        "phase), so that an optimizer without a history does not spoil them; the longer of this and --warmup_epochs "
+        "counts. Not with --schedule=constant.", topic=OPTIMIZATION, minimum=0, maximum=1,
+    )  # fmt: skip
     layer_decay: float = setting(
         1.0, "Factor on the rate from each block of the backbone to the block below; the head keeps the full rate, "
         "1 is off.", topic=OPTIMIZATION, minimum=0.01, maximum=1,

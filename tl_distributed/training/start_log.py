@@ -84,8 +84,9 @@ def log_phase(phase: Phase, model: keras.Model, layer_decay: float) -> None:
     if stale > _STALE_STATISTICS:
         _LOG.warning(
             "BatchNorm's moving statistics will still be %.0f %% their initial value after the phase's %d steps, "
-            "and validation worse than the model is; --batch_norm_momentum=0.9 lets them follow.",
+            "and validation worse than the model is; --batch_norm_momentum=0.9 lets them follow%s.",
             100 * stale, phase.total_steps,
+            "" if phase.freezing in ("scratch", "norms") else ", --batch_norm=frozen leaves them as they are",
         )  # fmt: skip
 
 

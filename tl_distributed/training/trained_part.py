@@ -68,6 +68,7 @@ def _freeze(model: keras.Model, phase: Phase, config: Config) -> None:
         model, phase.freezing,
         unfreeze_last_layers=config.unfreeze_last_layers if partial else 0,
         unfreeze_from=config.unfreeze_from if partial else "",
+        batch_norm_trains=config.batch_norm == "train",
     )  # fmt: skip
 
 

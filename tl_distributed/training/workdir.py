@@ -40,6 +40,8 @@ _FREE_SETTINGS = frozenset({
 _COMPARED = frozenset(
     {"data_dir", "recipe", "strategy", "xla", "all_reduce_dtype", "gradient_buckets", "steps_per_loop"}
 )
+# What runs did before there was the flag, where that is not its default now.
+_BEFORE_THE_FLAG = {"batch_norm": "train", "finetune_warmup_fraction": 0.0}
 
 
 def open_workdir(
@@ -142,12 +144,12 @@ def why_not_longer(before: dict[str, Any], epochs: int) -> str:
 
 
 def settings_of(saved: dict[str, Any]) -> dict[str, Any]:
-    """Returns saved settings; what the version that saved them did not have is its default, an augmentation off."""
+    """Returns saved settings; what the version that saved them did not have is as it was then: off, or its default."""
     defaults = {
         field.name: field.metadata.get("strengths", {}).get("none", field.default)
         for field in dataclasses.fields(Config)
     }
-    return {**json.loads(json.dumps(defaults)), **saved}
+    return {**json.loads(json.dumps(defaults)), **_BEFORE_THE_FLAG, **saved}
 
 
 def layout_change(workdir: str, runtime: Runtime) -> str:
