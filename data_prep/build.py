@@ -1,5 +1,7 @@
 """One build from the first image to the finished data set."""
 
+import numpy as np
+
 from data_prep import duplicates, id_lists, manifest, preview, shard_plan, splits, staging
 from data_prep.config import BuildConfig
 from data_prep.engines.engine import Engine
@@ -53,7 +55,7 @@ def _build_into(config: BuildConfig, source: Source, place: staging.Staging) -> 
         for note in source.notes:
             print(printable(note), flush=True)
         assignment = _assign(config, source, index)
-        found = duplicates.describe(index, id_file, source.class_names)
+        found = duplicates.describe(index, id_file, source.label_names)
         found[ids.DETAIL] = id_lists.write_ids(place.build_dir, assignment.order, id_file)
         preview.write_preview(place.build_dir, source.class_names, assignment.order["train"], index, held.images, rule)
         plans = {
@@ -76,10 +78,11 @@ def open_engine(config: BuildConfig) -> Engine:
 
 
 def _assign(config: BuildConfig, source: Source, index: Index) -> splits.Assignment:
-    splits.check_classes_present(source.class_names, index.labels, index.origins)
+    classes, rows = index.classes_of(np.arange(len(index)))
+    splits.check_classes_present(source.class_names, classes, index.origins[rows])
     assignment = splits.assign_splits(
         index.hashes,
-        index.labels,
+        index.strata(len(source.class_names)),
         index.origins,
         index.keys,
         val_fraction=config.val_fraction,
@@ -96,8 +99,10 @@ def _assign(config: BuildConfig, source: Source, index: Index) -> splits.Assignm
         print(f"{count:,} images of {dropped} are of groups that {kept} has too: left out of {dropped}", flush=True)
     if index.groups is not None and config.val_fraction and "val" not in assignment.order:
         print("no group is small enough to be validation: there is no val split", flush=True)
-    train = assignment.order.get("train", index.labels[:0])
-    for name, count in splits.count_per_class(source.class_names, index.labels[train]).items():
+    train = assignment.order.get("train", np.zeros(0, np.int64))
+    for name, count in splits.count_per_class(source.class_names, index.classes_of(train)[0]).items():
+        if count == 0 and index.label_sets is not None:
+            raise UserError(f"class {name!r}: no image of it is left in train; try another --seed or --val_fraction")
         if count == 0:
             raise UserError(
                 f"class {name!r}: every image of train is of a group that test or val has too; none is left"

@@ -60,6 +60,12 @@ class BuildConfig:
         "optionally split; separated by comma, semicolon or tab.",
         topic="Folders and labels",
     )
+    multi_label: bool = setting(
+        False,
+        "--labels_csv: a picture has any number of labels, separated by | or in lines of their own; one whose label is "
+        "empty has none of them.",
+        topic="Folders and labels",
+    )
     class_names: str = setting(
         "",
         "Names of the classes by folder or label, e.g. of WordNet ids: JSON, or lines of two columns (comma, "
@@ -157,6 +163,12 @@ class BuildConfig:
             raise UserError(f"--crop_to_aspect_ratio is --fit=crop, not --fit={self.fit}; drop one of them")
         if self.beam_options and self.engine != "beam":
             raise UserError("--beam_options is used by --engine=beam alone; add it")
+        if self.multi_label and not self.labels_csv:
+            raise UserError("--multi_label is of --labels_csv; name the table of labels")
+        if self.multi_label and self.limit_per_class:
+            raise UserError(
+                f"--limit_per_class={self.limit_per_class}: with --multi_label an image is of several classes; drop it"
+            )
         if self.seed >= 2**63:
             raise UserError(f"--seed={self.seed}: takes at most 2**63 - 1")
 

@@ -50,6 +50,7 @@ class Index:
     Attributes, once `finish` was called, `[n, ...]` each: those of `COLUMNS`, and
       groups: `[n] int64`, a number for each of the source's groups, -1 for a picture of none; or nothing.
       unreadable: What was left out, `name: why`, in the order of the source, by split.
+      label_sets: Of the source; `labels` are indices into it where there are any.
     """
 
     hashes: np.ndarray
@@ -64,7 +65,8 @@ class Index:
     used_bits: np.ndarray
     groups: np.ndarray | None
 
-    def __init__(self) -> None:
+    def __init__(self, label_sets: Sequence[tuple[int, ...]] | None = None) -> None:
+        self.label_sets = label_sets
         self._columns: dict[str, list[np.ndarray]] = {
             name: [np.zeros((0, *shape), kind)] for name, (kind, shape) in COLUMNS.items()
         }
@@ -92,3 +94,35 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def labels_of(self, rows: np.ndarray) -> list[int] | list[tuple[int, ...]]:
+        """Returns the class of each of some pictures, or where they have any number of them all of its classes."""
+        labels = self.labels[rows].tolist()
+        return labels if self.label_sets is None else [self.label_sets[label] for label in labels]
+
+    def classes_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the classes of some pictures, one after the other, and of each the picture: `[m]` both."""
+        if self.label_sets is None:
+            return self.labels[rows], rows
+        sets = self.labels_of(rows)
+        classes = np.array([label for labels in sets for label in labels], np.int64)
+        return classes, np.repeat(rows, [len(labels) for labels in sets])
+
+    def with_class(self, rows: np.ndarray, label: int) -> np.ndarray:
+        """Returns those of some pictures that are of a class."""
+        if self.label_sets is None:
+            return rows[self.labels[rows] == label]
+        return rows[np.array([label in labels for labels in self.label_sets])[self.labels[rows]]]
+
+    def strata(self, num_classes: int) -> np.ndarray:
+        """Returns by what pictures are dealt out to splits, `[n]`: their class, of several that of fewest pictures.
+
+        Pictures without any are a stratum of their own.
+        """
+        if self.label_sets is None:
+            return self.labels
+        counts = np.bincount(self.classes_of(np.arange(len(self)))[0], minlength=num_classes)
+        rarest = [
+            min(labels, key=lambda label: (counts[label], label), default=num_classes) for labels in self.label_sets
+        ]
+        return np.array(rarest, np.int64)[self.labels]

@@ -16,6 +16,9 @@ from tl_distributed.data.records import MANIFEST_FILE, DatasetInfo, Shard, Split
 from tl_distributed.data.storing import CONTENT_HASH
 from tl_distributed.errors import printable
 
+_SHARE = "a stratified share of the source's train, chosen by content and seed"
+_SHARE_BY_RAREST = "a share of the source's train, stratified by each image's rarest label, chosen by content and seed"
+
 
 def describe(
     config: BuildConfig,
@@ -32,15 +35,13 @@ def describe(
     Holds nothing that differs between two builds of the same input: no time, no host, no output path.
     """
     described = {
-        name: Split(len(order), splits.count_per_class(source.class_names, index.labels[order]), shards[name])
+        name: Split(len(order), splits.count_per_class(source.class_names, index.classes_of(order)[0]), shards[name])
         for name, order in assignment.order.items()
     }
     own_val = "val" in source.splits
     details = {
         "input": config.input,
-        "val": "the source's own"
-        if own_val
-        else "a stratified share of the source's train, chosen by content and seed",
+        "val": "the source's own" if own_val else _SHARE if source.label_sets is None else _SHARE_BY_RAREST,
         "val_fraction": None if own_val else config.val_fraction,
         "limit_per_class": config.limit_per_class,
         "content_hash": CONTENT_HASH,
@@ -59,10 +60,16 @@ def describe(
     info = DatasetInfo(
         tuple(source.class_names), (size, size, 3), config.seed, source.name, described, details,
         fit=config.fitting_rule, storage=config.storage_rule, canvas_size=canvas_size(shapes.tolist(), size),
-        decoder=decoder,
+        decoder=decoder, most_labels=_most_labels(index, used),
     )  # fmt: skip
     details["summary"] = summary.summarise(info)
     return info
+
+
+def _most_labels(index: Index, used: np.ndarray) -> int:
+    if index.label_sets is None:
+        return 0
+    return max(1, *(len(index.label_sets[label]) for label in np.unique(index.labels[used]).tolist()))
 
 
 def _resizing(config: BuildConfig) -> str:

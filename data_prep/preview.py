@@ -39,7 +39,7 @@ def write_preview(
     sheet = Image.new("RGB", (width, row_height * len(classes) + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
     for row, label in enumerate(classes.tolist()):
-        members = order[index.labels[order] == label]
+        members = index.with_class(order, label)
         top = _GAP + row * row_height
         _write(
             draw, font, (_GAP, top), f"{printable(class_names[label])[:_CAPTION_LETTERS]}  ({len(members):,} in train)"

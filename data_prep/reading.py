@@ -30,11 +30,11 @@ def read_source(source: Source, rule: StorageRule, spill: Spill, id_file: IdFile
       UserError: What the source refuses.
       ValueError: A source that breaks its own contract (shape, type, label, a name twice).
     """
-    index = Index()
+    index = Index(source.label_sets)
     for split in source.splits:
         with Progress(total=source.count(split), unit="images", label=f"Read {split}") as progress:
             for chunk, rows in store_chunks(
-                source.chunks(split, rule), split, rule, spill, num_classes=len(source.class_names)
+                source.chunks(split, rule), split, rule, spill, num_classes=source.num_labels
             ):
                 id_file.append(chunk.names)
                 index.append(rows, split, chunk.groups, chunk.unreadable)

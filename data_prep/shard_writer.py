@@ -6,7 +6,7 @@ The bytes of a shard depend on its records alone, so the number of threads chang
 import collections
 import concurrent.futures
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -54,9 +54,11 @@ class ShardWriter:
         return Shard(os.path.basename(self.path), len(self._lengths), num_bytes, digest)
 
 
-def encode_rows(images: Iterable[bytes], labels: np.ndarray, names: Iterable[str], sizes: np.ndarray) -> list[bytes]:
-    """Returns the records of pictures: images, `[n]` labels, ids, and `[n, 2]` heights and widths."""
-    rows = zip(images, labels.tolist(), names, sizes.tolist(), strict=True)
+def encode_rows(
+    images: Iterable[bytes], labels: Iterable[int | Sequence[int]], names: Iterable[str], sizes: np.ndarray
+) -> list[bytes]:
+    """Returns the records of pictures: images, the label or labels of each, ids, and `[n, 2]` heights and widths."""
+    rows = zip(images, labels, names, sizes.tolist(), strict=True)
     return [
         encode_example(image, label, id=encode_id(name), height=height, width=width)
         for image, label, name, (height, width) in rows
@@ -94,7 +96,7 @@ def write_shards(
 
     def encode(rows: np.ndarray) -> list[bytes]:
         images = spill.read(bucket_of(index.keys[rows], spill.num_buckets), index.offsets[rows], index.lengths[rows])
-        return encode_rows(images, index.labels[rows], id_file.read(rows), index.sizes[rows])
+        return encode_rows(images, index.labels_of(rows), id_file.read(rows), index.sizes[rows])
 
     with (
         concurrent.futures.ThreadPoolExecutor(num_threads, "writer") as pool,

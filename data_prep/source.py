@@ -18,7 +18,7 @@ class Chunk:
 
     Attributes:
       images: n pictures, each `[height, width, 1, 3 or 4]` uint8 or uint16 as the source has it, or stored already.
-      labels: `[n]` integers, indices into the source's `class_names`.
+      labels: `[n]` integers, indices into the source's `class_names`, or `label_sets`.
       names: n names, e.g. `train/cat/0001.jpg`, unique within the source: the ids of the images.
       groups: n names of what belongs together (one patient, one video), "" for an image that is alone; or nothing.
         Images of one group never lie in two splits.
@@ -44,6 +44,8 @@ class Source(abc.ABC):
       splits: The source's own, a subset of `tl_distributed.data.records.SPLITS`; always holds "train".
       details: What `dataset.json` should say about the source (JSON values); complete after `tell`.
       notes: Lines for the user (files ignored, images skipped); complete after `tell`.
+      label_sets: Where an image has any number of labels, each combination that there is, as ascending indices into
+        `class_names`; the labels of chunks are then indices into it. `None` where an image has exactly one.
     """
 
     name: str
@@ -51,6 +53,19 @@ class Source(abc.ABC):
     splits: tuple[str, ...]
     details: dict[str, Any]
     notes: list[str]
+    label_sets: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def num_labels(self) -> int:
+        """How many different labels chunks may have."""
+        return len(self.class_names if self.label_sets is None else self.label_sets)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What each label of chunks is called."""
+        if self.label_sets is None:
+            return self.class_names
+        return tuple("|".join(self.class_names[label] for label in labels) for labels in self.label_sets)
 
     @abc.abstractmethod
     def chunks(self, split: str, rule: StorageRule) -> Iterator[Chunk]:

@@ -19,11 +19,14 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "Backbone": "tl_distributed.models.backbones",
+    "Classification": "tl_distributed.training.tasks",
     "Config": "tl_distributed.settings.config",
     "Model": "tl_distributed.api.model",
+    "MultiLabel": "tl_distributed.training.tasks",
     "Run": "tl_distributed.api.run",
     "Stopped": "tl_distributed.errors",
     "Study": "tl_distributed.api.study",
+    "Task": "tl_distributed.training.tasks",
     "UserError": "tl_distributed.errors",
     "load": "tl_distributed.api.run",
     "register_backbone": "tl_distributed.models.build",

@@ -53,6 +53,8 @@ def main(config: EvaluateConfig, positional: list[str]) -> None:
     if config.reliability_plot:
         from tl_distributed.reporting.plots import reliability_diagram, save_figure
 
+        if "reliability" not in summary:
+            raise UserError("--reliability_plot is of one label a picture; drop it")
         bins = summary["reliability"], summary.get("reliability_calibrated", ())
         save_figure(reliability_diagram(*bins, summary.get("temperature")), config.reliability_plot)
 

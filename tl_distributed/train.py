@@ -5,6 +5,7 @@ import functools
 from tl_distributed.api.run import train_with
 from tl_distributed.errors import Stopped
 from tl_distributed.models.plugins import import_plugins
+from tl_distributed.reporting.shown_scores import shown_metric
 from tl_distributed.runtime.cluster import resolve_cluster
 from tl_distributed.runtime.settings import RuntimeSettings
 from tl_distributed.settings.command import refuse_positional, run_command, start_logging
@@ -36,8 +37,8 @@ def main(config: Config, positional: list[str]) -> None:
     if config.strategy == "multi_worker" and resolve_cluster(config.part(RuntimeSettings)).index != 0:
         return  # the chief shows them
     for split, name in (("val", "Validation"), ("test", "Test")):
-        if results[f"{split}_accuracy"] is not None:
-            print(f"{name} accuracy {results[f'{split}_accuracy']:.2%} of {results['num_examples'][split]} images")
+        if split in results["num_examples"]:
+            print(f"{name} {shown_metric(results, split)} of {results['num_examples'][split]} images")
     print(f"Results, model and plots: {results['workdir']}   Charts: tensorboard --logdir {results['workdir']}")
 
 

@@ -48,12 +48,12 @@ class BeamEngine(Engine):
         folder = place.make_shared_dir()
         parts = [(split, part) for split in source.splits for part in source.parts(split)]
         tasks = [
-            beam_work.ReadTask(number, split, part, rule, len(source.class_names), folder)
+            beam_work.ReadTask(number, split, part, rule, source.num_labels, folder)
             for number, (split, part) in enumerate(parts)
         ]
         print(f"Read {len(tasks):,} parts of the source by Beam", flush=True)
         self._run("Read", beam_work.read_part, tasks)
-        index = Index()
+        index = Index(source.label_sets)
         for number, (split, _) in enumerate(parts):
             id_file.append(beam_work.append_part(index, folder, number, split))
         index.finish()
@@ -96,8 +96,10 @@ class _Files(Held):
                 path = f"{self._shard_dir}/{shard_name(split, number, len(plan))}"
                 task = beam_work.WriteTask(len(tasks), path, self._folder)
                 columns = {name: getattr(self.index, name)[rows] for name in COLUMNS}
-                names = beam_work.pack_names(self._ids.read(rows))
-                beam_work.save_arrays(f"{self._folder}/rows-{task.number:05d}.npz", columns | names)
+                arrays = columns | beam_work.pack_names(self._ids.read(rows))
+                if self.index.label_sets is not None:
+                    arrays |= beam_work.pack_labels(self.index.labels_of(rows))
+                beam_work.save_arrays(f"{self._folder}/rows-{task.number:05d}.npz", arrays)
                 tasks.append(task)
                 splits.append(split)
         self._engine.write(tasks)

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from tl_distributed.errors import UserError, one_line
 from tl_distributed.files import write_file
 
 _NAMES, _NAME_ENDS = "names", "name_ends"
+_LABELS, _LABEL_ENDS = "picture_labels", "label_ends"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +80,10 @@ def write_shard(task: WriteTask) -> None:
         temporary = f"{task.path}.{uuid.uuid4().hex}.tmp"
         writer = ShardWriter(temporary)
         try:
-            names = unpack_names(rows)
+            names, labels = unpack_names(rows), unpack_labels(rows)
             for block in _blocks(rows["lengths"]):
                 images = read_images(task.folder, rows["parts"][block], rows["offsets"][block], rows["lengths"][block])
-                writer.write(encode_rows(images, rows["labels"][block], names[block], rows["sizes"][block]))
+                writer.write(encode_rows(images, labels[block], names[block], rows["sizes"][block]))
         except BaseException:
             writer.close()
             raise
@@ -114,6 +115,19 @@ def pack_names(names: list[str]) -> dict[str, np.ndarray]:
     encoded = [encode_id(name) for name in names]
     ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
     return {_NAMES: np.frombuffer(b"".join(encoded), np.uint8), _NAME_ENDS: ends}
+
+
+def pack_labels(sets: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+    """Returns the labels of pictures that have any number of them as arrays."""
+    ends = np.cumsum([len(labels) for labels in sets], dtype=np.int64)
+    return {_LABELS: np.array([label for labels in sets for label in labels], np.int64), _LABEL_ENDS: ends}
+
+
+def unpack_labels(rows: dict[str, np.ndarray]) -> list[int] | list[list[int]]:
+    """Returns the label of each picture, or its labels where they were packed."""
+    if _LABELS not in rows:
+        return rows["labels"].tolist()
+    return [part.tolist() for part in np.split(rows[_LABELS], rows[_LABEL_ENDS])[:-1]]
 
 
 def unpack_names(arrays: dict[str, np.ndarray]) -> list[str]:

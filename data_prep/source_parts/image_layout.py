@@ -4,13 +4,13 @@ import dataclasses
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from data_prep.source_parts import split_folders
 from data_prep.source_parts.class_map import map_class_names
 from data_prep.source_parts.containers import Container
 from data_prep.source_parts.folder_layout import Grouped, group_by_folder
-from data_prep.source_parts.label_table import read_groups
+from data_prep.source_parts.label_table import read_groups, separated
 from data_prep.source_parts.picture_index import PictureIndex, composed
 from data_prep.source_parts.picture_tree import PictureTree
 from data_prep.source_parts.table_layout import group_by_table
@@ -36,6 +36,7 @@ class LayoutOptions:
     labels_csv: str = ""
     class_names: str = ""
     group_csv: str = ""
+    multi_label: bool = False
     output_dir: str = ""
     skip_missing: bool = False
 
@@ -51,12 +52,13 @@ class Layout:
 
     Attributes:
       class_names: In order of label; those of train.
-      files: Of each split, the class index of every picture by its path.
+      files: Of each split, the class index of every picture by its path, or its index into `label_sets`.
       groups: Of each picture that `--group_csv` names, its group.
       ids: Of each picture, its id: the path in Unicode's composed form.
       told_by: How the splits were found, for the user.
       left_out: Files that are not used, by the reason; junk is not counted.
       notes: Lines for the user.
+      label_sets: As of a `Source`.
     """
 
     class_names: tuple[str, ...]
@@ -66,6 +68,7 @@ class Layout:
     told_by: str
     left_out: dict[str, int]
     notes: tuple[str, ...]
+    label_sets: tuple[tuple[int, ...], ...] | None = None
 
 
 def find_layout(container: Container, options: LayoutOptions) -> Layout:
@@ -84,8 +87,16 @@ def find_layout(container: Container, options: LayoutOptions) -> Layout:
     if not tree.pictures:
         raise UserError(f"--input={container.path}: no {FORMATS_IN_WORDS} files there")
     grouped = _grouped(tree, container, options)
-    class_names = _sorted_names(grouped.classes["train"], by_value=bool(options.labels_csv))
-    labelled = {split: _label(groups, split, class_names, container.path) for split, groups in grouped.classes.items()}
+    of_train = grouped.classes["train"]
+    if options.multi_label:
+        of_train = {label for text in of_train for label in separated(text)}
+    class_names, label_sets = _sorted_names(of_train, by_value=bool(options.labels_csv)), None
+    if options.multi_label:
+        labelled, label_sets = _label_sets(grouped.classes, class_names, container.path)
+    else:
+        labelled = {
+            split: _label(groups, split, class_names, container.path) for split, groups in grouped.classes.items()
+        }
     if options.class_names:
         class_names = map_class_names(options.class_names, class_names, container)
     used = [name for names in labelled.values() for name in names]
@@ -96,7 +107,7 @@ def find_layout(container: Container, options: LayoutOptions) -> Layout:
     others = Counter(posixpath.splitext(name)[1].lower() or "no extension" for name in files if not is_picture(name))
     return Layout(
         class_names, labelled, groups, _ids(used), grouped.told_by, dict(sorted((others + grouped.left_out).items())),
-        (*_repeated(container), *grouped.notes, *lines),
+        (*_repeated(container), *grouped.notes, *lines), label_sets,
     )  # fmt: skip
 
 
@@ -107,7 +118,10 @@ def _grouped(tree: PictureTree, container: Container, options: LayoutOptions) ->
     splits = split_folders.named_splits(tree, named_dirs) if named_dirs else None
     if options.labels_csv:
         roots = splits.roots if splits else {} if options.no_split_folders else split_folders.splits_of_table(tree)
-        return group_by_table(tree, roots, options.labels_csv, container, skip_missing=options.skip_missing)
+        return group_by_table(
+            tree, roots, options.labels_csv, container, skip_missing=options.skip_missing,
+            multi_label=options.multi_label,
+        )  # fmt: skip
     if options.no_split_folders:
         splits = split_folders.all_train(tree)
     return group_by_folder(tree, splits or split_folders.find_splits(tree))
@@ -151,6 +165,27 @@ def _ids(paths: Iterable[str]) -> dict[str, str]:
         ids[path] = path if name in taken else name
         taken.add(name)
     return ids
+
+
+def _label_sets(
+    classes: Mapping[str, Mapping[str, Sequence[str]]], class_names: Sequence[str], path: str
+) -> tuple[dict[str, dict[str, int]], tuple[tuple[int, ...], ...]]:
+    """Returns of each split the number of every picture's combination of labels, and the combinations."""
+    index = {name: number for number, name in enumerate(class_names)}
+    texts = sorted({text for groups in classes.values() for text in groups})
+    for split, groups in classes.items():
+        unknown = sorted({label for text in groups for label in separated(text)} - set(index))
+        if unknown:
+            raise UserError(
+                f"--input={path}: label {unknown[0]!r} of {split} is of no picture of train: nothing could learn it"
+            )
+    sets = tuple(tuple(sorted(index[label] for label in separated(text))) for text in texts)
+    numbers = {text: number for number, text in enumerate(texts)}
+    files = {
+        split: {name: numbers[text] for text, names in groups.items() for name in names}
+        for split, groups in classes.items()
+    }
+    return files, sets
 
 
 def _label(groups: dict[str, list[str]], split: str, class_names: Collection[str], path: str) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from data_prep.source_parts.containers import Container
 from data_prep.source_parts.picture_index import PictureIndex, composed
@@ -24,6 +24,19 @@ _GROUP_COLUMNS = (
 )
 
 
+SEPARATOR = "|"  # of the labels of one picture
+
+
+def joined(labels: Iterable[str]) -> str:
+    """Returns one text for a set of labels, whatever their order."""
+    return SEPARATOR.join(sorted({label.strip() for label in labels}))
+
+
+def separated(text: str) -> list[str]:
+    """Returns the labels of `joined`."""
+    return text.split(SEPARATOR) if text else []
+
+
 @dataclasses.dataclass
 class LabelTable:
     """What `--labels_csv` says.
@@ -39,7 +52,9 @@ class LabelTable:
     notes: list[str]
 
 
-def read_labels(path: str, container: Container, index: PictureIndex, *, skip_missing: bool) -> LabelTable:
+def read_labels(
+    path: str, container: Container, index: PictureIndex, *, skip_missing: bool, multi_label: bool = False
+) -> LabelTable:
     """Reads `--labels_csv`.
 
     Args:
@@ -47,6 +62,8 @@ def read_labels(path: str, container: Container, index: PictureIndex, *, skip_mi
       container: The input, for a table that lies in it.
       index: Of its pictures.
       skip_missing: Leave out and count the lines whose picture is missing, in place of refusing them.
+      multi_label: A picture has any number of labels, separated by `SEPARATOR` or in several lines, and the label that
+        is returned is of all of them, sorted; an empty one is of none.
 
     Raises:
       UserError: As `open_table`; a picture that is missing or that several may be; a label that is spelled in two ways;
@@ -54,7 +71,7 @@ def read_labels(path: str, container: Container, index: PictureIndex, *, skip_mi
     """
     wanted = {"picture": FILE_COLUMNS, "label": _LABEL_COLUMNS, "split": _SPLIT_COLUMNS}
     with open_table("labels_csv", path, wanted, needed=("picture", "label"), container=container) as table:
-        return _Reader("labels_csv", path, index, skip_missing).read(table)
+        return _Reader("labels_csv", path, index, skip_missing, multi_label).read(table)
 
 
 def read_groups(path: str, container: Container, index: PictureIndex) -> tuple[dict[str, str], list[str]]:
@@ -77,8 +94,9 @@ def read_groups(path: str, container: Container, index: PictureIndex) -> tuple[d
 class _Reader:
     """Reads (picture, value, split) lines, and keeps what is wrong with them until the end."""
 
-    def __init__(self, flag: str, path: str, index: PictureIndex, skip_missing: bool):
+    def __init__(self, flag: str, path: str, index: PictureIndex, skip_missing: bool, multi_label: bool = False):
         self._flag, self._path, self._index, self._skip_missing = flag, path, index, skip_missing
+        self._multi_label, self._with_separator = multi_label, 0
         self._spellings: dict[str, Counter[str]] = {}
         self._missing: list[str] = []
         self._unclear: list[str] = []
@@ -91,10 +109,11 @@ class _Reader:
         # ImageNet's LOC_val_solution.csv: a class and the corners of its box, once for each object of that class.
         has_boxes = plain(table.columns.get("label", "")) == _BOXES
         for entry, label, split in table.rows:
-            if not label.strip():
+            if not label.strip() and not self._multi_label:
                 self._empty += 1
             else:
-                label = label.split()[0] if has_boxes else label
+                label = label.split()[0] if has_boxes and label.strip() else label
+                self._with_separator += SEPARATOR in label
                 self._take(found, entry, composed(label), self._split(split))
         self._refuse(spelling)
         taken = ", ".join(f"{kind} from column {name!r}" for kind, name in table.columns.items())
@@ -105,6 +124,11 @@ class _Reader:
         }
         left_out = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
         found.notes.append(f"{self._path}: {taken}" + (f"; lines left out: {left_out}" if left_out else ""))
+        if self._with_separator and not self._multi_label:
+            found.notes.append(
+                f"{self._path}: {self._with_separator:,} labels hold a {SEPARATOR}; where it separates labels, add "
+                "--multi_label"
+            )
         return found
 
     def _split(self, name: str) -> str | None:
@@ -114,8 +138,12 @@ class _Reader:
         return split
 
     def _take(self, found: LabelTable, entry: str, label: str, split: str | None) -> None:
-        name = label.strip()
-        self._spellings.setdefault(" ".join(label.split()).casefold(), Counter())[label] += 1
+        labels = [part for part in label.split(SEPARATOR) if part.strip()] if self._multi_label else [label]
+        for one in labels:
+            self._spellings.setdefault(" ".join(one.split()).casefold(), Counter())[
+                one.strip() if self._multi_label else one
+            ] += 1
+        name = joined(labels) if self._multi_label else label.strip()
         pictures = self._index.find(entry, split)
         if len(pictures) != 1:
             (self._unclear if pictures else self._missing).append(entry)
@@ -127,6 +155,8 @@ class _Reader:
                 found.splits[picture] = split
         elif found.labels[picture] == name and found.splits.get(picture) == split:
             self._repeated += 1
+        elif self._multi_label and found.splits.get(picture) == split:
+            found.labels[picture] = joined([*separated(found.labels[picture]), *labels])
         else:
             self._several.append(entry)
 
@@ -139,7 +169,8 @@ class _Reader:
             more = f", and {len(twice) - 1:,} more so" if len(twice) > 1 else ""
             raise UserError(f"--{self._flag}={self._path}: one label is spelled {spelled}{more}; spell it one way")
         if self._several:
-            self._say(self._several, "lines repeat a picture with another label or split")
+            more = "" if self._multi_label else "; --multi_label takes several labels of a picture"
+            self._say(self._several, f"lines repeat a picture with another label or split{more}")
         if self._unclear:
             self._say(self._unclear, "pictures are named that several files may be; give their paths")
         if self._missing and not self._skip_missing:

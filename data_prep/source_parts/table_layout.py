@@ -15,8 +15,9 @@ from tl_distributed.errors import UserError
 
 
 def group_by_table(
-    tree: PictureTree, roots: Mapping[str, str], table_path: str, container: Container, *, skip_missing: bool
-) -> Grouped:
+    tree: PictureTree, roots: Mapping[str, str], table_path: str, container: Container, *, skip_missing: bool,
+    multi_label: bool = False,
+) -> Grouped:  # fmt: skip
     """Groups pictures by the labels of a table; a split of which it names no picture may lie in class folders.
 
     A picture's split is that of the table's column, or else of the split folder that it lies in, or else train.
@@ -27,13 +28,15 @@ def group_by_table(
       table_path: Of the table.
       container: The input.
       skip_missing: Leave out and count lines whose picture is missing.
+      multi_label: As `read_labels`: classes are then combinations of labels.
 
     Raises:
       UserError: As `read_labels`, and where no picture of train has a label.
     """
     of_root = {root: split for split, root in roots.items()}
     split_of = {name: of_root.get(root_of(name, roots)) for name in tree.pictures}
-    table = read_labels(table_path, container, PictureIndex(tree.pictures, split_of.get), skip_missing=skip_missing)
+    index = PictureIndex(tree.pictures, split_of.get)
+    table = read_labels(table_path, container, index, skip_missing=skip_missing, multi_label=multi_label)
     classes: dict[str, dict[str, list[str]]] = {}
     for name, label in table.labels.items():
         split = table.splits.get(name) or split_of[name] or "train"

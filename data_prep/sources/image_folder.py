@@ -19,7 +19,9 @@ from tl_distributed.data.records import SPLITS
 from tl_distributed.data.storing import StorageRule
 from tl_distributed.errors import printable
 
-_LAYOUT_FLAGS = ("train_dir", "val_dir", "test_dir", "no_split_folders", "labels_csv", "class_names", "group_csv")
+_LAYOUT_FLAGS = (
+    "train_dir", "val_dir", "test_dir", "no_split_folders", "labels_csv", "multi_label", "class_names", "group_csv",
+)  # fmt: skip
 _LIMITS = ("max_megapixels", "max_archive_members", "max_archive_gib")
 TAKES = ("input", "skip_unreadable", "fit", "crop_to_aspect_ratio", *_LAYOUT_FLAGS, *_LIMITS)
 NEEDS = ("input",)
@@ -52,7 +54,7 @@ class ImageFolderSource(Source):
         self._container = open_container(path, limits)
         self._layout = find_layout(self._container, layout or LayoutOptions())
         self._reader = PictureReader(self._container.path, skip_unreadable, num_threads)
-        self.class_names = self._layout.class_names
+        self.class_names, self.label_sets = self._layout.class_names, self._layout.label_sets
         self.splits = tuple(self._layout.files)
         self.details = {
             "decoder": decoder_versions(),

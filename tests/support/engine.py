@@ -19,8 +19,10 @@ from tl_distributed.runtime.devices import Runtime
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.step import TrainStep
 from tl_distributed.training.step_settings import StepSettings
+from tl_distributed.training.tasks import Classification
 
 IMAGE_SIZE, NUM_CLASSES, BATCH = 16, 3, 8
+_OF_TASK = ("label_smoothing", "focal_gamma", "weight_of_class")  # which tests change as if they were the step's
 
 
 def runtime(num_replicas: int = 1, *, xla: bool = False, precision: str = "float32") -> Runtime:
@@ -40,10 +42,13 @@ def toy_images(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def settings(**changes) -> StepSettings:
     base = StepSettings(
         features=None, augment=NAMED_AUGMENTATIONS["none"], image_size=IMAGE_SIZE, normalization="tf",
-        num_classes=NUM_CLASSES, global_batch_size=BATCH, label_smoothing=0.0, weight_decay=0.0, rate_multipliers={},
+        num_classes=NUM_CLASSES, global_batch_size=BATCH, weight_decay=0.0, rate_multipliers={},
         clip_norm=0.0, ema_decay=0.0, all_reduce_dtype="float32", gradient_buckets=1,
-        seed=0, class_weights=None, focal_gamma=None,
+        seed=0, task=Classification(),
     )  # fmt: skip
+    of_task = {name: changes.pop(name) for name in _OF_TASK if name in changes}
+    if of_task:
+        changes["task"] = Classification(**of_task)
     return dataclasses.replace(base, **changes)
 
 

@@ -45,7 +45,7 @@ def trained_by_keras(reference: keras.Model, reduction: str, loss_class, **loss)
 
 
 def ours(where, **changes) -> engine.Engine:
-    settings = engine.settings(class_weights=WEIGHTS, **changes)
+    settings = engine.settings(weight_of_class=WEIGHTS, **changes)
     return engine.make_engine(where, backbone="tiny", learning_rate=0.05, step_settings=settings)
 
 
@@ -109,7 +109,7 @@ def test_float16_skips_and_divides_alike():
 
 def test_a_batch_without_weight_changes_nothing():
     run = engine.make_engine(
-        engine.runtime(2), backbone="tiny", step_settings=engine.settings(class_weights=(0.0, 0.0, 0.0))
+        engine.runtime(2), backbone="tiny", step_settings=engine.settings(weight_of_class=(0.0, 0.0, 0.0))
     )
     before = run.weights()
     assert np.isfinite(run.train(2)).all()

@@ -22,7 +22,7 @@ def flags_of(
     """
     flags = dict(flags)
     if callable(normalization):
-        flags["normalization"] = give(normalization, _name_of(normalization), source_of_function(normalization))
+        flags["normalization"] = give(normalization, name_of(normalization), source_of_function(normalization))
     elif normalization is not None:
         flags["normalization"] = normalization
     if model is None:
@@ -32,7 +32,7 @@ def flags_of(
     if not hasattr(model, "get_config"):
         if not callable(model):
             raise UserError(f"model takes a keras.Model, or a function of the image side, not {type(model).__name__}")
-        return {**flags, "backbone": give(model, _name_of(model), source_of_function(model))}
+        return {**flags, "backbone": give(model, name_of(model), source_of_function(model))}
     from tl_distributed.models.own_networks import anew, digest_source, image_side
 
     keep = bool(flags.get("pretrained"))
@@ -42,5 +42,6 @@ def flags_of(
     return {**flags, "backbone": give(lambda size: anew(model, size, keep_weights=keep), model.name, content)}
 
 
-def _name_of(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any]) -> str:
+    """Returns the module and name of a function or class, for people."""
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"

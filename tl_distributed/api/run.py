@@ -10,11 +10,14 @@ from tl_distributed.api.calls import api_call, quiet_tensorflow
 from tl_distributed.api.keywords import checked, settings_of
 from tl_distributed.api.model import Model
 from tl_distributed.api.own_models import flags_of
+from tl_distributed.api.own_tasks import flags_of_augmentation, flags_of_task
 from tl_distributed.errors import UserError
 from tl_distributed.settings.config import Config
 
 if TYPE_CHECKING:
     import keras
+
+    from tl_distributed.training.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Run:
     @property
     def history(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`, each with `step`, `epoch` and `seconds`, and either `loss` and `accuracy` of
-        training since the row before, or `val_loss` and `val_accuracy`.
+        training since the row before, or `val_loss` and `val_accuracy` (of other
+        tasks than classification their own metrics).
 
         Raises:
           UserError: The file is not there, or damaged.
@@ -64,6 +68,8 @@ def train(
     *,
     model: "keras.Model | Callable[[int], keras.Model] | None" = None,
     normalization: str | Callable[[Any], Any] | None = None,
+    task: "Task | type[Task] | str | None" = None,
+    augmentation: str | Callable[[Any, Any, Any], tuple[Any, Any]] | None = None,
     **flags: Any,
 ) -> Run:
     """Trains as `python -m tl_distributed.train` does, or goes on where a run in the same workdir stopped.
@@ -79,6 +85,11 @@ def train(
         `head="own"` logits. With `pretrained=True` its weights are kept; a model's are drawn anew otherwise.
       normalization: What such a network expects of an image: "tf" [-1, 1], "torch" or "caffe" (ImageNet's mean),
         "internal" [0, 255], or a function of a Keras tensor in [0, 255], which becomes a part of the network.
+      task: What is learnt: `tl.Classification(label_smoothing=, class_weights=, focal_gamma=)`, `tl.MultiLabel(...)`,
+        or a subclass of `tl.Task` of one's own, as a class or as one of it; or the text of the flag `--task`.
+      augmentation: A function of one's own, or MODULE:FUNCTION: images `[batch, side, side, 3] float32` in [0, 255],
+        targets `[batch, num_classes] float32` and uniforms `[batch, 16] float32` in [0, 1) to images and targets, by
+        TensorFlow's or Keras's operations; see docs/howto/own_task.md.
       **flags: The flags of the command, e.g. `data_dir="data/photos", backbone="mobilenet_v2", epochs=5`. A list is a
         tuple or list, a path text or `os.PathLike`; `None` is the default. `recipe="NAME"` fills in a recipe's flags,
         over which the others win.
@@ -91,6 +102,9 @@ def train(
       Stopped: A signal (Ctrl-C, *Interrupt* in a notebook, SIGTERM) stopped the run after a checkpoint; the same call
         goes on.
     """
+    if isinstance(task, str):
+        flags, task = {**flags, "task": task}, None
+    flags = flags_of_augmentation(flags_of_task(flags, task), augmentation)
     return train_with(_config(config, flags_of(flags, model, normalization)))
 
 

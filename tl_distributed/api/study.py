@@ -156,6 +156,11 @@ def _run(config: StudyConfig, plan: Plan, own: Plan) -> Study:
     missing = [name for name in ("train", "val", "test") if name not in info.splits]
     if missing:
         raise UserError(f"--data_dir={config.data_dir}: no {missing[0]} split; a study needs train, val and test")
+    if info.is_multi_label:
+        raise UserError(
+            f"--data_dir={config.data_dir}: a study compares by accuracy, and its pictures have any number of labels; "
+            "train the arms one by one and compare their results.json"
+        )
     workdir = (config.workdir or f"runs/{config.recipe or 'study'}").rstrip("/")
     folders = {"data_dir": config.data_dir, "workdir": workdir}
     is_part, failed, records = own is not plan, 0, []

@@ -4,8 +4,8 @@ A split's bank is a folder `<bank_dir>/<key>`, whose name is a hash of all that 
 shard for each shard of the split, of the same name and with the same examples in the same order; with `--bank_views`
 one for each view of a training shard, e.g. `train-view00-00003-of-00016.tfrecord`. The bank of a part of a split
 (`--images_per_class`) has shards of its own. A shard appears whole, by renaming: what a killed build had finished is
-kept. A record is the label, 4 bytes little-endian, and the features'
-bytes.
+kept. A record is the label, 4 bytes little-endian (or as many labels as any picture of the data set has, -1 where it
+has fewer), and the features' bytes.
 """
 
 import dataclasses
@@ -138,6 +138,7 @@ def open_bank_split(
     layout: FeatureLayout,
     *,
     mode: str,
+    label_shape: tuple[int, ...] = (),
 ) -> Split:
     """Opens a built split, whose `images` are rows `[batch, row_length] stored_dtype`.
 
@@ -146,11 +147,12 @@ def open_bank_split(
       folder: Of the bank, for messages.
       layout: Of the rows.
       mode: memory or disk.
+      label_shape: Of `DatasetInfo`.
 
     Raises:
       UserError: In memory mode a bad record, or a wrong number of them.
     """
-    frame_bytes = FRAME_BYTES + _LABEL_BYTES + layout.row_bytes
+    frame_bytes = FRAME_BYTES + _LABEL_BYTES * math.prod(label_shape) + layout.row_bytes
     versions = [
         [
             RecordFile(shard.path, len(shard.examples), len(shard.examples) * frame_bytes, is_indexed=False)
@@ -158,24 +160,25 @@ def open_bank_split(
         ]
         for view in shards
     ]
-    return open_split(versions, feature_format(layout, folder), mode=mode)
+    return open_split(versions, feature_format(layout, folder, label_shape), mode=mode)
 
 
-def feature_format(layout: FeatureLayout, folder: str) -> RecordFormat:
+def feature_format(layout: FeatureLayout, folder: str, label_shape: tuple[int, ...] = ()) -> RecordFormat:
     """Returns the format of the bank's records."""
-    dtype = tf.as_dtype(layout.stored_dtype)
+    dtype, label_bytes = tf.as_dtype(layout.stored_dtype), _LABEL_BYTES * math.prod(label_shape)
 
     def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         raw = tf.io.decode_raw(serialized, tf.uint8)
-        raw = tf.ensure_shape(raw, [None, _LABEL_BYTES + layout.row_bytes])
-        labels = tf.bitcast(raw[:, :_LABEL_BYTES], tf.int32)
-        rows = tf.reshape(raw[:, _LABEL_BYTES:], [-1, layout.row_length, dtype.size])
+        raw = tf.ensure_shape(raw, [None, label_bytes + layout.row_bytes])
+        labels = tf.bitcast(tf.reshape(raw[:, :label_bytes], [-1, *label_shape, _LABEL_BYTES]), tf.int32)
+        rows = tf.reshape(raw[:, label_bytes:], [-1, layout.row_length, dtype.size])
         return tf.bitcast(rows, dtype), labels
 
-    def locate(record: memoryview) -> tuple[int, int, int]:
-        return _LABEL_BYTES, len(record), int.from_bytes(record[:_LABEL_BYTES], "little")
+    def locate(record: memoryview) -> tuple[int, int, int | list[int]]:
+        return label_bytes, len(record), np.frombuffer(record, "<i4", math.prod(label_shape)).reshape(label_shape)
 
-    return RecordFormat((layout.row_length,), dtype, parse, locate, f"delete {folder}, so that the bank is built again")
+    remedy = f"delete {folder}, so that the bank is built again"
+    return RecordFormat((layout.row_length,), dtype, parse, locate, remedy, label_shape=label_shape)
 
 
 class BankShardWriter:
@@ -190,7 +193,7 @@ class BankShardWriter:
         return self
 
     def write(self, rows: np.ndarray, labels: np.ndarray) -> None:
-        """Writes `rows [n, row_length]` and `labels [n] int32`."""
+        """Writes `rows [n, row_length]` and `labels [n] int32`, or `[n, most_labels]`."""
         for row, label in zip(rows, labels.astype("<i4"), strict=True):
             self._writer.write(label.tobytes() + row.tobytes())
 

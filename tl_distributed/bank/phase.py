@@ -123,6 +123,7 @@ def open_banked_phase(
             bank.folder,
             layout,
             mode=settings.bank_mode,
+            label_shape=run.info.label_shape,
         )
         for name, bank in banks.items()
     }

@@ -117,7 +117,8 @@ def _held(
 ) -> MemorySplit:
     """Reads the batches of each version, which hold so many examples, into one array."""
     rows = _host_rows(len(versions) * num_examples, record_format, files)
-    labels, sizes = np.empty(num_examples, np.int32), np.empty([num_examples, 2], np.int32)
+    labels = np.empty([num_examples, *record_format.label_shape], np.int32)
+    sizes = np.empty([num_examples, 2], np.int32)
     for version, batches in enumerate(versions):
         done = 0
         for batch in batches:

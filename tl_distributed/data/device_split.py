@@ -52,7 +52,7 @@ class DeviceSplit(MemorySplit):
                 "split do not fit on a device; try --input_mode=memory"
             ) from None
         shape, has_sizes = tuple(self._held.images.shape), self._held.sizes is not None
-        return _DeviceFeed(copies, shape, self.num_examples, has_sizes, order)
+        return _DeviceFeed(copies, shape, tuple(self._held.labels.shape[1:]), self.num_examples, has_sizes, order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,7 @@ class _DeviceFeed:
     waits_for_input: ClassVar[bool] = False
     copies: Any
     images_shape: tuple[int, ...]
+    label_shape: tuple[int, ...]
     num_examples: int
     has_sizes: bool
     order: BatchOrder
@@ -73,9 +74,10 @@ class _DeviceFeed:
     def replica_batch(self, step: tf.Tensor, replica: Any, copy: tf.Tensor) -> Batch:
         rows, _ = self.order.part(step, replica, num_examples=self.num_examples, num_rows=self.images_shape[0])
         words = tf.gather(copy, rows)  # where the copy is, since the replica's device is the default one
-        labels = tf.bitcast(words[:, 0], tf.int32)
-        sizes = tf.bitcast(words[:, 1:3], tf.int32) if self.has_sizes else None
-        pixels = words[:, 3:] if self.has_sizes else words[:, 1:]
+        count = int(np.prod(self.label_shape))
+        labels = tf.reshape(tf.bitcast(words[:, :count], tf.int32), [self.order.replica_batch_size, *self.label_shape])
+        sizes = tf.bitcast(words[:, count : count + 2], tf.int32) if self.has_sizes else None
+        pixels = words[:, count + 2 :] if self.has_sizes else words[:, count:]
         pixels = tf.reshape(tf.bitcast(pixels, tf.uint8), [self.order.replica_batch_size, -1])
         shape = self.images_shape[1:]
         images = tf.reshape(pixels[:, : int(np.prod(shape))], [self.order.replica_batch_size, *shape])
@@ -83,13 +85,13 @@ class _DeviceFeed:
 
 
 def _as_words(held: Batch) -> np.ndarray:
-    """Returns a row of 32-bit words an image, label and sizes first: `[n, words] float32`, whose values mean nothing.
+    """Returns a row of 32-bit words an image, labels and sizes first: `[n, words] float32`, whose values mean nothing.
 
     TensorFlow gathers float32 on every device; bytes in some versions on the host alone, and the split would travel.
     """
     images, labels = held.images.numpy(), held.labels.numpy()
     pixels = images.reshape(len(images), -1)
-    front = np.tile(labels, len(images) // len(labels))[:, np.newaxis]
+    front = np.tile(labels.reshape(len(labels), -1), [len(images) // len(labels), 1])
     if held.sizes is not None:
         front = np.concatenate([front, held.sizes.numpy()], axis=1)
     front = np.ascontiguousarray(front, np.int32).view(np.uint8)

@@ -96,11 +96,15 @@ class _Source:
         examples, labels = self._call(self._examples, numbers, (tf.uint8, tf.int32))
         if dtype != tf.uint8:
             examples = tf.bitcast(tf.reshape(examples, [count, -1, dtype.size]), dtype)
-        return tf.reshape(examples, [count, *self._format.shape]), tf.ensure_shape(labels, [count])
+        labels = tf.ensure_shape(labels, [count, *self._format.label_shape])
+        return tf.reshape(examples, [count, *self._format.shape]), labels
 
     def _read_files(self, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         files, labels = self._call(self._encoded, numbers, (tf.string, tf.int32))
-        return tf.ensure_shape(files, numbers.shape), tf.ensure_shape(labels, numbers.shape)
+        return (
+            tf.ensure_shape(files, numbers.shape),
+            tf.ensure_shape(labels, [numbers.shape[0], *self._format.label_shape]),
+        )
 
     def _call(self, method: Callable, numbers: tf.Tensor, types: tuple[tf.DType, ...]) -> Any:
         """Calls a method in the graph, which holds but a weak reference to it: a graph may outlive all."""
@@ -117,7 +121,7 @@ class _Source:
     def _examples(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns examples as `[n, num_bytes] uint8`, copied once from where they lie, and their labels."""
         examples = self._buffers.take(len(numbers), self._format.num_bytes)
-        labels = np.empty(len(numbers), np.int32)
+        labels = np.empty([len(numbers), *self._format.label_shape], np.int32)
         for row, (record, start, end, labels[row]) in enumerate(self._contents(numbers)):
             if end - start != self._format.num_bytes:
                 reason = f"{end - start:,} bytes, an example has {self._format.num_bytes:,}"
@@ -127,12 +131,12 @@ class _Source:
 
     def _encoded(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns pictures as `[n]` files, and their labels."""
-        files, labels = np.empty(len(numbers), object), np.empty(len(numbers), np.int32)
+        files, labels = np.empty(len(numbers), object), np.empty([len(numbers), *self._format.label_shape], np.int32)
         for row, (record, start, end, labels[row]) in enumerate(self._contents(numbers)):
             files[row] = bytes(record[start:end])
         return files, labels
 
-    def _contents(self, numbers: np.ndarray) -> Iterator[tuple[memoryview, int, int, int]]:
+    def _contents(self, numbers: np.ndarray) -> Iterator[tuple[memoryview, int, int, int | list[int]]]:
         try:
             records = self._reader.read(numbers)
         except UserError as error:

@@ -21,23 +21,31 @@ def find_bytes_and_number(example: memoryview, bytes_key: bytes, number_key: byt
     Raises:
       ValueError: The bytes are not an Example, or lack one of the two.
     """
-    span, number = None, None
+    *span, numbers = find_bytes_and_numbers(example, bytes_key, number_key)
+    if len(numbers) != 1:
+        raise ValueError(f"{len(numbers)} values of {number_key.decode()} where one is expected")
+    return *span, numbers[0]
+
+
+def find_bytes_and_numbers(example: memoryview, bytes_key: bytes, number_key: bytes) -> tuple[int, int, list[int]]:
+    """As `find_bytes_and_number`, of any number of numbers."""
+    span, numbers = None, None
     try:
         at, end = _enter(example, 0, _FIELD_1, len(example))
-        while at < end and (span is None or number is None):
+        while at < end and (span is None or numbers is None):
             entry, entry_end = _enter(example, at, _FIELD_1, end)
             key, key_end = _enter(example, entry, _FIELD_1, entry_end)
             name, at = example[key:key_end], entry_end
             if name == bytes_key:
                 span = _only_bytes(example, key_end, entry_end)
             elif name == number_key:
-                number = _only_number(example, key_end, entry_end)
+                numbers = _numbers(example, key_end, entry_end)
     except IndexError:
         raise ValueError("it ends within a value") from None
-    if span is None or number is None:
+    if span is None or numbers is None:
         missing = bytes_key if span is None else number_key
         raise ValueError(f"no feature {missing.decode()}")
-    return *span, number
+    return *span, numbers
 
 
 def _only_bytes(example: memoryview, at: int, end: int) -> tuple[int, int]:
@@ -48,19 +56,27 @@ def _only_bytes(example: memoryview, at: int, end: int) -> tuple[int, int]:
     return at, end
 
 
-def _only_number(example: memoryview, at: int, end: int) -> int:
+def _numbers(example: memoryview, at: int, end: int) -> list[int]:
     for tag in (_FIELD_2, _FIELD_3):  # value, int64_list
         at, inner = _enter(example, at, tag, end)
         if inner != end:
             raise ValueError("several values where one is expected")
-    if example[at] == _NUMBER_1:
+    numbers: list[int] = []
+    if at < end and example[at] != _NUMBER_1:  # packed, as they usually are
+        at, inner = _enter(example, at, _FIELD_1, end)
+        if inner != end:
+            raise ValueError("several values where one is expected")
+        while at < end:
+            number, at = _varint(example, at)
+            numbers.append(number)
+    while at < end:
+        if example[at] != _NUMBER_1:
+            raise ValueError(f"byte {example[at]} where {_NUMBER_1} is expected")
         number, at = _varint(example, at + 1)
-    else:
-        at, _ = _enter(example, at, _FIELD_1, end)
-        number, at = _varint(example, at)
+        numbers.append(number)
     if at != end:
-        raise ValueError("several values where one is expected")
-    return number
+        raise ValueError("a number that reaches beyond its field")
+    return numbers
 
 
 def _enter(example: memoryview, at: int, tag: int, end: int) -> tuple[int, int]:

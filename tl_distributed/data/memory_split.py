@@ -22,7 +22,7 @@ class MemorySplit:
 
         Args:
           images: `[versions * n, h, w, 3] uint8`, one version of all after the other.
-          labels: `[n] int32`.
+          labels: `[n] int32`, or `[n, most_labels]`.
           sizes: `[n, 2] int32` of canvases, of which there is one version.
         """
         self.num_examples = len(labels)

@@ -4,10 +4,11 @@ A data set is a folder of `{train,val,test}-00000-of-00016.tfrecord` shards, an 
 (`record_index`), and one `dataset.json`, which is written last: a folder without it is an unfinished build and is
 never read.
 
-A record is a `tf.train.Example` with these features, all single values; any TensorFlow program reads it:
+A record is a `tf.train.Example` with these features, single values but for labels; any TensorFlow program reads it:
   image: bytes. Of storage "pixels", raw uint8, row-major `[height, width, 3]` RGB; else the bytes of a JPEG, PNG,
     WebP, BMP or GIF file, upright, that `tf.io.decode_image` decodes.
-  label: int64, index into `class_names`.
+  label: int64, index into `class_names`; of a data set whose pictures have any number of labels, all of the picture's,
+    ascending, perhaps none.
   id: bytes, UTF-8, the picture's name in its source, e.g. `train/cat/0001.jpg`; unique in the data set.
   height, width: int64, in pixels, of the picture as it is stored.
 
@@ -18,7 +19,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tl_distributed.data.fit_rules import DEFAULT_FIT, FIT_OF_VERSION_1, FITS, IN_WORDS, Fit
@@ -77,6 +78,8 @@ class DatasetInfo:
       canvas_size: The longest side in pixels of any picture once its shorter side is at most `image_size`, capped at
         `MOST_CANVAS` times that; `image_size` for pixels.
       decoder: Versions of the libraries that decoded the source's pictures; empty where none did.
+      most_labels: 0 where each picture has exactly one label; else the most that any has, at least 1. A picture is then
+        counted in `counts_per_class` of each of its classes.
     """
 
     class_names: tuple[str, ...]
@@ -90,6 +93,7 @@ class DatasetInfo:
     storage: Storage = "pixels"
     canvas_size: int = 0
     decoder: dict[str, str] = dataclasses.field(default_factory=dict)
+    most_labels: int = 0
 
     def __post_init__(self) -> None:
         if not self.canvas_size:
@@ -103,6 +107,16 @@ class DatasetInfo:
     def image_size(self) -> int:
         """Height and width in pixels of a fitted picture."""
         return max(self.image_shape[:2])
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a picture has any number of labels."""
+        return self.most_labels > 0
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Of a picture's labels in a batch: one number, or as many as any picture has, -1 where it has fewer."""
+        return (self.most_labels,) if self.is_multi_label else ()
 
     @property
     def is_indexed(self) -> bool:
@@ -125,6 +139,8 @@ class DatasetInfo:
 
     def _told(self) -> dict[str, Any]:
         told = dataclasses.asdict(self)
+        if not self.is_multi_label:  # of before there were others: their digest stays
+            del told["most_labels"]
         return {name: value for name, value in told.items() if self.is_indexed or name not in _OF_VERSION_2}
 
 
@@ -185,6 +201,7 @@ def _of_version_2(raw: dict[str, Any]) -> dict[str, Any]:
         "storage": _one_of("storage", raw["storage"], STORAGES),
         "canvas_size": int(raw["canvas_size"]),
         "decoder": {str(name): str(version) for name, version in raw["decoder"].items()},
+        "most_labels": int(raw.get("most_labels", 0)),
     }
 
 
@@ -217,14 +234,18 @@ def read_manifest(data_dir: str) -> DatasetInfo:
         return parse_manifest(file.read(), path)
 
 
-def encode_example(image: bytes, label: int, *, id: bytes, height: int, width: int) -> bytes:
-    """Serialises one record, always to the same bytes; the arguments are the features of the schema."""
+def encode_example(image: bytes, label: int | Sequence[int], *, id: bytes, height: int, width: int) -> bytes:
+    """Serialises one record, always to the same bytes; the arguments are the features of the schema.
+
+    `label` is a number, or of a picture with any number of labels all of them.
+    """
     import tensorflow as tf
 
     example = tf.train.Example()
     features = example.features.feature
     features[IMAGE_FEATURE].bytes_list.value.append(image)
-    features[LABEL_FEATURE].int64_list.value.append(label)
+    features[LABEL_FEATURE].int64_list.SetInParent()  # also of a picture without labels
+    features[LABEL_FEATURE].int64_list.value.extend([label] if isinstance(label, int) else label)
     features[ID_FEATURE].bytes_list.value.append(id)
     features[HEIGHT_FEATURE].int64_list.value.append(height)
     features[WIDTH_FEATURE].int64_list.value.append(width)
@@ -241,34 +262,50 @@ def decode_id(encoded: bytes) -> str:
     return encoded.decode("utf-8", "surrogatepass")
 
 
-def parse_pixels(serialized: Any, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
+def parse_pixels(serialized: Any, image_shape: tuple[int, int, int], most_labels: int = 0) -> tuple[Any, Any]:
     """Parses records of raw pixels, of either version.
 
     Args:
       serialized: `[batch] string`.
       image_shape: Of every image.
+      most_labels: Of the data set.
 
     Returns:
-      `[batch, height, width, 3] uint8` and `[batch] int32` labels.
+      `[batch, height, width, 3] uint8`, and labels as `parse_files`.
 
     Raises:
       tf.errors.InvalidArgumentError: In the graph, for a record that is none or of another number of pixels.
     """
     import tensorflow as tf
 
-    contents, labels = parse_files(serialized)
+    contents, labels = parse_files(serialized, most_labels)
     pixels = tf.ensure_shape(tf.io.decode_raw(contents, tf.uint8), [None, math.prod(image_shape)])
     return tf.reshape(pixels, [-1, *image_shape]), labels
 
 
-def parse_files(serialized: Any) -> tuple[Any, Any]:
-    """Parses `[batch] string` records of encoded pictures: `[batch] string` files, and `[batch] int32` labels.
+def parse_files(serialized: Any, most_labels: int = 0) -> tuple[Any, Any]:
+    """Parses `[batch] string` records of encoded pictures.
+
+    Args:
+      serialized: `[batch] string`.
+      most_labels: Of the data set.
+
+    Returns:
+      `[batch] string` files, and `[batch] int32` labels, or `[batch, most_labels]` with -1 where there are fewer.
 
     Raises:
-      tf.errors.InvalidArgumentError: In the graph, for a record that is none.
+      tf.errors.InvalidArgumentError: In the graph, for a record that is none, or has more labels.
     """
     import tensorflow as tf
 
-    spec = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string), LABEL_FEATURE: tf.io.FixedLenFeature([], tf.int64)}
+    label = (
+        tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64) if most_labels else tf.io.FixedLenFeature([], tf.int64)
+    )
+    spec = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string), LABEL_FEATURE: label}
     parsed = tf.io.parse_example(serialized, spec)
-    return parsed[IMAGE_FEATURE], tf.cast(parsed[LABEL_FEATURE], tf.int32)
+    labels = parsed[LABEL_FEATURE]
+    if most_labels:
+        checks = [tf.debugging.assert_less_equal(labels.row_lengths(), tf.constant(most_labels, tf.int64))]
+        with tf.control_dependencies(checks):
+            labels = labels.to_tensor(-1, shape=[None, most_labels])
+    return parsed[IMAGE_FEATURE], tf.cast(labels, tf.int32)

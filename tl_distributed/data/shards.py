@@ -1,13 +1,14 @@
 """Shards: what their records hold, all of them from end to end, and what is said of bad ones."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tl_distributed.data.canvas import decode_to_canvas
-from tl_distributed.data.example_fields import find_bytes_and_number
+from tl_distributed.data.example_fields import find_bytes_and_number, find_bytes_and_numbers
 from tl_distributed.data.machine import usable_cores
 from tl_distributed.data.record_reader import RecordFile
 from tl_distributed.data.records import IMAGE_FEATURE, LABEL_FEATURE, DatasetInfo, Shard, parse_files, parse_pixels
@@ -28,19 +29,21 @@ class RecordFormat:
     Attributes:
       shape: Of one example; of encoded pictures, of a canvas.
       dtype: Of one example.
-      parse: Maps records `[batch] string` to (contents, `[batch] int32` labels). Contents are the examples,
-        `[batch, *shape] dtype`; or `[batch] string`, files to decode.
-      locate: Maps a record to where its content begins and ends in it, and its label.
+      parse: Maps records `[batch] string` to (contents, `[batch, *label_shape] int32` labels). Contents are the
+        examples, `[batch, *shape] dtype`; or `[batch] string`, files to decode.
+      locate: Maps a record to where its content begins and ends in it, and its label, or a list of them.
       remedy: What the user can do about a bad record.
       decode: Maps such a file to a canvas and `[2] int32`, the picture's height and width; `None` without.
+      label_shape: Of `DatasetInfo`.
     """
 
     shape: tuple[int, ...]
     dtype: tf.DType
     parse: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-    locate: Callable[[memoryview], tuple[int, int, int]]
+    locate: Callable[[memoryview], tuple[int, int, int | list[int]]]
     remedy: str
     decode: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None
+    label_shape: tuple[int, ...] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -50,18 +53,29 @@ class RecordFormat:
 
 def image_format(info: DatasetInfo) -> RecordFormat:
     """Returns the format of a data set's own records."""
+    most = info.most_labels
+    locate = functools.partial(_locate_labels, most_labels=most) if most else _locate
     if info.storage == "pixels":
         return RecordFormat(
-            info.image_shape, tf.uint8, lambda records: parse_pixels(records, info.image_shape), _locate, VERIFY
-        )
+            info.image_shape, tf.uint8, lambda records: parse_pixels(records, info.image_shape, most), locate, VERIFY,
+            label_shape=info.label_shape,
+        )  # fmt: skip
     return RecordFormat(
-        (info.canvas_size, info.canvas_size, 3), tf.uint8, parse_files, _locate, VERIFY,
+        (info.canvas_size, info.canvas_size, 3), tf.uint8, lambda records: parse_files(records, most), locate, VERIFY,
         lambda file: decode_to_canvas(file, image_size=info.image_size, canvas_size=info.canvas_size),
+        info.label_shape,
     )  # fmt: skip
 
 
 def _locate(record: memoryview) -> tuple[int, int, int]:
     return find_bytes_and_number(record, IMAGE_FEATURE.encode(), LABEL_FEATURE.encode())
+
+
+def _locate_labels(record: memoryview, *, most_labels: int) -> tuple[int, int, list[int]]:
+    start, end, labels = find_bytes_and_numbers(record, IMAGE_FEATURE.encode(), LABEL_FEATURE.encode())
+    if len(labels) > most_labels:
+        raise ValueError(f"{len(labels)} labels, dataset.json says {most_labels} at most")
+    return start, end, labels + [-1] * (most_labels - len(labels))
 
 
 def split_files(data_dir: str, info: DatasetInfo, split: str) -> list[RecordFile]:

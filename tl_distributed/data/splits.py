@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
     Attributes:
       images: `[batch, height, width, 3] uint8`: pictures of one size, or canvases; or rows of features.
-      labels: `[batch] int32`.
+      labels: `[batch] int32`; of pictures with any number of labels `[batch, most_labels]`, -1 where one has fewer.
       sizes: `[batch, 2] int32`, height and width of the picture at the top left of each canvas; `None` where an image
         is the picture.
     """

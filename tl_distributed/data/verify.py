@@ -88,7 +88,7 @@ def _check_shard(
     while batch := list(itertools.islice(records, _BATCH_RECORDS)):
         numbers = range(len(lengths), len(lengths) + len(batch))
         for checked in pool.map(lambda number, record: check_record(path, number, record, info), numbers, batch):
-            counts[checked.label] += 1
+            counts.update(checked.labels)
             _note(checked, path, len(lengths), found)
             lengths.append(checked.num_bytes)
     if len(lengths) != shard.num_records:
@@ -171,9 +171,10 @@ def _check_ids(data_dir: str, info: DatasetInfo, records: IdDigests) -> None:
 
 def _check_counts(split_name: str, counts: Counter[int], info: DatasetInfo, data_dir: str) -> None:
     split = info.splits[split_name]
-    if sum(counts.values()) != split.num_examples:
+    num_records = sum(shard.num_records for shard in split.shards)  # which is what the shards hold
+    if num_records != split.num_examples:
         raise UserError(
-            f"{os.path.join(data_dir, 'dataset.json')}: split {split_name} holds {sum(counts.values()):,} records, "
+            f"{os.path.join(data_dir, 'dataset.json')}: split {split_name} holds {num_records:,} records, "
             f"num_examples says {split.num_examples:,}"
         )
     for index, class_name in enumerate(info.class_names):

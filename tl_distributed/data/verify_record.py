@@ -15,10 +15,10 @@ from tl_distributed.errors import UserError, tensorflow_cause
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """A sound record: its length in bytes, label, and of version 2 id and (height, width)."""
+    """A sound record: its length in bytes, labels, and of version 2 id and (height, width)."""
 
     num_bytes: int
-    label: int
+    labels: tuple[int, ...]
     id: bytes | None = None
     shape: tuple[int, int] = (0, 0)
 
@@ -42,7 +42,9 @@ def check_record(path: str, number: int, record: bytes, info: DatasetInfo) -> Ch
     try:
         features = tf.train.Example.FromString(record).features.feature
         (image,) = features[IMAGE_FEATURE].bytes_list.value
-        (label,) = features[LABEL_FEATURE].int64_list.value
+        labels = tuple(features[LABEL_FEATURE].int64_list.value)
+        if not info.is_multi_label:
+            (_,) = labels
         if info.is_indexed:
             (id,) = features[ID_FEATURE].bytes_list.value
             (height,) = features[HEIGHT_FEATURE].int64_list.value
@@ -52,11 +54,17 @@ def check_record(path: str, number: int, record: bytes, info: DatasetInfo) -> Ch
         raise UserError(f"{path}: record {number} is not {what} ({type(error).__name__})") from None
     if wrong := _wrong_picture(image, height, width, info):
         raise UserError(f"{path}: record {number} {wrong}")
-    if not 0 <= label < info.num_classes:
+    for label in labels:
+        if not 0 <= label < info.num_classes:
+            raise UserError(
+                f"{path}: record {number} has label {label}, the {info.num_classes} classes are 0 to "
+                f"{info.num_classes - 1}"
+            )
+    if info.is_multi_label and (len(labels) > info.most_labels or list(labels) != sorted(set(labels))):
         raise UserError(
-            f"{path}: record {number} has label {label}, the {info.num_classes} classes are 0 to {info.num_classes - 1}"
+            f"{path}: record {number} has the labels {list(labels)}; takes at most {info.most_labels}, ascending"
         )
-    return Checked(len(record), label, id, (height, width))
+    return Checked(len(record), labels, id, (height, width))
 
 
 def _wrong_picture(image: bytes, height: int, width: int, info: DatasetInfo) -> str:

@@ -22,6 +22,7 @@ from tl_distributed.errors import UserError
 from tl_distributed.files import hash_file, to_json_values
 
 LABELS_FILE = "labels.txt"  # of older versions
+ACTIVATIONS = ("softmax", "sigmoid", "linear")
 _KEY = "tl_distributed"  # in metadata.json
 _METADATA_FILE = "metadata.json"  # inside a .keras file; Keras writes its version and a date there, and reads nothing
 _SAVED_MODEL_FILE = "assets.extra/tl_distributed.json"
@@ -42,6 +43,8 @@ class ModelInfo:
       model_sha256: Of the file that it lies beside, in hex; empty where it lies inside.
       temperature: That fits the validation images of its run: softmax(logits / temperature); `None` where unknown.
       calibrated: Whether the model's probabilities are those at the temperature.
+      task: What was learnt, as `--task` names it.
+      activation: What the network's outputs went through: softmax, sigmoid or linear.
     """
 
     class_names: tuple[str, ...]
@@ -53,6 +56,8 @@ class ModelInfo:
     model_sha256: str = ""
     temperature: float | None = None
     calibrated: bool = False
+    task: str = "classification"
+    activation: str = "softmax"
 
 
 def info_path(path: str) -> str:
@@ -211,9 +216,13 @@ def _parse(text: str, where: str) -> ModelInfo:
         temperature = raw.get("temperature")
         if temperature is not None and not 0 < float(temperature) < math.inf:
             raise ValueError(f"temperature {temperature!r} is no number above 0")
+        activation = raw.get("activation", "softmax")  # of before there were other tasks than classification
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
         return ModelInfo(
             tuple(names), fit, shape, storage, stored_size, str(raw["version"]), str(raw.get("model_sha256", "")),
             None if temperature is None else float(temperature), bool(raw.get("calibrated", False)),
+            str(raw.get("task", "classification")), activation,
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where}: not what is stored with a model ({type(error).__name__}: {error})") from None

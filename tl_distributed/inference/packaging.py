@@ -8,7 +8,10 @@ _TORCH_VARIANCE_RGB = ((0.229 * 255) ** 2, (0.224 * 255) ** 2, (0.225 * 255) ** 
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 
-def package_model(classifier: Any, *, normalization: str, native_shape: tuple[int, int, int], image_size: int) -> Any:
+def package_model(
+    classifier: Any, *, normalization: str, native_shape: tuple[int, int, int], image_size: int,
+    activation: str = "softmax",
+) -> Any:  # fmt: skip
     """Wraps `classifier` with its resizing, normalisation and softmax, in float32.
 
     `keras.models.load_model` opens the saved model without this package and without custom objects;
@@ -20,6 +23,7 @@ def package_model(classifier: Any, *, normalization: str, native_shape: tuple[in
       normalization: "tf", "torch", "caffe" or "internal", as in the backbone table.
       native_shape: (height, width, 3) of the pixels that come in.
       image_size: Image side in pixels that `classifier` takes.
+      activation: What its outputs go through: softmax, sigmoid (any number of labels), or linear.
 
     Returns:
       `keras.Model` from `[batch, height, width, 3] uint8` to `[batch, num_classes] float32` probabilities.
@@ -33,8 +37,12 @@ def package_model(classifier: Any, *, normalization: str, native_shape: tuple[in
     x = _resized(x, native_shape, image_size)
     x = _normalized(x, normalization)
     logits = _float32_copy(classifier)(x)
-    probabilities = layers.Softmax(dtype="float32", name="probabilities")(logits)
-    return keras.Model(pixels, probabilities, name=f"{classifier.name}_packaged")
+    if activation == "softmax":
+        last = layers.Softmax(dtype="float32", name="probabilities")
+    else:
+        name = "outputs" if activation == "linear" else "probabilities"
+        last = layers.Activation(activation, dtype="float32", name=name)
+    return keras.Model(pixels, last(logits), name=f"{classifier.name}_packaged")
 
 
 def calibrate_model(packaged: Any, temperature: float) -> Any:

@@ -18,6 +18,7 @@ from tl_distributed.errors import UserError, printable
 from tl_distributed.files import path_exists
 from tl_distributed.inference.pictures import PictureRule, prepare_picture
 from tl_distributed.inference.saved import SavedModel
+from tl_distributed.reporting.label_scores import THRESHOLD
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
@@ -65,6 +66,9 @@ def predict_files(
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Yields for each file, in order, `file` and either `class`, `probability`, `top`, or `error`.
 
+    Of a model of pictures with any number of labels, `labels` (those with a probability above a half, the highest
+    first) is in place of `class` and `probability`; of one that returns no probabilities, `top` holds `output`s.
+
     Args:
       model: Opened.
       files: Image files.
@@ -78,7 +82,7 @@ def predict_files(
     """
     rows = file_probabilities(model, files, batch_size=batch_size, fit=fit, max_megapixels=max_megapixels)
     for path, row in rows:
-        yield {"file": path, **({"error": row} if isinstance(row, str) else _best(row, model.class_names, top))}
+        yield {"file": path, **({"error": row} if isinstance(row, str) else _best(row, model, top))}
 
 
 def file_probabilities(
@@ -110,8 +114,7 @@ def print_predictions(results: Iterable[dict[str, Any]], *, as_table: bool) -> i
             errors += 1
             print(f"{printable(result['file'])}: {printable(result['error'])}; left out", file=sys.stderr)
         elif as_table:
-            best = "  ".join(f"{printable(row['class'])} {row['probability']:.1%}" for row in result["top"])
-            print(f"{printable(result['file'])}  {best}", flush=True)
+            print(f"{printable(result['file'])}  {_in_words(result)}", flush=True)
         else:
             print(json.dumps(result), flush=True)
     return errors
@@ -125,8 +128,22 @@ def _decode(path: str, rule: PictureRule, max_megapixels: float) -> np.ndarray |
         return str(error)
 
 
-def _best(probabilities: np.ndarray, class_names: Sequence[str], top: int) -> dict[str, Any]:
-    order = np.argsort(-probabilities, kind="stable")[:top]
-    names = class_names or [str(index) for index in range(len(probabilities))]
-    rows = [{"class": names[index], "probability": round(float(probabilities[index]), 6)} for index in order]
+def _in_words(result: dict[str, Any]) -> str:
+    best = "  ".join(
+        f"{printable(row['class'])} "
+        + (f"{row['probability']:.1%}" if "probability" in row else f"{row['output']:.4g}")
+        for row in result["top"]
+    )
+    if "labels" not in result:
+        return best
+    return f"{', '.join(map(printable, result['labels'])) or '(none)'}  [{best}]"
+
+
+def _best(outputs: np.ndarray, model: SavedModel, top: int) -> dict[str, Any]:
+    order = np.argsort(-outputs, kind="stable")
+    names = model.class_names or [str(index) for index in range(len(outputs))]
+    what = "output" if model.activation == "linear" else "probability"
+    rows = [{"class": names[index], what: round(float(outputs[index]), 6)} for index in order[:top]]
+    if model.activation == "sigmoid":
+        return {"labels": [names[index] for index in order if outputs[index] > THRESHOLD], "top": rows}
     return {**rows[0], "top": rows}

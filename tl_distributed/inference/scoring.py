@@ -1,19 +1,29 @@
 """Scores a saved model on a split of a data set."""
 
+import logging
 from typing import Any
 
+import numpy as np
+
 from tl_distributed.data.dataset import load_splits
-from tl_distributed.data.records import read_manifest
+from tl_distributed.data.records import DatasetInfo, read_manifest
 from tl_distributed.errors import UserError, printable
 from tl_distributed.inference.pictures import fitted_squares
-from tl_distributed.inference.saved import open_model
+from tl_distributed.inference.saved import SavedModel, open_model
+from tl_distributed.models.plugins import is_own
 from tl_distributed.progress import Progress
+from tl_distributed.reporting import label_scores
 from tl_distributed.reporting.calibration import tempered
+from tl_distributed.reporting.label_scores import multi_hot
 from tl_distributed.reporting.scores import ExampleScores, calibrated_figures, score_examples, summarise
+
+_LOG = logging.getLogger(__name__)
 
 
 def score_model(model_path: str, data_dir: str, *, split: str, batch_size: int) -> dict[str, Any]:
     """Returns `scores.summarise` of a model on every example of a split; no array grows with examples times classes.
+
+    On a data set whose pictures have any number of labels, it is `label_scores.summarise`, and one array does.
 
     Where the model stores a temperature that is not applied, `temperature`, `loss_calibrated`,
     `expected_calibration_error_calibrated` and `reliability_calibrated` say what it would make of the split.
@@ -36,18 +46,25 @@ def score_model(model_path: str, data_dir: str, *, split: str, batch_size: int) 
         raise UserError(f"{model.path} was trained on other classes than those of {data_dir}")
     if model.num_classes != info.num_classes:
         raise UserError(f"{model.path} tells {model.num_classes} classes apart, {data_dir} has {info.num_classes}")
+    _check_task(model, info, data_dir)
     examples = load_splits(data_dir, info, (split,), input_mode="auto")[split]
     temperature = None if model.calibrated else model.temperature
-    plain, calibrated = [], []
+    plain, calibrated, rows = [], [], []
     with Progress(total=examples.num_examples, unit="images", label=f"Scoring {split}") as progress:
         for batch in examples.eval_batches(batch_size):
             labels = batch.labels[: batch.num_valid]
             images = fitted_squares(batch.images, batch.sizes, size=model.image_shape[0], fit=model.fit or info.fit)
             probabilities = model.predict(images)[: batch.num_valid]
-            plain.append(score_examples(labels, probabilities))
+            if info.is_multi_label:
+                rows.append((multi_hot(labels, info.num_classes), probabilities))
+            else:
+                plain.append(score_examples(labels, probabilities))
             if temperature is not None:
                 calibrated.append(score_examples(labels, tempered(probabilities, temperature)))
             progress.update(batch.num_valid)
+    if info.is_multi_label:
+        truth, probabilities = (np.concatenate(part) for part in zip(*rows, strict=True))
+        return label_scores.summarise(truth, probabilities, info.class_names)
     summary = summarise(ExampleScores.concatenate(plain), info.class_names)
     if temperature is not None:
         scores = ExampleScores.concatenate(calibrated)
@@ -55,8 +72,28 @@ def score_model(model_path: str, data_dir: str, *, split: str, batch_size: int) 
     return summary
 
 
+def _check_task(model: SavedModel, info: DatasetInfo, data_dir: str) -> None:
+    """Raises `UserError` where the model's outputs are not scored by the labels of the data set; says what is taken."""
+    expected = "sigmoid" if info.is_multi_label else "softmax"
+    if model.activation != expected:
+        labels = "any number of labels" if info.is_multi_label else "one label each"
+        raise UserError(
+            f"{model.path}: was trained with --task={model.task} and returns what {model.activation} makes, and the "
+            f"pictures of {data_dir} have {labels}; a run's results.json has the scores of its own task"
+        )
+    if is_own(model.task):
+        _LOG.warning(
+            "%s was trained with --task=%s, whose scores are in its run's results.json; these are of a %s.",
+            model.path, model.task, "set of labels" if info.is_multi_label else "classification",
+        )  # fmt: skip
+
+
 def figures_line(summary: dict[str, Any]) -> str:
     """Returns the figures of `score_model` in one line, and a second one of the temperature where there is one."""
+    if "accuracy" not in summary:
+        return f"of {summary['num_examples']} images: " + ", ".join(
+            f"{name.replace('_', ' ')} {summary[name]:.4f}" for name in label_scores.FIGURES
+        )
     top = f"top-5 {summary['top5_accuracy']:.2%}, " if "top5_accuracy" in summary else ""
     line = (
         f"accuracy {summary['accuracy']:.2%} of {summary['num_examples']} images, {top}"
@@ -73,7 +110,9 @@ def figures_line(summary: dict[str, Any]) -> str:
 
 
 def class_table(summary: dict[str, Any]) -> str:
-    """Returns a line a class: precision, recall, F1 and number of images."""
+    """Returns a line a class: precision, recall, F1 (of any number of labels average precision too), and images."""
+    if "accuracy" not in summary:
+        return _label_table(summary)
     rows = {printable(name): scores for name, scores in summary["per_class"].items()}
     width = max(len("class"), *map(len, rows))
     lines = [f"{'class':{width}}  precision  recall      F1  images"]
@@ -81,5 +120,17 @@ def class_table(summary: dict[str, Any]) -> str:
         lines.append(
             f"{name:{width}}  {scores['precision']:9.4f}  {scores['recall']:6.4f}  {scores['f1']:6.4f}  "
             f"{scores['support']:6}"
+        )
+    return "\n".join(lines)
+
+
+def _label_table(summary: dict[str, Any]) -> str:
+    rows = {printable(name): scores for name, scores in summary["per_class"].items()}
+    width = max(len("class"), *map(len, rows))
+    lines = [f"{'class':{width}}  av. precision  precision  recall      F1  images"]
+    for name, scores in rows.items():
+        lines.append(
+            f"{name:{width}}  {scores['average_precision']:13.4f}  {scores['precision']:9.4f}  "
+            f"{scores['recall']:6.4f}  {scores['f1']:6.4f}  {scores['support']:6}"
         )
     return "\n".join(lines)

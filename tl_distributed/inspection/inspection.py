@@ -47,6 +47,8 @@ def inspect_run(config: InspectConfig) -> list[str]:
     run = read_run_config(workdir, config.plugin)
     data_dir = config.data_dir or find_data_dir(workdir)
     info = read_manifest(data_dir)
+    if info.is_multi_label:
+        raise UserError(f"{data_dir}: its pictures have any number of labels; this command is for one label a picture")
     if config.split not in info.splits:
         raise UserError(f"--split={config.split}: {data_dir} has {', '.join(info.splits)}")
     check_images(config.images, info, config.split)

@@ -179,7 +179,7 @@ def assign_weights(target: Any, source: Any) -> None:
 def ends_in_logits(model: Any, num_classes: int, *, flag: str) -> Any:
     """Returns a whole classifier with its last layer named as the head's, and float32 logits.
 
-    A softmax that is the last layer, or its activation, is taken off: the loss takes logits.
+    A softmax that is the last layer, or its activation, is taken off, and so is a sigmoid: the loss takes logits.
 
     Args:
       model: Of `as_functional`.
@@ -195,11 +195,12 @@ def ends_in_logits(model: Any, num_classes: int, *, flag: str) -> Any:
 
     outputs = model.output
     last = outputs._keras_history.operation
-    is_softmax = _activation(last) is keras.activations.softmax
+    taken_off = (keras.activations.softmax, keras.activations.sigmoid)
+    is_softmax = _activation(last) in taken_off
     if isinstance(last, keras.layers.Softmax) or (is_softmax and not last.weights):
         outputs = last.input
         last = outputs._keras_history.operation
-    if _activation(last) is keras.activations.softmax:
+    if _activation(last) in taken_off:
         last.activation = keras.activations.linear
     if tuple(outputs.shape[1:]) != (num_classes,):
         raise UserError(

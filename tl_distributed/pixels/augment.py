@@ -15,6 +15,7 @@ from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS, AugmentS
 from tl_distributed.pixels.augmentation import SourceSize, View
 from tl_distributed.pixels.augmentations import STAGES
 from tl_distributed.pixels.fit import evaluation_view, fitted_view, picture_area
+from tl_distributed.pixels.own_augmentation import OwnAugmentation
 from tl_distributed.pixels.resample import resample
 from tl_distributed.pixels.seeds import uniforms
 from tl_distributed.pixels.turn import turn
@@ -32,12 +33,14 @@ def augment_batch(
     num_classes: int,
     sizes: tf.Tensor | None = None,
     fit: Fit | None = None,
+    targets: tf.Tensor | None = None,
+    own: OwnAugmentation | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Augments a batch and brings it to the model's size.
 
     With everything off it is `fit.evaluation_view`. The order is rotation, what changes the source (colour), the rest
-    of the geometry, what changes the output (erasing), mixing; see `augmentations`. MixUp and CutMix take the next
-    image of the batch; without them each image depends on its own pixels and seed alone.
+    of the geometry, what changes the output (erasing), one of one's own, mixing; see `augmentations`. MixUp and CutMix
+    take the next image of the batch; without them each image depends on its own pixels and seed alone.
 
     Args:
       images: `[batch, height, width, 3] uint8` RGB; height and width are static.
@@ -50,10 +53,12 @@ def augment_batch(
         image is the picture, which costs nothing.
       fit: Of pictures with `sizes`: what of those that are not square is shown before it is changed, as in
         `fit.fitted_view`. A random resized crop is one of the whole picture, whatever the rule.
+      targets: `[batch, num_classes] float32`, what the network is to answer, in place of one-hot `labels`.
+      own: An augmentation of one's own.
 
     Returns:
-      Images, `[batch, image_size, image_size, 3] float32` in [0, 255], and labels,
-      `[batch, num_classes] float32`, rows that sum to 1 (one-hot unless images are mixed).
+      Images, `[batch, image_size, image_size, 3] float32` in [0, 255], and targets,
+      `[batch, num_classes] float32`: of labels, rows that sum to 1 (one-hot unless images are mixed).
     """
     stages = stages_of(settings, seeds)
     view = None
@@ -70,10 +75,13 @@ def augment_batch(
         images = resample(images, view, image_size=image_size, area=area)
     for change in stages["change_output"]:
         images = change(images)
-    labels = tf.one_hot(labels, num_classes, dtype=tf.float32)
+    if targets is None:
+        targets = tf.one_hot(labels, num_classes, dtype=tf.float32)
+    if own is not None:
+        images, targets = own.apply(images, targets, seeds)
     for mix in stages["mix"]:
-        images, labels = mix(images, labels)
-    return images, labels
+        images, targets = mix(images, targets)
+    return images, targets
 
 
 def stages_of(settings: AugmentSettings, seeds: tf.Tensor) -> Mapping[str, Sequence[Callable]]:

@@ -55,19 +55,20 @@ def per_image_seeds(run_seed: tf.Tensor, step: tf.Tensor, positions: tf.Tensor) 
     return tf.stack(threefry_2x32((run_seed, step_high), (step_low, positions)), axis=-1)
 
 
-def uniforms(seeds: tf.Tensor, count: int) -> tf.Tensor:
-    """Returns uniform numbers of each image; column `draw` is for the draw of that number, and independent of others.
+def uniforms(seeds: tf.Tensor, count: int, *, first: int = 0) -> tf.Tensor:
+    """Returns uniform numbers of each image; a column is for the draw of its number, and independent of others.
 
     One evaluation for all draws, because without XLA the cost is in the number of operations.
 
     Args:
       seeds: `[batch, 2] uint32`, see `per_image_seeds`.
       count: Of draws.
+      first: Number of the draw that the first column is for.
 
     Returns:
       `[batch, count] float32` in [0, 1), multiples of 2**-24, the same whatever the count.
     """
-    counters = tf.bitcast(tf.range(count, dtype=tf.int32)[tf.newaxis], tf.uint32)
+    counters = tf.bitcast(tf.range(first, first + count, dtype=tf.int32)[tf.newaxis], tf.uint32)
     words, _ = threefry_2x32((seeds[:, :1], seeds[:, 1:]), (counters, _word(0)))
     return _to_unit_interval(words)
 

@@ -21,3 +21,10 @@ class PixelSettings:
         topic=PIXELS,
         choices=("auto", *FITS),
     )
+    augmentation: str = setting(
+        "",
+        "MODULE:FUNCTION of your own, after the built-in augmentations: a pure function of images "
+        "[batch, side, side, 3] float32 in [0, 255], targets [batch, classes] float32 and uniforms [batch, 16] float32 "
+        "in [0, 1) that returns images and targets; it is compiled with the rest.",
+        topic=PIXELS,
+    )

@@ -30,21 +30,25 @@ _TILE_INCHES, _CAPTION_POINTS = 1.9, 6.5
 _CAPTION_CHARACTERS = 34  # a line this long is nearly as wide as a tile
 
 
-def learning_curves(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Draws accuracy and loss of training and validation over epochs.
+def learning_curves(rows: Sequence[dict[str, Any]], metric: str = "accuracy") -> Figure:
+    """Draws accuracy, or another metric, and loss of training and validation over epochs.
 
     Args:
       rows: As in `metrics.jsonl`: `epoch` (a fraction within an epoch), and any of `loss`, `accuracy`, `val_loss`,
         `val_accuracy`, `phase`. Rows without `epoch` and null values are left out. Where `phase` changes, a line
         marks the new phase by its name.
+      metric: Beside the loss; of other tasks than classification.
     """
     figure = new_figure(11, 4.2)
-    accuracy_axes, loss_axes = figure.subplots(1, 2)
-    _curves(accuracy_axes, rows, "accuracy")
+    metric_axes, loss_axes = figure.subplots(1, 2)
+    _curves(metric_axes, rows, metric)
     _curves(loss_axes, rows, "loss")
-    accuracy_axes.set_ylabel("accuracy (%)")
-    accuracy_axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-    accuracy_axes.set_ylim(0, 1.02)
+    if metric == "accuracy":
+        metric_axes.set_ylabel("accuracy (%)")
+        metric_axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        metric_axes.set_ylim(0, 1.02)
+    else:
+        metric_axes.set_ylabel(metric.replace("_", " "))
     loss_axes.set_ylabel("loss (nats)")
     return figure
 

@@ -11,16 +11,19 @@ Spec = dict[str, Any]
 SPLITS = ("training", "validation")
 
 
-def curves(rows: Sequence[Mapping[str, Any]], styles: Mapping[str, Style]) -> tuple[tuple[Spec, ...], dict[str, Spec]]:
-    """Accuracy and loss of training and validation, and what their horizontal axis may be.
+def curves(
+    rows: Sequence[Mapping[str, Any]], styles: Mapping[str, Style], metric: str = "accuracy"
+) -> tuple[tuple[Spec, ...], dict[str, Spec]]:
+    """Accuracy, or another metric, and loss of training and validation, and what their horizontal axis may be.
 
     Args:
       rows: Of `metrics.jsonl`.
       styles: Of `SPLITS`.
+      metric: Beside the loss.
     """
     choices = {"by epoch": quantity("epoch", "epoch"), "by seconds": quantity("seconds", "training seconds")}
-    panels = tuple(_curve(rows, styles, metric, title) for metric, title in
-                   (("accuracy", "accuracy"), ("loss", "loss (nats)")))  # fmt: skip
+    panels = tuple(_curve(rows, styles, name, title) for name, title in
+                   ((metric, metric.replace("_", " ")), ("loss", "loss (nats)")))  # fmt: skip
     return panels, choices
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tl_distributed.reporting import board_tags, plots, tensorboard
 from tl_distributed.reporting.drawing import MOST_CLASSES_DRAWN
 from tl_distributed.reporting.metrics_log import MetricsLog, read_metrics
+from tl_distributed.reporting.shown_scores import is_classification, main_metric, metrics_of
 from tl_distributed.reporting.tensorboard import TensorBoardLog
 
 _FINAL_SCORES = (
@@ -22,9 +23,14 @@ _FINAL_SCORES = (
 class RunLog:
     """Context manager around a run's reports."""
 
-    def __init__(self, workdir: str, *, last_step: int):
-        """Opens the reports; rows of `metrics.jsonl` after `last_step`, left by a killed run, are dropped."""
-        self._workdir = workdir
+    def __init__(
+        self, workdir: str, *, last_step: int, measures: Sequence[str] = ("accuracy",), chosen_by: str = "accuracy"
+    ):
+        """Opens the reports; rows of `metrics.jsonl` after `last_step`, left by a killed run, are dropped.
+
+        `measures` are what a row of training has beside the loss, `chosen_by` is the metric that chooses the epoch.
+        """
+        self._workdir, self._measures, self._chosen_by = workdir, measures, chosen_by
         self._metrics = MetricsLog(f"{workdir}/metrics.jsonl", resume_step=last_step)
         self._board = TensorBoardLog(workdir, enabled=True, resume_step=last_step)
         self._replicas, self._precision = 1, "float32"
@@ -39,13 +45,15 @@ class RunLog:
     def start(self, config: Mapping[str, Any]) -> None:
         """Shows the content of `config.json` as text, and sets what the board opens on."""
         self._replicas, self._precision = config["replicas"], config["precision"]
-        self._board.layout(board_tags.chart_layout(), 0)
+        self._board.layout(board_tags.chart_layout(self._chosen_by), 0)
         self._board.text(tensorboard.CONFIG, f"```json\n{json.dumps(config, indent=2)}\n```", 0)
 
     def row(self, values: Mapping[str, Any]) -> None:
         """Adds one row, of training or of validation (`val_*`); `values` holds `step`."""
         self._metrics.append(dict(values))
-        scalars = board_tags.scalars_of(values, replicas=self._replicas, precision=self._precision)
+        scalars = board_tags.scalars_of(
+            values, replicas=self._replicas, precision=self._precision, measures=self._measures
+        )
         self._board.scalars(int(values["step"]), scalars)
 
     def preview(self, images: np.ndarray, captions: Sequence[str], step: int) -> None:
@@ -65,18 +73,18 @@ class RunLog:
           hparams: Settings by which runs are compared.
           misclassified: Images `[h, w, 3] uint8` that the model got wrong, and a caption each.
         """
-        names, step = results["class_names"], int(results["steps"])
-        figures = {
-            "learning_curves": plots.learning_curves(read_metrics(f"{self._workdir}/metrics.jsonl")),
-            "per_class_accuracy": plots.per_class_accuracy(results["per_class"]),
-        }
+        names, step, metric = results["class_names"], int(results["steps"]), main_metric(results)
+        rows = read_metrics(f"{self._workdir}/metrics.jsonl")
+        figures = {"learning_curves": plots.learning_curves(rows, metric)}
+        if is_classification(results):
+            figures["per_class_accuracy"] = plots.per_class_accuracy(results["per_class"])
         if results["reliability"]:
             figures[tensorboard.RELIABILITY] = plots.reliability_diagram(
                 results["reliability"], results["reliability_calibrated"] or (), results["temperature"]
             )
         if results["confusion_matrix"] and len(names) <= MOST_CLASSES_DRAWN:
             figures[tensorboard.CONFUSION_MATRIX] = plots.confusion_matrix(results["confusion_matrix"], names)
-        elif results["per_class"]:
+        elif results["per_class"] and is_classification(results):
             supports = {name: scores["support"] for name, scores in results["per_class"].items()}
             figures[tensorboard.MOST_CONFUSED] = plots.most_confused(results["most_confused"], supports)
         images, captions = misclassified
@@ -85,7 +93,10 @@ class RunLog:
         tf.io.gfile.makedirs(f"{self._workdir}/plots")
         for name, figure in figures.items():
             self._board.png(name, plots.save_figure(figure, f"{self._workdir}/plots/{name}.png"), step)
-        metrics = {board_tags.best_tag(name): results[name] for name in _FINAL_SCORES if results.get(name) is not None}
+        finals = _FINAL_SCORES
+        if not is_classification(results):
+            finals = [f"{split}_{name}" for name in metrics_of(results, "test") for split in ("val", "test")]
+        metrics = {board_tags.best_tag(name): results[name] for name in finals if results.get(name) is not None}
         self._board.hparams(hparams, metrics, step)
 
 

@@ -22,10 +22,19 @@ from tl_distributed.reporting.page.render import Cell, Plot, Table, render, word
 from tl_distributed.reporting.page.section import About, Section
 from tl_distributed.reporting.page.series import swatch
 from tl_distributed.reporting.run_facts import about_run, speed_table, usage
-from tl_distributed.reporting.shown_scores import SHOWN_SCORES, scores_of, written
+from tl_distributed.reporting.shown_scores import (
+    SHOWN_SCORES,
+    is_classification,
+    main_metric,
+    metrics_of,
+    scores_of,
+    shown_metric,
+    written,
+)
 
 PAGE_FILE = "report.html"
 _MOST_PAIRS = 30  # of classes that are confused
+_MOST_TILES, _MOST_CLASSES = 4, 100
 
 
 def write_run_page(workdir: str, results: Mapping[str, Any], read: ReadPictures) -> None:
@@ -39,10 +48,11 @@ def write_run_page(workdir: str, results: Mapping[str, Any], read: ReadPictures)
     config = read_json(f"{workdir}/config.json")
     styles = series_styles(run_charts.SPLITS)
     rows = read_metrics(f"{workdir}/metrics.jsonl")
-    specs, choices = run_charts.curves(rows, styles)
+    metric = main_metric(results)
+    specs, choices = run_charts.curves(rows, styles, metric)
     curves = Plot(
         "curves", "Training figures are means over the steps since the last one, with augmentation and dropout on.",
-        specs, figure_svg(plots.learning_curves(rows), "curves"), choices, _legend(styles),
+        specs, figure_svg(plots.learning_curves(rows, metric), "curves"), choices, _legend(styles),
     )  # fmt: skip
     sections = (
         _scores(results), _calibration(results), _by_class(results), _errors(workdir, results, read),
@@ -64,7 +74,7 @@ def _legend(styles: Mapping[str, Style]) -> dict[str, Markup]:
 
 def _shown(results: Mapping[str, Any]) -> str:
     """Returns the split that is spoken of: test where there is one."""
-    return "test" if results.get("test_accuracy") is not None else "val"
+    return "test" if results.get(f"test_{main_metric(results)}") is not None else "val"
 
 
 def _title(config: Mapping[str, Any], workdir: str) -> str:
@@ -74,13 +84,19 @@ def _title(config: Mapping[str, Any], workdir: str) -> str:
 
 def _finding(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     settings, split = config.get("config", {}), _shown(results)
-    accuracy, name = results.get(f"{split}_accuracy"), {"test": "test", "val": "validation"}[split]
+    name, metric = {"test": "test", "val": "validation"}[split], main_metric(results)
+    accuracy = results.get(f"{split}_{metric}")
     model = settings.get("backbone", "The model")
     if accuracy is None:
         return f"{model} was trained for {results['epochs']:.3g} epochs; there was no split to score it on."
     count = results["num_examples"][split]
-    low, high = wilson_interval(accuracy, count)
     num_classes, duration = len(results["class_names"]), _duration(results["seconds"])
+    if not is_classification(results):
+        return (
+            f"{model} reaches a {shown_metric(results, split)} on {count:,} {name} images, {num_classes:,} classes, "
+            f"after {duration} of training."
+        )
+    low, high = wilson_interval(accuracy, count)
     return (
         f"{model} gets {100 * accuracy:.1f} % of {count:,} {name} images right (95 % interval {100 * low:.1f} to "
         f"{100 * high:.1f}), {num_classes:,} classes, after {duration} of training."
@@ -102,9 +118,16 @@ def _tiles(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     split = _shown(results)
     name = {"test": "test", "val": "validation"}[split]
     tiles = []
-    if results.get(f"{split}_accuracy") is not None:
+    metric = main_metric(results)
+    if not is_classification(results):
+        shown = {metric: None, **metrics_of(results, split)}
+        tiles += [
+            (f"{results[f'{split}_{key}']:.4f}", f"{name} {key.replace('_', ' ')}") for key in list(shown)[:_MOST_TILES]
+            if results.get(f"{split}_{key}") is not None
+        ]  # fmt: skip
+    elif results.get(f"{split}_accuracy") is not None:
         tiles.append((f"{100 * results[f'{split}_accuracy']:.2f} %", f"{name} accuracy"))
-    found = scores_of(results)
+    found = scores_of(results) if is_classification(results) else {}
     tiles += [
         (written(key, found[key]), title) for key, title, _ in SHOWN_SCORES
         if key in found and key in ("test_top5_accuracy", "test_macro_f1", "test_expected_calibration_error")
@@ -116,10 +139,13 @@ def _tiles(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _scores(results: Mapping[str, Any]) -> Section:
-    found = scores_of(results)
+    found = scores_of(results) if is_classification(results) else {}
     rows = []
     for name, title in (("test", "test"), ("val", "validation")):
-        if results.get(f"{name}_accuracy") is not None:
+        if not is_classification(results):
+            known = metrics_of(results, name).items()
+            rows += [(words(f"{title} {key.replace('_', ' ')}"), Cell(f"{value:.4f}")) for key, value in known]
+        elif results.get(f"{name}_accuracy") is not None:
             rows.append((words(f"{title} accuracy"), Cell(f"{100 * results[f'{name}_accuracy']:.2f} %")))
             rows.append((words(f"{title} loss (nats)"), Cell(f"{results[f'{name}_loss']:.4f}")))
     rows += [(words(title), Cell(written(key, found[key]))) for key, title, _ in SHOWN_SCORES if key in found]
@@ -161,6 +187,8 @@ def _by_class(results: Mapping[str, Any]) -> Section:
     per_class = results.get("per_class") or {}
     if not per_class:
         return Section("classes", "By class")
+    if not is_classification(results):
+        return Section("classes", "By class", f"{len(per_class):,} classes", tables=(_class_scores(per_class),))
     few = len(per_class) <= MOST_CLASSES_DRAWN
     which = "each class" if few else f"the {MOST_ROWS} worst of {len(per_class):,} classes"
     figures = [Plot(
@@ -175,6 +203,23 @@ def _by_class(results: Mapping[str, Any]) -> Section:
     return Section(
         "classes", "By class", f"{len(per_class):,} classes", plots=tuple(figures), tables=_confused(results)
     )
+
+
+def _class_scores(per_class: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Returns what the task says of each class, the worst by the first of it on top; of many classes, the worst."""
+    names = list(next(iter(per_class.values())))
+
+    def place(scores: Mapping[str, Any]) -> float:
+        return float("inf") if scores[names[0]] is None else scores[names[0]]
+
+    rows = sorted(per_class.items(), key=lambda item: place(item[1]))[:_MOST_CLASSES]
+    cells = [
+        (words(name), *(Cell("" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}", value)
+                        for value in scores.values()))
+        for name, scores in rows
+    ]  # fmt: skip
+    title = "The worst classes" if len(per_class) > _MOST_CLASSES else ""
+    return Table(("class", *(key.replace("_", " ") for key in names)), tuple(cells), title=title)
 
 
 def _confused(results: Mapping[str, Any]) -> tuple[Table, ...]:
@@ -193,7 +238,7 @@ def _confused(results: Mapping[str, Any]) -> tuple[Table, ...]:
 
 def _errors(workdir: str, results: Mapping[str, Any], read: ReadPictures) -> Section:
     path = f"{workdir}/{PREDICTIONS_FILE}"
-    if not tf.io.gfile.exists(path):
+    if not tf.io.gfile.exists(path) or not is_classification(results):
         return Section("errors", "Errors by image")
     answers = read_answers(path)
     return errors_section({"the model": Group.of([answers])}, [answers], "the model", results["class_names"], read)

@@ -22,6 +22,39 @@ def scores_of(results: Mapping[str, Any]) -> dict[str, float]:
     return {name: given[name] for name, *_ in SHOWN_SCORES if given.get(name) is not None}
 
 
+def is_classification(results: Mapping[str, Any]) -> bool:
+    """Whether a run's scores are those of one label a picture; of other tasks they are the task's own metrics."""
+    return results.get("task", "classification") == "classification"
+
+
+def main_metric(results: Mapping[str, Any]) -> str:
+    """Returns the name of the metric that a run is spoken of by: accuracy, or what chose its epoch, if not the loss."""
+    if is_classification(results):
+        return "accuracy"
+    chosen = str(results.get("chosen_by", "val_loss")).removeprefix("val_")
+    known = [name for split in ("test", "val") for name in metrics_of(results, split)]
+    return next((name for name in (chosen, *known) if name != "loss"), "loss")
+
+
+def shown_metric(results: Mapping[str, Any], split: str) -> str:
+    """Returns e.g. `accuracy 93.10%`, or `mean average precision 0.8123` of what may be no share."""
+    name = main_metric(results)
+    value = results.get(f"{split}_{name}")
+    if value is None:
+        return f"{name.replace('_', ' ')} unknown"
+    return f"{name.replace('_', ' ')} {value:.2%}" if name == "accuracy" else f"{name.replace('_', ' ')} {value:.4f}"
+
+
+def metrics_of(results: Mapping[str, Any], split: str) -> dict[str, float]:
+    """Returns the metrics of a split by name, as the run's task has them."""
+    start = f"{split}_"
+    return {
+        name.removeprefix(start): value
+        for name, value in results.items()
+        if name.startswith(start) and isinstance(value, float)
+    }
+
+
 def written(name: str, value: float) -> str:
     """Returns e.g. `93.10 %`, or `1.243` of what is no share."""
     form = next(form for known, _, form in SHOWN_SCORES if known == name)

@@ -11,8 +11,10 @@ from typing import TypeVar
 from tl_distributed.bank.settings import BankSettings, why_nothing_to_bank
 from tl_distributed.data.settings import DataSettings
 from tl_distributed.errors import UserError
+from tl_distributed.models.plugins import function_of, is_own
 from tl_distributed.models.settings import ModelSettings
 from tl_distributed.pixels.augment_settings import AugmentSettings
+from tl_distributed.pixels.own_augmentation import OwnAugmentation
 from tl_distributed.pixels.settings import PixelSettings
 from tl_distributed.runtime.settings import RuntimeSettings
 from tl_distributed.settings.recipes import expand_recipes
@@ -50,6 +52,7 @@ class Config(  # the last one's flags come first: so a dataclass orders the fiel
         """Raises `UserError` for combinations that cannot be meant; single values are checked by their flag."""
         for kind in (ModelSettings, BankSettings, RuntimeSettings, OptimizationSettings, RunSettings):
             self.part(kind).validate()
+        self._check_own_augmentation()
         self._check_bank()
         backbone, transfer = self.backbone_row(), self.transfer_and_weights()[0]
         if self.image_size and self.image_size < backbone.minimum_size:
@@ -65,6 +68,15 @@ class Config(  # the last one's flags come first: so a dataclass orders the fiel
                 f"--global_batch_size={self.global_batch_size} does not divide by "
                 f"--virtual_devices={self.virtual_devices}"
             )
+
+    def _check_own_augmentation(self) -> None:
+        if self.augmentation and not is_own(self.augmentation):
+            raise UserError(
+                f"--augmentation={self.augmentation}: takes MODULE:FUNCTION of your own; --augment is the named set"
+            )
+        self.own_augmentation()
+        if self.augmentation and self.bank_views:
+            raise UserError(f"--bank_views={self.bank_views} banks no --augmentation of your own; drop one of them")
 
     def _check_bank(self) -> None:
         reason = self.why_nothing_to_bank()
@@ -97,5 +109,16 @@ class Config(  # the last one's flags come first: so a dataclass orders the fiel
 
     def why_nothing_to_bank(self) -> str:
         """Returns why the settings leave no features to bank, or nothing where they do."""
+        if self.augmentation:
+            return f"--augmentation={self.augmentation} changes the images in every epoch"
         transfer, _ = self.transfer_and_weights()
         return why_nothing_to_bank(transfer, self.augment_settings(), bank_views=self.bank_views)
+
+    def own_augmentation(self) -> OwnAugmentation | None:
+        """Returns the augmentation of one's own, whose module is imported; `None` without."""
+        if not self.augmentation:
+            return None
+        return OwnAugmentation(function_of("augmentation", self.augmentation), self.augmentation)
+
+    def _may_name_modules(self) -> dict[str, str | tuple[str, ...]]:
+        return {**super()._may_name_modules(), "task": self.task, "augmentation": self.augmentation}

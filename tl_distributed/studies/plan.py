@@ -255,6 +255,8 @@ def _arm(
             f"arm {name}: --strategy={own_strategy}: whether runs train on several workers is the study's own; drop it "
             "there, and give --strategy=multi_worker to the study itself, on every worker"
         )
+    if config.task not in ("auto", "classification"):
+        raise UserError(f"arm {name}: --task={config.task}: a study compares accuracies of classification; drop it")
     if positional:
         raise UserError(f"arm {name}: unexpected {positional[0]!r}; its flags are written flag=value")
     return Arm(name, arguments)

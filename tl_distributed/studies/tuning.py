@@ -20,6 +20,7 @@ from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import parse_arguments
 from tl_distributed.studies.plan import Arm, Plan, Run
 from tl_distributed.training.selection import validation_of
+from tl_distributed.training.tasks import Classification
 
 TUNING_FILE = "tuning.json"
 _STEP = math.sqrt(10)
@@ -177,6 +178,7 @@ def _choose(arm: Arm, tries: Sequence[TuningRun], factors: Sequence[float], work
     """Returns what is noted of an arm: every try, and the one that is the best; where all failed, its own rate."""
     tried, best = [], None
     config = _config(arm)
+    select_by = f"val_{Classification.chosen_by}" if config.select_by == "auto" else config.select_by
     for run, factor in zip(tries, factors, strict=True):
         results = read_json(f"{workdir}/{run.folder}/results.json")
         validation = None
@@ -186,7 +188,7 @@ def _choose(arm: Arm, tries: Sequence[TuningRun], factors: Sequence[float], work
                 for name, value in results.items()
                 if name.startswith("val_")
             }
-            validation = validation_of(config.select_by, figures)
+            validation = validation_of(select_by, figures)
         so_far = (best[1].score, best[1].loss) if best else (None, None)
         if validation is not None and validation.is_better_than(*so_far):
             best = (factor, validation)
@@ -197,4 +199,4 @@ def _choose(arm: Arm, tries: Sequence[TuningRun], factors: Sequence[float], work
     factor = best[0] if best else 1.0
     name = _RATES[config.transfer_and_weights()[0] in ("partial", "full", "two_phase")]
     rate = getattr(_config(_at(arm, factor)), name)
-    return {"factor": factor, "rate": rate, "rate_flag": name, "select_by": config.select_by, "tried": tried}
+    return {"factor": factor, "rate": rate, "rate_flag": name, "select_by": select_by, "tried": tried}

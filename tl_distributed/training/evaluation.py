@@ -17,17 +17,18 @@ from tl_distributed.bank.layout import FeatureLayout
 from tl_distributed.data.fit_rules import DEFAULT_FIT, Fit
 from tl_distributed.data.host import HOST
 from tl_distributed.data.splits import Batch, EvalBatch, Split
+from tl_distributed.errors import UserError
 from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.pixels.fit import evaluation_view
 from tl_distributed.pixels.normalize import normalize
-from tl_distributed.reporting.scores import TOP_K, ExampleScores
+from tl_distributed.reporting.scores import ExampleScores
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.handles import explicitly_ordered, read_handles
 from tl_distributed.runtime.in_flight import map_in_flight
+from tl_distributed.training.tasks import Classification, Scored, Task
 
-_LOSS, _CONFIDENCE, _IN_TOP_K = range(3)
-_SLOPE = 2  # in place of _IN_TOP_K, which no temperature changes
+_NUMBERS, _PROBABILITIES, _TEMPERED = "numbers", "probabilities", "tempered"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,28 +36,42 @@ class Evaluation:
     """What a model says of a split, in the split's order.
 
     Attributes:
-      scores: Of each example; the loss is the cross-entropy in nats, without label smoothing, weights or focus.
-      probabilities: `[num_examples, num_classes] float32`, or `None` where they were not asked for.
-      tempered: The scores at each of the temperatures that were asked for: of softmax(logits / T).
+      task: By which it is scored.
+      scored: What the task's metrics come of; probabilities where they were asked for, or the task needs them.
+      metrics: Of the task, by name.
+      tempered: Of a task that calibrates, the scores at each of the temperatures that were asked for: of
+        softmax(logits / T).
       slopes: `[num_examples, temperatures] float32`: of the losses by 1 / T (`calibration.fit_temperature`).
     """
 
-    scores: ExampleScores
-    probabilities: np.ndarray | None
+    task: Task
+    scored: Scored
+    metrics: dict[str, float]
     tempered: tuple[ExampleScores, ...]
     slopes: np.ndarray
 
     @property
     def num_examples(self) -> int:
-        return len(self.scores.labels)
+        return len(self.scored.labels)
+
+    @property
+    def probabilities(self) -> np.ndarray | None:
+        """`[num_examples, num_classes] float32`, in [0, 1] but for a task that leaves its outputs as they are."""
+        return self.scored.probabilities
+
+    @property
+    def scores(self) -> ExampleScores:
+        """Of each example; of a classification alone."""
+        return self.task.example_scores(self.scored)
 
     @property
     def loss(self) -> float:
-        return self.scores.loss
+        return self.metrics["loss"]
 
     @property
     def accuracy(self) -> float:
-        return self.scores.accuracy
+        """Of a classification."""
+        return self.metrics["accuracy"]
 
 
 class Evaluator:
@@ -72,13 +87,16 @@ class Evaluator:
         runtime: Runtime,
         averages: Mapping[int, tf.Variable] | None = None,
         fit: Fit = DEFAULT_FIT,
+        task: Task | None = None,
     ):
         """`features`: of the rows of a bank, which the splits hold in place of images; `None` for images.
 
         `averages`: of some of the model's variables, by the `id` of Keras's variable. `fit`: of pictures that are
-        stored whole.
+        stored whole. `task`: by which it scores; `None` for classification.
         """
         self._model, self._features, self._averages = model, features, averages or {}
+        self._task = task or Classification()
+        self._numbers: tuple[str, ...] = ()  # the task's figures of one number an image; known once it is traced
         self._image_size, self._normalization, self._fit = image_size, normalization, fit
         self._strategy, self._num_replicas = runtime.strategy, runtime.num_replicas
         self._num_workers, self._in_flight = runtime.workers.count, runtime.batches_in_flight
@@ -104,9 +122,11 @@ class Evaluator:
           batch_size: Global; rounded up to a multiple of the replicas.
           use_averages: Whether the averages are taken in place of their variables.
           keep_probabilities: Whether those of all classes are kept, which take the room of examples times classes.
-          temperatures: Above 0; of what they make of each example three numbers are kept, whatever the classes.
+          temperatures: Above 0, of a task that calibrates; of what they make of each example three numbers are kept,
+            whatever the classes.
         """
         batch_size = -(-batch_size // self._num_replicas) * self._num_replicas
+        keep_probabilities = keep_probabilities or self._task.needs_probabilities
         run, parts, labels = self._batch(use_averages, keep_probabilities), [], []
         with tf.device(HOST):
             asked = tf.constant(temperatures, tf.float32) if temperatures else None
@@ -117,26 +137,21 @@ class Evaluator:
         for batch, part in map_in_flight(evaluated, split.eval_batches(batch_size), in_flight=self._in_flight):
             parts.append((batch.num_valid, part))
             labels.append(batch.labels[: batch.num_valid])
-        predictions, figures, *probabilities = (
-            np.concatenate([np.concatenate([part.numpy() for part in given[index]])[:count] for count, given in parts])
-            for index in range(3 if keep_probabilities else 2)
-        )
-        given, in_top_k = np.concatenate(labels), figures[:, _IN_TOP_K] > 0
-        own, *others = (figures[:, first : first + 3] for first in range(0, figures.shape[1], 3))
-        scores, *tempered = (
-            ExampleScores(
-                labels=given, predictions=predictions, losses=part[:, _LOSS], in_top_k=in_top_k,
-                confidences=part[:, _CONFIDENCE],
-            )
-            for part in (own, *others)
-        )  # fmt: skip
-        slopes = figures[:, 3 + _SLOPE :: 3]
-        return Evaluation(scores, probabilities[0] if keep_probabilities else None, tuple(tempered), slopes)
+        columns = {name: _joined([(count, given[name]) for count, given in parts]) for name in parts[0][1]}
+        given, probabilities = np.concatenate(labels), columns.pop(_PROBABILITIES, None)
+        columns |= dict(zip(self._numbers, columns.pop(_NUMBERS).T, strict=True))
+        at_temperatures = columns.pop(_TEMPERED, np.zeros([len(given), 0], np.float32))
+        scored = Scored(given, columns, probabilities, self._model.output_shape[-1])
+        tempered = [
+            dataclasses.replace(self._task.example_scores(scored), losses=loss, confidences=confidence)
+            for loss, confidence in zip(at_temperatures.T[::3], at_temperatures.T[1::3], strict=True)
+        ]
+        return Evaluation(self._task, scored, self._task.metrics(scored), tuple(tempered), at_temperatures[:, 2::3])
 
     def _make_batch(self, use_averages: bool, keep_probabilities: bool) -> Any:
-        """Returns a function of a global batch on the host: its predictions, figures and probabilities, in parts."""
+        """Returns a function of a global batch on the host: what `compute` makes of it, by name, in parts."""
 
-        def in_replica(batch: Batch, temperatures: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
+        def in_replica(batch: Batch, temperatures: tf.Tensor | None) -> dict[str, tf.Tensor]:
             replica_id = tf.distribute.get_replica_context().replica_id_in_sync_group
             size = batch.labels.shape[0] // self._num_replicas
             with tf.device(HOST):  # so that only the replica's own part goes to its device
@@ -151,14 +166,14 @@ class Evaluator:
             shape = (*own[0].shape, 0 if temperatures is None else temperatures.shape[0])
             if (program := self._concrete.get(shape)) is None:
                 program = self._concrete[shape] = self.function.get_concrete_function(*arguments)
-            predictions, figures, probabilities = program(*arguments)
-            return (predictions, figures, probabilities) if keep_probabilities else (predictions, figures)
+            found = program(*arguments)
+            return {name: part for name, part in found.items() if keep_probabilities or name != _PROBABILITIES}
 
-        def run(batch: Batch, temperatures: tf.Tensor | None) -> list[tuple[tf.Tensor, ...]]:
+        def run(batch: Batch, temperatures: tf.Tensor | None) -> dict[str, tuple[tf.Tensor, ...]]:
             results = self._strategy.run(in_replica, args=(batch, temperatures))
             if self._num_workers > 1:
-                return [(self._strategy.gather(result, axis=0),) for result in results]
-            return [self._strategy.experimental_local_results(result) for result in results]
+                return {name: (self._strategy.gather(result, axis=0),) for name, result in results.items()}
+            return {name: self._strategy.experimental_local_results(result) for name, result in results.items()}
 
         return explicitly_ordered(run)
 
@@ -177,8 +192,9 @@ class Evaluator:
         """The program on values in place of handles; `temperatures` is `[t] float32`, or `None` of none.
 
         Returns:
-          Predictions `[n] int64`; loss, confidence and whether the label is among the best five, then for each
-          temperature loss, confidence and slope, `[n, 3 + 3 t] float32`; probabilities `[n, num_classes] float32`.
+          The task's figures by name, `[n, ...]` each, but those of one float32 number an image in one tensor,
+          "numbers"; "probabilities", `[n, num_classes] float32`; with temperatures "tempered", `[n, 3 t] float32`: for
+          each of them loss, confidence and slope.
         """
         images, labels, sizes = batch
         if self._features is not None:
@@ -187,20 +203,30 @@ class Evaluator:
             pixels = evaluation_view(images, sizes, image_size=self._image_size, fit=self._fit)
             inputs = normalize(pixels, self._normalization)
         with folded_batch_norm(self._model):
-            logits, _ = self._model.stateless_call(trainable, non_trainable, inputs, training=False)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        probabilities = tf.nn.softmax(logits)
-        # As a stable sort would have it: classes of the same logit in their order.
-        own = tf.gather(logits, labels, batch_dims=1)[:, tf.newaxis]
-        before = tf.range(logits.shape[1])[tf.newaxis] < labels[:, tf.newaxis]
-        better = tf.reduce_sum(tf.cast((logits > own) | ((logits == own) & before), tf.float32), axis=1)
-        figures = tf.stack([losses, tf.reduce_max(probabilities, axis=1), tf.cast(better < TOP_K, tf.float32)], axis=1)
+            outputs, _ = self._model.stateless_call(trainable, non_trainable, inputs, training=False)
+        found = dict(self._task.figures(labels, outputs))
+        if taken := {_NUMBERS, _PROBABILITIES, _TEMPERED} & set(found):
+            raise UserError(f"task {self._task.name}: its figures may not be called {taken.pop()}")
+        numbers = {name: part for name, part in found.items() if part.shape.rank == 1 and part.dtype == tf.float32}
+        self._numbers = tuple(numbers)
+        found = {name: part for name, part in found.items() if name not in numbers}
+        found[_NUMBERS] = tf.stack(list(numbers.values()), axis=1)
         if temperatures is not None:
-            figures = tf.concat([figures, _at_temperatures(logits, labels, own, temperatures)], axis=1)
-        return tf.argmax(logits, axis=-1), figures, probabilities  # int64: TensorFlow keeps int32 on the host
+            found[_TEMPERED] = _at_temperatures(outputs, labels, temperatures)
+        return {**found, _PROBABILITIES: activated(outputs, self._task.activation)}
 
 
-def _at_temperatures(logits: Any, labels: Any, own: Any, temperatures: Any) -> tf.Tensor:
+def _joined(parts: Sequence[tuple[int, Sequence[tf.Tensor]]]) -> np.ndarray:
+    """Returns the real rows of the batches of a split; each batch lies in parts."""
+    return np.concatenate([np.concatenate([one.numpy() for one in given])[:count] for count, given in parts])
+
+
+def activated(outputs: tf.Tensor, activation: str) -> tf.Tensor:
+    """Returns what a saved model returns of a network's outputs; `activation` is softmax, sigmoid or linear."""
+    return {"softmax": tf.nn.softmax, "sigmoid": tf.sigmoid, "linear": tf.identity}[activation](outputs)
+
+
+def _at_temperatures(logits: Any, labels: Any, temperatures: Any) -> tf.Tensor:
     """Returns loss, confidence and slope of the loss by 1 / T, at one temperature after the other: `[n, 3 t] float32`.
 
     One at a time: all of them at once would take the room of examples times classes times temperatures.
@@ -208,9 +234,9 @@ def _at_temperatures(logits: Any, labels: Any, own: Any, temperatures: Any) -> t
     Args:
       logits: `[n, num_classes] float32`.
       labels: `[n] int32`.
-      own: `[n, 1] float32`, the labels' logits.
       temperatures: `[t] float32`.
     """
+    own = tf.gather(logits, labels, batch_dims=1)[:, tf.newaxis]
 
     def at(temperature: tf.Tensor) -> tf.Tensor:
         scaled = logits / temperature

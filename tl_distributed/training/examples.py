@@ -13,6 +13,7 @@ from tl_distributed.inference.pictures import fitted_squares
 from tl_distributed.reporting.pictures import pictures_at
 from tl_distributed.training.evaluation import Evaluation
 from tl_distributed.training.step import TrainStep
+from tl_distributed.training.tasks import Classification
 
 _PREVIEW_IMAGES = 16
 _MISCLASSIFIED_IMAGES = 25
@@ -44,9 +45,10 @@ def misclassified(
 ) -> Misclassified:  # fmt: skip
     """Returns the wrong answers that the model was surest of, the surest first.
 
-    Pictures that lie on canvases are shown as the model saw them, at `image_size` and by the rule `fit`.
+    Pictures that lie on canvases are shown as the model saw them, at `image_size` and by the rule `fit`. Of a task
+    whose answers are not one class each there are none.
     """
-    if split is None or evaluation is None:
+    if split is None or evaluation is None or not isinstance(evaluation.task, Classification):
         return Misclassified({}, [])
     labels, predictions = evaluation.scores.labels, evaluation.scores.predictions
     sureness = evaluation.scores.confidences * (predictions != labels)

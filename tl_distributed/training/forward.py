@@ -19,7 +19,6 @@ from tl_distributed.pixels.normalize import normalize
 from tl_distributed.pixels.seeds import per_image_seeds, threefry_2x32
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.handles import handles_of, read_handles
-from tl_distributed.training.losses import image_losses, image_weights
 from tl_distributed.training.packing import pack
 from tl_distributed.training.step_settings import StepSettings
 
@@ -33,8 +32,8 @@ class Results(NamedTuple):
       gradients: Of the scaled mean loss: a tensor for each trainable variable; where there are several replicas one
         vector for each of `ForwardBackward.buckets`, of the type in which they travel.
       statistics: The new values of `ForwardBackward.changed`: as many tensors, or one float32 vector.
-      sums: `[2] float32`, of this replica's losses (nats) and right answers; with class weights `[3]`, of the images'
-        weights too.
+      sums: `[1 + m] float32`, of this replica's losses and of each of the task's measures; of a task with weights one
+        more, of the images' weights.
     """
 
     gradients: list[tf.Tensor]
@@ -141,37 +140,38 @@ def seeds_of_batch(settings: StepSettings, step: tf.Tensor, replica_id: tf.Tenso
 
 
 def inputs_and_targets(settings: StepSettings, batch: Batch, seeds: tf.Tensor) -> tuple[Any, tf.Tensor]:
-    """Returns what the model takes, and soft labels `[batch, num_classes] float32`."""
+    """Returns what the model takes, and the task's targets, `[batch, num_classes] float32`."""
+    targets = settings.task.targets(batch.labels, settings.num_classes)
     if settings.features is not None:
-        return settings.features.split(batch.images), tf.one_hot(batch.labels, settings.num_classes, dtype=tf.float32)
+        return settings.features.split(batch.images), targets
     pixels, targets = augment_batch(
         batch.images, batch.labels, seeds,
         settings=settings.augment, image_size=settings.image_size, num_classes=settings.num_classes,
-        sizes=batch.sizes, fit=settings.fit,
+        sizes=batch.sizes, fit=settings.fit, targets=targets, own=settings.own_augmentation,
     )  # fmt: skip
     return normalize(pixels, settings.normalization), targets
 
 
 def loss_and_sums(
-    settings: StepSettings, logits: tf.Tensor, targets: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor
+    settings: StepSettings, outputs: tf.Tensor, targets: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns this replica's part of the scaled mean loss, and `[2] float32`: the sum of losses, and of right answers.
+    """Returns this replica's part of the scaled mean loss, and `[1 + m] float32`: sums of losses and of measures.
 
-    With class weights the losses are times their images' weights, and the sums are `[3]`: of the weights too. By what
-    they come to over all replicas the update divides, which the first program does not know yet.
+    Of a task with weights the losses are times their images' weights, and the sums are one more: of the weights too. By
+    what they come to over all replicas the update divides, which the first program does not know yet.
 
     Args:
       settings: Of the step.
-      logits: `[batch, num_classes] float32`.
-      targets: Soft labels of the same shape.
-      labels: `[batch] int32`.
+      outputs: `[batch, num_classes] float32`, of the model.
+      targets: Of the task, of the same shape.
+      labels: `[batch] int32`, or `[batch, most_labels]`.
       scale: What the loss is multiplied by.
     """
-    losses = image_losses(targets, logits, label_smoothing=settings.label_smoothing, focal_gamma=settings.focal_gamma)
-    weights = image_weights(targets, settings.class_weights) if settings.class_weights else None
+    task = settings.task
+    losses = task.losses(targets, outputs)
+    weights = task.weights(targets) if task.is_weighted else None
     loss_sum = tf.reduce_sum(losses if weights is None else losses * weights)
-    hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
-    sums = [loss_sum, tf.reduce_sum(tf.cast(hits, tf.float32))]
+    sums = [loss_sum, *map(tf.reduce_sum, task.measures(labels, outputs))]
     if weights is not None:
         sums.append(tf.reduce_sum(weights))
     return loss_sum / settings.global_batch_size * scale, tf.stack(sums)

@@ -51,7 +51,7 @@ class TrainLoop:
         self._steps_per_loop = steps_per_loop
         self._next_length = steps_per_loop or 1
         self._compiled = False
-        self._sums = np.zeros(4, np.float32)
+        self._sums = np.zeros(step.num_sums, np.float32)
         self._first_replica = runtime.first_replica
         self._run_steps = explicitly_ordered(self._run_steps_body)
         self.times = LoopTimes(input_wait_seconds=0.0 if feed.waits_for_input else None)
@@ -89,8 +89,8 @@ class TrainLoop:
         return first_step + length
 
     def read_sums(self) -> np.ndarray:
-        """Returns and clears the sums of loss, hits, gradient norm and skipped updates: `[4] float32`."""
-        sums, self._sums = self._sums, np.zeros(4, np.float32)
+        """Returns and clears the sums of loss, measures, gradient norm and skipped updates: `[num_sums] float32`."""
+        sums, self._sums = self._sums, np.zeros(self._step.num_sums, np.float32)
         self._step.reset_sums()
         return sums
 

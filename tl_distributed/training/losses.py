@@ -36,3 +36,28 @@ def image_weights(targets: tf.Tensor, class_weights: tuple[float, ...]) -> tf.Te
     and not of the image: it changes no weight.
     """
     return tf.linalg.matvec(targets, tf.constant(class_weights, tf.float32))
+
+
+def binary_losses(
+    targets: tf.Tensor, logits: tf.Tensor, *, label_smoothing: float, focal_gamma: float | None
+) -> tf.Tensor:
+    """Returns the mean over classes of each one's binary cross-entropy, `[batch] float32`, in nats.
+
+    The focal loss of Lin et al. 2017 is each answer's cross-entropy times the gamma-th power of what its probability is
+    short of the answer, by Keras's `binary_focal_crossentropy`, without its alpha, and from the logits.
+
+    Args:
+      targets: `[batch, num_classes] float32` in [0, 1]: whether the picture has the class's label.
+      logits: Of the same shape.
+      label_smoothing: Share of each answer that is spread evenly over yes and no.
+      focal_gamma: Exponent of the focal loss, 0 or more; `None` for cross-entropy.
+    """
+    if label_smoothing:
+        targets = targets * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+    if focal_gamma is not None:
+        yes = tf.sigmoid(logits)
+        missing = targets * (1.0 - yes) + (1.0 - targets) * yes
+        # Never quite 0, where the gradient of a power below 1 is infinite.
+        losses *= tf.pow(tf.maximum(missing, 1e-30), focal_gamma)
+    return tf.reduce_mean(losses, axis=1)

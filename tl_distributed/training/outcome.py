@@ -16,12 +16,13 @@ from tl_distributed.inference.saved import save_model
 from tl_distributed.models.flops import count_macs
 from tl_distributed.models.freezing import parameter_counts
 from tl_distributed.reporting.calibration import fit_temperature
-from tl_distributed.reporting.scores import calibrated_figures, summarise
+from tl_distributed.reporting.scores import calibrated_figures
 from tl_distributed.settings.config import Config
 from tl_distributed.training.checkpoints import Position
 from tl_distributed.training.evaluation import Evaluation
+from tl_distributed.training.tasks import Task
 
-_FIGURES = ("accuracy", "loss", "top5_accuracy", "macro_f1", "balanced_accuracy", "expected_calibration_error")
+_OLDER_NAME = "top_5_accuracy"  # of a summary; results.json has it by the newer name alone
 
 
 def temperature_of(evaluation: Evaluation | None) -> float | None:
@@ -45,6 +46,7 @@ def make_results(
     model: keras.Model,
     config: Config,
     temperature: float | None,
+    task: Task,
 ) -> dict[str, Any]:
     """Returns the content of `results.json`.
 
@@ -59,11 +61,14 @@ def make_results(
       model: As it trained in the last phase.
       config: Resolved.
       temperature: That fits the validation split, at which `test` was evaluated too; `None` without such a split.
+      task: By which they were scored.
     """
-    summaries = {name: summarise(evaluation.scores, info.class_names) for name, evaluation in evaluations.items()}
+    summaries = {name: task.summary(evaluation.scored, info.class_names) for name, evaluation in evaluations.items()}
     trainable, frozen = parameter_counts(model)
     shown = summaries.get("test") or summaries.get("val") or {}
     results = {
+        "task": config.task,
+        "chosen_by": config.select_by,
         "steps": position.step,
         "epochs": position.step * config.global_batch_size / images_per_epoch,
         "finished": finished,
@@ -83,10 +88,12 @@ def make_results(
         "workdir": config.workdir,
         "num_examples": {name: evaluation.num_examples for name, evaluation in evaluations.items()},
     }
+    names = [name for name, value in shown.items() if isinstance(value, float) and name != _OLDER_NAME]
+    names = list(dict.fromkeys([*task.metric_names, *names]))
     figures = {
         f"{name}_{figure}": summaries[name][figure] if name in summaries else None
         for name in ("val", "test")
-        for figure in _FIGURES
+        for figure in names
         if name not in summaries or figure in summaries[name]
     }
     return {**figures, **_calibration(evaluations.get("test"), temperature), **results}
@@ -104,20 +111,25 @@ def _calibration(test: Evaluation | None, temperature: float | None) -> dict[str
 
 
 def save_packaged_model(
-    model: keras.Model, config: Config, *, normalization: str, info: DatasetInfo, temperature: float | None
+    model: keras.Model, config: Config, *, normalization: str, info: DatasetInfo, temperature: float | None, task: Task
 ) -> None:
     """Writes `model.keras` (and the file that `--export_h5` names), each with class names, fitting rule, temperature.
 
-    The model takes uint8 images and returns probabilities, by stock layers only. The images are of the data set's shape
+    The model takes uint8 images and returns probabilities (of a task of one's own, what its activation makes), by stock
+    layers only. The images are of the data set's shape
     where it stores pixels; else squares as evaluation sees them. The temperature is stored with it and not applied:
     `export --calibrated` does that.
     """
     is_whole = info.storage != "pixels"
     shape = (config.image_size, config.image_size, 3) if is_whole else info.image_shape
-    packaged = package_model(model, normalization=normalization, native_shape=shape, image_size=config.image_size)
+    packaged = package_model(
+        model, normalization=normalization, native_shape=shape, image_size=config.image_size,
+        activation=task.activation,
+    )  # fmt: skip
     stored = ModelInfo(
-        info.class_names, config.fit, shape, info.storage, info.image_size if is_whole else 0, temperature=temperature
-    )
+        info.class_names, config.fit, shape, info.storage, info.image_size if is_whole else 0,
+        temperature=temperature, task=config.task, activation=task.activation,
+    )  # fmt: skip
     save_model(packaged, f"{config.workdir}/model.keras", "keras", stored)
     if config.export_h5:
         save_model(packaged, f"{config.workdir}/{config.export_h5}", "h5", stored)
@@ -126,11 +138,12 @@ def save_packaged_model(
 def save_predictions(path: str, evaluation: Evaluation, ids: Sequence[str] | None) -> None:
     """Writes a .npz file, whose rows are the examples in the split's order.
 
-    It holds `labels [n] int32`, `probabilities [n, num_classes] float32`, and, where the data set has them, `ids [n]`
+    It holds `labels [n] int32` (of pictures with any number of labels `[n, most_labels]`, -1 where one has fewer),
+    `probabilities [n, num_classes] float32`, and, where the data set has them, `ids [n]`
     of text: the names of the images in their source.
     """
     buffer = io.BytesIO()
-    arrays = {"labels": evaluation.scores.labels, "probabilities": evaluation.probabilities}
+    arrays = {"labels": evaluation.scored.labels, "probabilities": evaluation.probabilities}
     if ids is not None:
         arrays["ids"] = np.array(ids, np.str_)
     np.savez_compressed(buffer, **arrays)

@@ -13,7 +13,6 @@ from tl_distributed.data.order import steps_for_epochs
 from tl_distributed.data.splits import Split
 from tl_distributed.errors import UserError
 from tl_distributed.progress import Progress
-from tl_distributed.reporting.scores import figures_of
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.workers import Workers
 from tl_distributed.settings.config import Config
@@ -24,6 +23,7 @@ from tl_distributed.training.phases import Phase
 from tl_distributed.training.selection import Validation, name_of, validation_of
 from tl_distributed.training.speed import Speedometer
 from tl_distributed.training.step import TrainStep
+from tl_distributed.training.tasks import Task
 
 _LOGS_AN_EPOCH = 20
 
@@ -44,6 +44,7 @@ class PhaseParts:
     log_row: Callable[[dict[str, Any]], None]
     stop: StopRequest
     workers: Workers
+    task: Task
 
 
 class PhaseRun:
@@ -145,7 +146,7 @@ class PhaseRun:
         steps = self.position.step - self._interval_start
         if not steps:
             return
-        loss_sum, hits, norm_sum, skipped = (float(value) for value in self._parts.loop.read_sums())
+        loss_sum, *sums, norm_sum, skipped = (float(value) for value in self._parts.loop.read_sums())
         images = steps * self._parts.config.global_batch_size
         if not math.isfinite(loss_sum) or (not math.isfinite(norm_sum) and not self._parts.step.loss_scale.dynamic):
             raise UserError(
@@ -154,9 +155,10 @@ class PhaseRun:
                 "more --warmup_epochs, or --precision=float32"
             )
         rate = self._rate(tf.constant(self.position.step - 1 - self._first, tf.int64))
+        measures = {name: value / images for name, value in zip(self._parts.task.measure_names, sums, strict=True)}
         row = {
             "loss": loss_sum / images,
-            "accuracy": hits / images,
+            **measures,
             "learning_rate": float(rate),
             "gradient_norm": norm_sum / max(steps - skipped, 1),
             **self._parts.speed.since_last(),
@@ -165,7 +167,7 @@ class PhaseRun:
             "skipped_updates": int(skipped),
         }
         self._write(row)
-        progress.update(0, loss=row["loss"], accuracy=row["accuracy"])
+        progress.update(0, loss=row["loss"], **measures)
         self._interval_start = self.position.step
 
     def _checkpoint_seconds(self) -> dict[str, float | None]:
@@ -204,13 +206,16 @@ class PhaseRun:
         evaluation = self._parts.validate()
         if evaluation is None:
             return None
-        figures = figures_of(evaluation.scores, self._parts.model.output_shape[-1])
-        self._write({f"val_{name}": value for name, value in figures.items()})
+        metrics, task = evaluation.metrics, self._parts.task
+        self._write({f"val_{name}": value for name, value in metrics.items()})
+        shown = f"accuracy {metrics['accuracy']:.2%} of" if "accuracy" in metrics else ""
+        if not shown and task.chosen_by != "loss":
+            shown = f"{task.chosen_by.replace('_', ' ')} {metrics[task.chosen_by]:.4f} of"
         progress.note(
-            f"Step {self.position.step}, epoch {self._epoch():.2f}: validation loss {evaluation.loss:.4f}, "
-            f"accuracy {evaluation.accuracy:.2%} of {evaluation.num_examples} images."
+            f"Step {self.position.step}, epoch {self._epoch():.2f}: validation loss {metrics['loss']:.4f}, "
+            f"{shown or 'of'} {evaluation.num_examples} images."
         )
-        return validation_of(self._parts.config.select_by, figures)
+        return validation_of(self._parts.config.select_by, metrics, smaller_is_better=task.smaller_is_better)
 
     def _stopped_early(self) -> bool:
         patience = self._parts.config.early_stopping_epochs

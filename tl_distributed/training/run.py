@@ -17,6 +17,7 @@ from tl_distributed.training.input import fit_of_run, open_splits, read_data_set
 from tl_distributed.training.phases import plan_phases
 from tl_distributed.training.run_phases import Run, RunPhases
 from tl_distributed.training.start import start_devices, start_model
+from tl_distributed.training.task_choice import choose_task, resolved_by_task
 from tl_distributed.training.trained_part import choose_banks
 from tl_distributed.training.workdir import finished_results, open_workdir
 from tl_distributed.training.workdir_lock import locked_workdir
@@ -43,6 +44,11 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
         info = read_data_set(config.part(DataSettings), workers)
         if "val" not in info.splits:
             _refuse_what_validation_decides(config)
+        if info.is_multi_label and config.images_per_class:
+            raise UserError(
+                f"--images_per_class={config.images_per_class}: pictures of --data_dir={config.data_dir} have any "
+                "number of labels, so there are no so many of a class; drop it"
+            )
         fit = fit_of_run(config.fit, info)
         config = dataclasses.replace(config.resolved(native_size=max(info.image_shape[:2])), fit=fit)
         backbone = config.backbone_row()
@@ -51,6 +57,8 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
         position = checkpoints.latest_position()
         counts = subset_counts(info.splits["train"].counts_per_class, config.images_per_class)
         weights = resolve_class_weights(config.class_weights, info.class_names, counts, workers)
+        task = choose_task(config, info, weight_of_class=weights)
+        config = resolved_by_task(config, task)
         config = open_workdir(config, info, position, class_weights=weights)
         results = workers.from_chief("results", finished_results(config, position))
         if results is not None:
@@ -72,7 +80,7 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
             run = Run(
                 config=config, info=info, backbone=backbone, runtime=runtime, splits=splits, model=model,
                 phases=phases, cuts=cuts, checkpoints=checkpoints, resumed=position is not None,
-                class_weights=weights,
+                class_weights=weights, task=task,
             )  # fmt: skip
             return RunPhases(run).execute(position or Position())
 

@@ -43,6 +43,7 @@ from tl_distributed.training.speed import Speedometer, all_reduce_seconds, summa
 from tl_distributed.training.start_log import log_phase, log_start
 from tl_distributed.training.step import TrainStep
 from tl_distributed.training.step_settings import step_settings
+from tl_distributed.training.tasks import Task
 from tl_distributed.training.trained_part import open_phase
 from tl_distributed.training.workdir import compared_settings, reopen, write_config
 
@@ -58,6 +59,7 @@ class Run:
       cuts: Of each phase, where it is banked.
       resumed: Whether it goes on from a checkpoint.
       class_weights: Of `class_weights.resolve_class_weights`.
+      task: What is learnt.
     """
 
     config: Config
@@ -71,6 +73,7 @@ class Run:
     checkpoints: Checkpoints
     resumed: bool
     class_weights: tuple[float, ...] | None
+    task: Task
 
 
 class RunPhases:
@@ -99,13 +102,19 @@ class RunPhases:
             written = write_config(config, run.info, run.runtime, run.class_weights)
         self._workers.exchange("config.json is written", None)
         wait_until_visible(f"{config.workdir}/config.json", self._workers)
-        log = RunLog(config.workdir, last_step=position.step) if chief else NoRunLog()
+        log = self._run_log(position) if chief else NoRunLog()
         with log, StopRequest(self._workers) as stop, run.checkpoints:
             if chief:
                 log.start(written)
             position, timing, step, finished = self._train(position, log, stop)
             run.checkpoints.restore_best(run.model, step, position)
             return self._finish(position, timing, log, finished=finished)
+
+    def _run_log(self, position: Position) -> RunLog:
+        task = self._run.task
+        return RunLog(
+            self._run.config.workdir, last_step=position.step, measures=task.measure_names, chosen_by=task.chosen_by
+        )
 
     def _train(
         self, position: Position, log: RunLog, stop: StopRequest
@@ -162,7 +171,7 @@ class RunPhases:
             step_settings(
                 config, run.model,
                 normalization=run.backbone.normalization, num_classes=run.info.num_classes, features=trained.layout,
-                class_weights=run.class_weights, fit=config.fit,
+                task=run.task, fit=config.fit,
             ),
             runtime,
         )  # fmt: skip
@@ -175,6 +184,7 @@ class RunPhases:
             runtime=runtime,
             averages=step.averages,
             fit=config.fit,
+            task=run.task,
         )
         order = BatchOrder(
             global_batch_size=config.global_batch_size, num_replicas=runtime.num_replicas, seed=config.seed,
@@ -194,6 +204,7 @@ class RunPhases:
             config=config, model=run.model, phase=phase, step=step, loop=loop, speed=speed, train=train,
             validate=lambda: self._evaluate("val", use_averages=bool(step.averages)), checkpoints=run.checkpoints,
             log_row=log.row, stop=stop, workers=self._workers,
+            task=run.task,
         )  # fmt: skip
         return PhaseRun(parts, position), loop, step, speed
 
@@ -207,15 +218,20 @@ class RunPhases:
     def _finish(self, position: Position, timing: np.ndarray, log: RunLog, *, finished: bool) -> dict[str, Any]:
         """Evaluates the best weights once, and writes model, results and plots."""
         run, config = self._run, self._run.config
-        val = self._evaluate("val", temperatures=TEMPERATURES)
+        val = self._evaluate("val", temperatures=TEMPERATURES if run.task.calibrates else ())
         # One worker's, so that no rounding can make them differ.
-        temperature = self._workers.from_chief("temperature", temperature_of(val))
+        temperature = self._workers.from_chief("temperature", temperature_of(val) if run.task.calibrates else None)
         test = self._evaluate("test", keep_probabilities=True, temperatures=(temperature,) if temperature else ())
         evaluations = {name: one for name, one in (("val", val), ("test", test)) if one is not None}
         if not self._workers.is_chief:
             return self._workers.from_chief("results", None)
         save_packaged_model(
-            run.model, config, normalization=run.backbone.normalization, info=run.info, temperature=temperature
+            run.model,
+            config,
+            normalization=run.backbone.normalization,
+            info=run.info,
+            temperature=temperature,
+            task=run.task,
         )
         steps, seconds = timing
         results = make_results(
@@ -228,6 +244,7 @@ class RunPhases:
             model=run.model,
             config=config,
             temperature=temperature,
+            task=run.task,
         )
         results |= summary(self._speed_by_phase, run.phases[position.phase].name)
         results |= {

@@ -1,7 +1,7 @@
 """Which epoch's weights a run ends with, by `--select_by`: a later one only where it is better."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 
@@ -9,8 +9,8 @@ class Validation(NamedTuple):
     """What an epoch is chosen by.
 
     Attributes:
-      score: The measure of `--select_by`, larger is better; of the loss its negative.
-      loss: Negative log-likelihood in nats, by which equal scores are told apart.
+      score: The metric of `--select_by`, larger is better; of a loss its negative.
+      loss: Of the task, e.g. negative log-likelihood in nats, by which equal scores are told apart.
     """
 
     score: float
@@ -23,10 +23,19 @@ class Validation(NamedTuple):
         return score is None or self.score > score or (self.score == score and loss is not None and self.loss < loss)
 
 
-def validation_of(select_by: str, figures: Mapping[str, float]) -> Validation:
-    """Returns what counts of `scores.figures_of`."""
-    value = figures[select_by.removeprefix("val_")]
-    return Validation(-value if select_by == "val_loss" else value, figures["loss"])
+def validation_of(
+    select_by: str, metrics: Mapping[str, float], *, smaller_is_better: Collection[str] = ("loss",)
+) -> Validation:
+    """Returns what counts of the metrics of a split.
+
+    Args:
+      select_by: val_ and a metric.
+      metrics: By name; `loss` is one of them.
+      smaller_is_better: Those of which the smallest is the best.
+    """
+    name = select_by.removeprefix("val_")
+    value = metrics[name]
+    return Validation(-value if name in smaller_is_better else value, metrics["loss"])
 
 
 def name_of(select_by: str) -> str:

@@ -3,10 +3,12 @@
 import dataclasses
 
 from tl_distributed.errors import UserError
+from tl_distributed.models.plugins import function_of, is_own
 from tl_distributed.settings.flags import setting
 
 OPTIMIZATION, RUN = "Optimization", "Run"
-SELECT_BY = ("val_accuracy", "val_loss", "val_balanced_accuracy")
+TASKS = ("auto", "classification", "multi_label")
+OF_BUILT_IN_TASKS = ("label_smoothing", "loss", "focal_gamma", "class_weights")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,9 +60,14 @@ class OptimizationSettings:
         0.0, "Decay a step of the averaged weights that are evaluated and saved; 0 is off.",
         topic=OPTIMIZATION, minimum=0, maximum=0.99999,
     )  # fmt: skip
+    task: str = setting(
+        TASKS[0], "What is learnt: classification (one label a picture), multi_label (any number of them), or "
+        "MODULE:CLASS of your own, a tl_distributed.Task; auto goes by the data set.", topic=OPTIMIZATION,
+    )  # fmt: skip
     label_smoothing: float = setting(
-        0.0, "Share of the label spread evenly over all classes.", topic=OPTIMIZATION, minimum=0, maximum=0.9
-    )
+        0.0, "Share of the label spread evenly over all classes; multi_label: of each class's, over yes and no.",
+        topic=OPTIMIZATION, minimum=0, maximum=0.9,
+    )  # fmt: skip
     loss: str = setting(
         "cross_entropy", "Training loss; focal is that of Lin et al. 2017, which counts what is answered right less.",
         topic=OPTIMIZATION, choices=("cross_entropy", "focal"),
@@ -78,14 +85,31 @@ class OptimizationSettings:
         topic=OPTIMIZATION, minimum=0,
     )  # fmt: skip
     select_by: str = setting(
-        SELECT_BY[0], "What chooses the epoch whose weights are kept; of equal ones the one with the lower validation "
-        "loss.", topic=OPTIMIZATION, choices=SELECT_BY,
+        "auto", "What chooses the epoch whose weights are kept, of equal ones the one with the lower validation loss: "
+        "val_accuracy, val_loss, val_balanced_accuracy, or val_ and another metric of the task; auto is val_accuracy, "
+        "for multi_label val_mean_average_precision, for a task of your own what its class says.", topic=OPTIMIZATION,
     )  # fmt: skip
 
     def validate(self) -> None:
         """Raises `UserError` for combinations that cannot be meant."""
+        self._check_task()
+        if self.select_by != "auto" and not self.select_by.startswith("val_"):
+            raise UserError(f"--select_by={self.select_by}: takes auto, or val_ and a metric, e.g. val_loss")
         if self.loss != "focal" and self.focal_gamma != OptimizationSettings.focal_gamma:
             raise UserError(f"--focal_gamma={self.focal_gamma:g} has no effect without --loss=focal; add it or drop it")
+
+    def _check_task(self) -> None:
+        if self.task not in TASKS and not is_own(self.task):
+            raise UserError(f"--task={self.task}: takes {', '.join(TASKS)}, or MODULE:CLASS of your own")
+        if is_own(self.task):
+            function_of("task", self.task)
+        without = OF_BUILT_IN_TASKS if is_own(self.task) else ("class_weights",) if self.task == "multi_label" else ()
+        defaults = OptimizationSettings.__dataclass_fields__
+        given = [name for name in without if getattr(self, name) != defaults[name].default]
+        if given:
+            raise UserError(
+                f"--{given[0]}={getattr(self, given[0])} has no effect with --task={self.task}; drop one of them"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@
 3. `update.Update` (compiled, traced once) through `merge_call` and `strategy.extended.update`, in which every
    variable resolves to the local copy.
 
-Losses are sums divided once by the global batch size, so replicas' gradients add up to those of one device; with class
-weights, the update divides what came of it by their mean over the global batch.
+Losses are sums divided once by the global batch size, so replicas' gradients add up to those of one device; of a task
+with weights, the update divides what came of it by their mean over the global batch.
 """
 
 import logging
@@ -71,7 +71,7 @@ class TrainStep:
             self.optimizer = make_optimizer()
             self.optimizer.build(model.trainable_variables)
             self.loss_scale = make_loss_scale(runtime.precision)
-            self._sums = tf.Variable(tf.zeros([4]), trainable=False, name="sums")
+            self._sums = tf.Variable(tf.zeros([self.num_sums]), trainable=False, name="sums")
             averaged = [*model.trainable_variables, *_moving_statistics(model)] if settings.ema_decay else []
             self.update = Update(
                 model.trainable_variables, lambda: self.forward_backward.changed, self.optimizer, self.loss_scale,
@@ -79,6 +79,11 @@ class TrainStep:
                 use_xla=runtime.use_xla,
             )  # fmt: skip
             self.averages = dict(zip(map(id, averaged), self.update.averages, strict=True))
+
+    @property
+    def num_sums(self) -> int:
+        """Of the sums between two logs: of loss, the task's measures, gradient norm and skipped updates."""
+        return 3 + len(self._settings.task.measure_names)
 
     @property
     def trainable_variables(self) -> list[Any]:
@@ -139,7 +144,7 @@ class TrainStep:
           batch: `[n]` images, as arrays.
 
         Returns:
-          (`[n, size, size, 3] float32` in [0, 255], `[n, num_classes] float32` soft labels).
+          (`[n, size, size, 3] float32` in [0, 255], `[n, num_classes] float32` targets).
         """
         settings = self._settings
         seeds = per_image_seeds(tf.constant(settings.seed), tf.constant(0), tf.range(len(batch.labels)))
@@ -148,15 +153,16 @@ class TrainStep:
             images, labels, seeds,
             settings=settings.augment, image_size=settings.image_size, num_classes=settings.num_classes,
             sizes=sizes, fit=settings.fit,
+            targets=settings.task.targets(labels, settings.num_classes), own=settings.own_augmentation,
         )  # fmt: skip
         return pixels.numpy(), targets.numpy()
 
     def reset_sums(self) -> None:
         """Starts a new log interval; call it in cross-replica context."""
-        self._sums.assign(tf.zeros([4]))
+        self._sums.assign(tf.zeros([self.num_sums]))
 
     def read_sums(self) -> tf.Tensor:
-        """Returns `[4] float32`: sums since the last reset of loss, hits, gradient norm and skipped updates."""
+        """Returns `[num_sums] float32`: sums since the last reset of loss, measures, gradient norm, skipped updates."""
         return self._sums.read_value()
 
 

@@ -10,7 +10,9 @@ from tl_distributed.bank.layout import FeatureLayout
 from tl_distributed.data.fit_rules import DEFAULT_FIT, Fit
 from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.pixels.augment_settings import AugmentSettings
+from tl_distributed.pixels.own_augmentation import OwnAugmentation
 from tl_distributed.settings.config import Config
+from tl_distributed.training.tasks import Classification, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,8 +24,8 @@ class StepSettings:
       rate_multipliers: Factor on the rate of each trainable variable, by the `id` of Keras's variable: a tail that is
         trained from a bank has them in an order of its own.
       fit: Of pictures that are stored whole, see `pixels.fit`.
-      class_weights: Of each class, in order of label, 0 or more; `None` where all count alike.
-      focal_gamma: Exponent of the focal loss; `None` for cross-entropy.
+      task: What is learnt.
+      own_augmentation: Of one's own, see `pixels.own_augmentation`; `None` without.
     """
 
     features: FeatureLayout | None
@@ -32,7 +34,6 @@ class StepSettings:
     normalization: str
     num_classes: int
     global_batch_size: int
-    label_smoothing: float
     weight_decay: float
     rate_multipliers: Mapping[int, float]
     clip_norm: float
@@ -40,9 +41,9 @@ class StepSettings:
     all_reduce_dtype: str
     gradient_buckets: int
     seed: int
-    class_weights: tuple[float, ...] | None
-    focal_gamma: float | None
+    task: Task
     fit: Fit = DEFAULT_FIT
+    own_augmentation: OwnAugmentation | None = None
 
     def rate_multiplier(self, variable: Any) -> float:
         """Returns the factor on the learning rate of a Keras variable."""
@@ -56,7 +57,7 @@ def step_settings(
     normalization: str,
     num_classes: int,
     features: FeatureLayout | None,
-    class_weights: tuple[float, ...] | None = None,
+    task: Task | None = None,
     fit: Fit = DEFAULT_FIT,
 ) -> StepSettings:
     """Returns the settings of a step, the same for every command that trains.
@@ -67,7 +68,7 @@ def step_settings(
       normalization: Of the backbone.
       num_classes: Of the data set.
       features: Of the rows of a bank; `None` for images.
-      class_weights: Of `class_weights.resolve_class_weights`.
+      task: Of `task_choice.choose_task`; `None` for plain classification.
       fit: Of the run.
     """
     return StepSettings(
@@ -77,7 +78,6 @@ def step_settings(
         normalization=normalization,
         num_classes=num_classes,
         global_batch_size=config.global_batch_size,
-        label_smoothing=config.label_smoothing,
         weight_decay=config.weight_decay,
         rate_multipliers=rate_multipliers(model, config.layer_decay),
         clip_norm=config.clip_norm,
@@ -86,6 +86,6 @@ def step_settings(
         gradient_buckets=config.gradient_buckets,
         seed=config.seed,
         fit=fit,
-        class_weights=class_weights,
-        focal_gamma=config.focal_gamma if config.loss == "focal" else None,
+        task=task or Classification(),
+        own_augmentation=config.own_augmentation(),
     )

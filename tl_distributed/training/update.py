@@ -46,7 +46,7 @@ class Update:
           optimizer: Built for `variables`.
           loss_scale: Of float16.
           averaged: Keras's variables that are averaged; none where `settings.ema_decay` is 0.
-          sums: `[4] float32`: losses, right answers, gradient norms, skipped updates since the last reset.
+          sums: `[3 + m] float32`: losses, the task's measures, gradient norms, skipped updates since the last reset.
           learning_rate: Maps the run's step (int64 scalar) to the rate (float32 scalar).
           settings: Of the step.
           buckets: Of `variables`, for each vector of gradients those that it is of; none where gradients come singly.
@@ -113,12 +113,12 @@ class Update:
 
         A batch of no weight at all changes nothing.
         """
-        if not self._settings.class_weights:
+        if not self._settings.task.is_weighted:
             return list(gradients), sums
-        loss, hits, weight = tf.unstack(sums)
+        loss, *measures, weight = tf.unstack(sums)
         factor = tf.math.divide_no_nan(float(self._settings.global_batch_size), weight)
         weighted = [tf.cast(gradient, tf.float32) * factor for gradient in gradients]
-        return weighted, tf.stack([loss * factor, hits])
+        return weighted, tf.stack([loss * factor, *measures])
 
     def _update(
         self,

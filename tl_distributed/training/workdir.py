@@ -82,6 +82,8 @@ def open_workdir(
     current, before = json.loads(json.dumps(dataclasses.asdict(config))), settings_of(saved["config"])
     if before["fit"] == "auto":  # of before there was the flag: the data set's
         before["fit"] = saved.get("fit", current["fit"])
+    if before["task"] == "auto":  # of before there was the flag: nothing else was learnt
+        before["task"] = "classification"
     names = [name for name, value in current.items() if name not in _FREE_SETTINGS and before[name] != value]
     differing = [f"{name} {before[name]} there, {current[name]} here" for name in names]
     if saved["dataset_sha256"] != info.digest():

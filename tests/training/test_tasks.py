@@ -1,0 +1,261 @@
+"""Tasks: the built-in losses against Keras's, and multi-label and one's own through whole runs."""
+
+import json
+import pathlib
+
+import engine
+import keras
+import numpy as np
+import own_tasks
+import pytest
+import tensorflow as tf
+from multi_label_data import NAMES, labels_of, multi_label_data
+from sklearn.metrics import average_precision_score
+from tiny_runs import assert_identical
+from toy_dataset import write_toy_dataset
+
+import tl_distributed as tl
+from tl_distributed.errors import UserError
+from tl_distributed.inference.predictions import predict_files
+from tl_distributed.inference.saved import open_model
+from tl_distributed.inference.scoring import figures_line, score_model
+from tl_distributed.reporting.metrics_log import read_metrics
+from tl_distributed.training.losses import binary_losses
+from tl_distributed.training.tasks import Classification, MultiLabel
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    return multi_label_data(tmp_path_factory.mktemp("tasks") / "several")[0]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return write_toy_dataset(tmp_path_factory.mktemp("tasks") / "one", counts={"train": 24, "val": 12, "test": 12})
+
+
+def flags(data_dir, workdir, **changes) -> dict:
+    return {
+        "data_dir": data_dir, "workdir": str(workdir), "backbone": "tiny_norm", "transfer": "scratch", "epochs": 3,
+        "global_batch_size": 8, "learning_rate": 0.01, "augment": "none", "strategy": "one_device",
+        "precision": "float32", "xla": "off", **changes,
+    }  # fmt: skip
+
+
+def logits_and_targets() -> tuple[tf.Tensor, tf.Tensor]:
+    generator = np.random.default_rng(0)
+    targets = tf.constant(generator.random((6, 4)) < 0.4, tf.float32)
+    return tf.constant(generator.normal(size=(6, 4)) * 3, tf.float32), targets
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("gamma", [None, 2.0])
+def test_binary_losses_are_keras_own(smoothing, gamma):
+    logits, targets = logits_and_targets()
+    options = {"from_logits": True, "label_smoothing": smoothing}
+    if gamma is None:
+        expected = keras.losses.binary_crossentropy(targets, logits, **options)
+    else:
+        expected = keras.losses.binary_focal_crossentropy(targets, logits, gamma=gamma, **options)
+    found = binary_losses(targets, logits, label_smoothing=smoothing, focal_gamma=gamma)
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+def test_a_loss_has_a_gradient_where_the_answer_is_certain():
+    logits = tf.constant([[-200.0, 200.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        losses = binary_losses(tf.constant([[1.0, 0.0]]), logits, label_smoothing=0.0, focal_gamma=0.5)
+    np.testing.assert_allclose(tape.gradient(losses, logits), [[-0.5, 0.5]], rtol=1e-5)
+
+
+def test_targets_of_both_kinds_of_labels():
+    task = MultiLabel()
+    np.testing.assert_array_equal(task.targets(tf.constant([[0, 2], [-1, -1]]), 3), [[1, 0, 1], [0, 0, 0]])
+    np.testing.assert_array_equal(task.targets(tf.constant([2, 0]), 3), [[0, 0, 1], [1, 0, 0]])
+    (whole,) = task.measures(tf.constant([[0, 2], [-1, -1]]), tf.constant([[1.0, -1.0, 2.0], [-1.0, 0.5, -1.0]]))
+    np.testing.assert_array_equal(whole, [1, 0])
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_a_task_trains_on_replicas_as_on_one_device(xla):
+    """Sums of the task reduce over the replicas: loss and measure of two are those of one."""
+    settings = engine.settings(task=own_tasks.Ordinal())
+    runs = [
+        engine.make_engine(engine.runtime(count, xla=xla), backbone="tiny", step_settings=settings).train(4)
+        for count in (1, 2)
+    ]
+    np.testing.assert_allclose(runs[0], runs[1], rtol=1e-4, atol=1e-5)
+    assert runs[0][:, 1].min() > 0  # the mean of how far it is off, no share of right answers
+
+
+@pytest.fixture(scope="module")
+def trained(several, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("tasks") / "run"
+    changes = {"epochs": 16, "learning_rate": 0.03, "strategy": "mirrored", "augment": "basic"}
+    return tl.train(**flags(several, workdir, **changes))
+
+
+def test_multi_label_is_chosen_by_the_data_set_and_learns(trained, several):
+    results, written = trained.results, trained.config["config"]
+    assert results["task"] == written["task"] == "multi_label" and written["select_by"] == "val_mean_average_precision"
+    assert results["test_mean_average_precision"] > 0.9 > results["test_hamming_loss"] > -1
+    assert "test_accuracy" not in results and results["temperature"] is None
+    saved = np.load(pathlib.Path(trained.workdir) / "predictions_test.npz")
+    truth = np.array([[label in row for label in range(3)] for row in saved["labels"].tolist()])
+    assert average_precision_score(truth, saved["probabilities"]) == pytest.approx(
+        results["test_mean_average_precision"], abs=1e-6
+    )
+    rows = [row for row in trained.history if "val_loss" in row]
+    best = max(rows, key=lambda row: (row["val_mean_average_precision"], -row["val_loss"]))
+    assert results["best_step"] == best["step"]
+    assert all({"loss", "subset_accuracy"} <= set(row) for row in trained.history if "loss" in row)
+
+
+def test_multi_label_is_evaluated_and_predicted(trained, several, tmp_path):
+    summary = score_model(trained.workdir, several, split="test", batch_size=10)
+    for name in ("mean_average_precision", "macro_f1", "subset_accuracy", "loss"):
+        assert summary[name] == pytest.approx(trained.results[f"test_{name}"], abs=1e-4)
+    assert "mean average precision" in figures_line(summary)
+    model = open_model(trained.workdir)
+    assert (model.task, model.activation) == ("multi_label", "sigmoid")
+    folder = pathlib.Path(several).parent / "pictures" / "images"
+    files = [str(folder / f"test{number:03d}.png") for number in range(8)]
+    found = list(predict_files(model, files, top=2, batch_size=8, fit="squash"))
+    for row in found:
+        assert set(row) == {"file", "labels", "top"} and len(row["top"]) == 2
+        above = [one["class"] for one in row["top"] if one["probability"] > 0.5]
+        assert row["labels"][:2] == above
+    right = sum(sorted(row["labels"]) == labels_of(number) for number, row in enumerate(found))
+    assert right >= 6
+    stock = keras.models.load_model(f"{trained.workdir}/model.keras", safe_mode=True)
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    np.testing.assert_allclose(stock.predict(images, verbose=0), model.predict(images), atol=1e-5)
+
+
+def test_the_page_of_the_run_says_the_scores_it_has(trained):
+    page = (pathlib.Path(trained.workdir) / "report.html").read_text()
+    results = trained.results
+    assert "mean average precision" in page and f"{results['test_mean_average_precision']:.4f}" in page
+    assert "hamming loss" in page and "average precision" in page and "% of" not in page.split("<script")[0]
+    assert {path.name for path in (pathlib.Path(trained.workdir) / "plots").iterdir()} == {"learning_curves.png"}
+
+
+def test_multi_label_from_a_bank_equals_plain_training(several, tmp_path):
+    settings = {"backbone": "tiny_norm", "transfer": "frozen", "weights": None, "dropout": 0.0}
+    first = tl.train(**flags(several, tmp_path / "first", max_steps=1))
+    settings["weights"] = f"{first.workdir}/model.keras"
+    banks = [
+        tl.train(**flags(several, tmp_path / name, **settings, feature_bank=name)).results for name in ("on", "off")
+    ]
+    assert banks[0]["test_loss"] == pytest.approx(banks[1]["test_loss"], abs=1e-5)
+    assert banks[0]["test_mean_average_precision"] == pytest.approx(banks[1]["test_mean_average_precision"], abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_an_own_task_and_augmentation_go_on_where_they_stopped(one, tmp_path, precision):
+    shared = {"task": own_tasks.Ordinal(2.0), "augmentation": own_tasks.brighter}
+
+    def train(name: str, *, task=shared["task"], **changes) -> tl.Run:
+        settings = {"strategy": "mirrored", "checkpoint_every_steps": 2, "precision": precision, **changes}
+        return tl.train(**flags(one, tmp_path / name, **settings), **{**shared, "task": task})
+
+    whole = train("whole")
+    train("parts", max_steps=4)
+    parts = train("parts")
+    assert_identical(whole.workdir, parts.workdir)
+    assert whole.results["test_off_by"] == parts.results["test_off_by"] and "test_accuracy" not in whole.results
+    assert set(whole.config["plugin_sha256"]) == {"python=own_tasks.Ordinal", "python=own_tasks.brighter"}
+    validations = [row for row in whole.history if "val_loss" in row]
+    best = min(validations, key=lambda row: (row["val_off_by"], row["val_loss"]))
+    assert whole.results["best_step"] == best["step"]
+    with pytest.raises(UserError, match=r"the source of python=own_tasks\.Ordinal, which has changed since"):
+        train("parts", task=own_tasks.Ordinal(3.0), epochs=4)
+
+
+def test_a_task_by_its_name_whose_model_returns_the_outputs(one, tmp_path, caplog):
+    run = tl.train(**flags(one, tmp_path / "run", task="own_tasks:LeftAsTheyAre", epochs=1))
+    assert list(run.config["plugin_sha256"]) == ["own_tasks"]
+    outputs = run.model.predict(np.zeros((2, 16, 16, 3), np.uint8))
+    assert not np.allclose(outputs.sum(1), 1)
+    with pytest.raises(UserError, match="returns what linear makes"):
+        score_model(run.workdir, one, split="test", batch_size=8)
+
+
+def test_classification_is_the_same_by_flags_and_by_object(one, tmp_path):
+    shared = {"epochs": 2, "weight_decay": 0.0}
+    by_flags = {"label_smoothing": 0.1, "class_weights": "balanced", "loss": "focal", "focal_gamma": 1.5}
+    flagged = tl.train(**flags(one, tmp_path / "flags", **shared, **by_flags))
+    task = tl.Classification(label_smoothing=0.1, class_weights="balanced", focal_gamma=1.5)
+    given = tl.train(tl.Config(**flags(one, tmp_path / "task", **shared)), task=task)
+    assert_identical(flagged.workdir, given.workdir)
+    assert given.config["class_weights"] == flagged.config["class_weights"] is not None
+
+
+def test_an_own_augmentation_changes_training_alone(one, tmp_path):
+    plain, changed = (
+        tl.train(**flags(one, tmp_path / name, epochs=1), augmentation=function)
+        for name, function in (("plain", None), ("changed", own_tasks.brighter))
+    )
+    losses = [read_metrics(f"{run.workdir}/metrics.jsonl")[0]["loss"] for run in (plain, changed)]
+    assert losses[0] != losses[1]
+    assert json.loads((tmp_path / "changed" / "config.json").read_text())["config"]["augmentation"].startswith(
+        "python="
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": own_tasks.NoTask()}, "task takes a tl.Task"),
+        ({"task": "own_tasks:NoTask"}, "takes a class, or a function that returns one, of tl_distributed.Task"),
+        ({"task": "own_tasks:Nothing"}, "own_tasks has no function 'Nothing'"),
+        ({"task": "ordinal"}, "--task=ordinal: takes auto, classification, multi_label, or MODULE:CLASS"),
+        ({"task": tl.Classification(), "label_smoothing": 0.1}, "task says label_smoothing itself"),
+        (
+            {"task": own_tasks.Ordinal, "label_smoothing": 0.1},
+            "--label_smoothing=0.1 has no effect with --task=python=",
+        ),
+        ({"task": "multi_label", "class_weights": "balanced"}, "--class_weights=balanced has no effect with --task"),
+        (
+            {"select_by": "val_mean_average_precision"},
+            "--select_by=val_mean_average_precision: task classification has",
+        ),
+        ({"select_by": "accuracy"}, "takes auto, or val_ and a metric"),
+        ({"augmentation": own_tasks.smaller}, r"returns images of float32 \(16, 15, 16, 3\), was given"),
+        ({"augmentation": own_tasks.needs_values}, "own_tasks.needs_values: it failed with"),
+        ({"augmentation": own_tasks.one_too_many}, "has to return the pair"),
+        ({"augmentation": "brighter"}, "takes MODULE:FUNCTION of your own"),
+        ({"augmentation": own_tasks.brighter, "feature_bank": "on"}, "changes the images in every epoch"),
+        ({"augmentation": own_tasks.brighter, "bank_views": 2}, "--bank_views=2 banks no --augmentation of your own"),
+    ],
+)
+def test_what_cannot_be_meant(one, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        tl.train(**flags(one, tmp_path / "run"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "classification"}, "--task=classification: takes one label a picture"),
+        ({"task": own_tasks.Ordinal}, "takes one label a picture"),
+        ({"images_per_class": 3}, "--images_per_class=3: pictures of"),
+        ({"class_weights": "balanced"}, "--class_weights=balanced has no effect with multi_label"),
+    ],
+)
+def test_what_cannot_be_meant_of_several_labels(several, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        tl.train(**flags(several, tmp_path / "run"), **changes)
+
+
+def test_a_study_says_that_it_is_of_one_label(several, tmp_path):
+    with pytest.raises(UserError, match="a study compares by accuracy, and its pictures have any number of labels"):
+        tl.study({"a": {"backbone": "tiny_norm"}}, data_dir=several, workdir=tmp_path / "study")
+    with pytest.raises(UserError, match="a study compares accuracies of classification"):
+        tl.study({"a": {"backbone": "tiny_norm", "task": "multi_label"}}, data_dir=several, workdir=tmp_path / "study")
+
+
+def test_metric_names_are_what_metrics_returns(trained):
+    assert {f"test_{name}" for name in MultiLabel().metric_names} <= set(trained.results)
+    assert Classification().chosen_by in Classification().metric_names and NAMES == ("blue", "green", "red")
