@@ -58,6 +58,10 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "beam": ["apache-beam>=2.70,<3"],
+        "litert": ["ai-edge-litert>=1.3"],  # runs .tflite; without it TensorFlow's own interpreter does
+        "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.16.1"],
+        "mlflow": ["mlflow>=2.16"],
+        "wandb": ["wandb>=0.19"],
         "notebook": ["jupyterlab>=4"],
         "docs": ["sphinx>=8", "myst-nb>=1.2", "pydata-sphinx-theme>=0.16"],
         "bench": ["torch>=2.6", "timm>=1.0", "tf_keras>=2.20,<2.22", "jax>=0.5"],

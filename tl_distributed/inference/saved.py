@@ -18,6 +18,8 @@ import tensorflow as tf
 from tl_distributed.errors import UserError
 from tl_distributed.files import path_exists, replace_file, sync, write_file
 from tl_distributed.inference.model_info import ModelInfo, beside, info_path, read_model_info, store_inside
+from tl_distributed.inference.onnx_files import open_onnx, save_onnx
+from tl_distributed.inference.tflite import FLOAT32, Interpreter, Quantization, convert
 from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import use_fused_kernels
 
@@ -41,13 +43,13 @@ class SavedModel(ModelInfo):
 
 
 def open_model(path: str) -> SavedModel:
-    """Opens a `.keras`, `.h5` or `.tflite` file, a SavedModel folder, or a run's workdir.
+    """Opens a `.keras`, `.h5`, `.tflite` or `.onnx` file, a SavedModel folder, or a run's workdir.
 
     Where class names are missing or may be another model's, a line says so.
 
     Raises:
-      UserError: No such path, another kind of file, a model of other inputs or outputs, or one whose class names are
-        not as many as its outputs.
+      UserError: No such path, another kind of file, a model of other inputs or outputs, one whose class names are
+        not as many as its outputs, or what opens it is not installed.
     """
     path = path.rstrip("/")
     if tf.io.gfile.isdir(path) and tf.io.gfile.exists(f"{path}/model.keras"):
@@ -95,8 +97,16 @@ def _open(path: str) -> tuple[_Predict, _Shape, _Shape]:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
         return _compiled(model), tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
     if path.endswith(".tflite"):
-        return _open_tflite(path)
-    raise ValueError("takes .keras, .h5, .tflite or a SavedModel folder")
+        interpreter = Interpreter(_read(path))
+        return interpreter, interpreter.input_shape, interpreter.output_shape
+    if path.endswith(".onnx"):
+        return open_onnx(_read(path))
+    raise ValueError("takes .keras, .h5, .tflite, .onnx or a SavedModel folder")
+
+
+def _read(path: str) -> bytes:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return file.read()
 
 
 def _compiled(model: keras.Model) -> _Predict:
@@ -130,23 +140,6 @@ def _open_saved_model(path: str) -> tuple[_Predict, _Shape, _Shape]:
     return call, tuple(spec.shape[1:]), tuple(returned.shape[1:])
 
 
-def _open_tflite(path: str) -> tuple[_Predict, _Shape, _Shape]:
-    with tf.io.gfile.GFile(path, "rb") as file:
-        interpreter = tf.lite.Interpreter(model_content=file.read())
-    inputs, outputs = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    given, returned = inputs["index"], outputs["index"]
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        interpreter.resize_tensor_input(given, images.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(given, images)
-        interpreter.invoke()
-        return interpreter.get_tensor(returned)
-
-    shapes = (tuple(int(side) for side in tensor["shape"][1:]) for tensor in (inputs, outputs))
-    return predict, *shapes
-
-
 def stored_info(path: str, model: keras.Model) -> ModelInfo:
     """Returns what is stored with the model of a run at `path`, to be stored with an export of it.
 
@@ -156,14 +149,18 @@ def stored_info(path: str, model: keras.Model) -> ModelInfo:
     return _stored(path, tuple(model.input_shape[1:]), model.output_shape[-1])
 
 
-def save_model(model: keras.Model, path: str, kind: str, info: ModelInfo) -> None:
+def save_model(model: keras.Model, path: str, kind: str, info: ModelInfo, quantization: Quantization = FLOAT32) -> None:
     """Writes a packaged model with what is stored with it; it appears whole or not at all.
 
     Args:
       model: Of `packaging.package_model`.
       path: File, or folder for a SavedModel, on any file system.
-      kind: keras, h5, saved_model or tflite.
+      kind: keras, h5, saved_model, tflite or onnx.
       info: Goes inside, or into a JSON file beside, which is there before the model is.
+      quantization: Of tflite.
+
+    Raises:
+      UserError: As `onnx_files.save_onnx`.
     """
     from tl_distributed.inference.stock_layers import with_stock_layers
 
@@ -175,8 +172,11 @@ def save_model(model: keras.Model, path: str, kind: str, info: ModelInfo) -> Non
             model.save(made)
         elif kind == "saved_model":
             model.export(made, verbose=False)
+        elif kind == "onnx":
+            save_onnx(model, made)
         else:
-            _save_tflite(model, made)
+            with open(made, "wb") as file:
+                file.write(convert(model, quantization))
         if kind in ("keras", "saved_model"):
             store_inside(made, info)
         else:
@@ -184,7 +184,7 @@ def save_model(model: keras.Model, path: str, kind: str, info: ModelInfo) -> Non
         _move(made, path)
 
 
-ENDINGS = {"keras": ".keras", "h5": ".h5", "saved_model": "", "tflite": ".tflite"}
+ENDINGS = {"keras": ".keras", "h5": ".h5", "saved_model": "", "tflite": ".tflite", "onnx": ".onnx"}
 DEFAULT_NAMES = {kind: "saved_model" if kind == "saved_model" else f"model{ending}" for kind, ending in ENDINGS.items()}
 
 
@@ -199,12 +199,6 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         absl.logging.set_verbosity(verbosity)
-
-
-def _save_tflite(model: keras.Model, path: str) -> None:
-    content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
-    with open(path, "wb") as file:
-        file.write(content)
 
 
 def _move(made: str, path: str) -> None:

@@ -40,12 +40,7 @@ def score_model(model_path: str, data_dir: str, *, split: str, batch_size: int) 
     info, model = read_manifest(data_dir), open_model(model_path)
     if split not in info.splits:
         raise UserError(f"--split={split}: {data_dir} has {', '.join(info.splits)}")
-    if info.storage == "pixels" and model.image_shape != info.image_shape:
-        raise UserError(f"{model.path} takes images of {model.image_shape}, {data_dir} has {info.image_shape}")
-    if model.class_names and model.class_names != info.class_names:
-        raise UserError(f"{model.path} was trained on other classes than those of {data_dir}")
-    if model.num_classes != info.num_classes:
-        raise UserError(f"{model.path} tells {model.num_classes} classes apart, {data_dir} has {info.num_classes}")
+    check_data_set(model, info, data_dir)
     _check_task(model, info, data_dir)
     examples = load_splits(data_dir, info, (split,), input_mode="auto")[split]
     temperature = None if model.calibrated else model.temperature
@@ -70,6 +65,16 @@ def score_model(model_path: str, data_dir: str, *, split: str, batch_size: int) 
         scores = ExampleScores.concatenate(calibrated)
         summary |= {**calibrated_figures(scores, temperature), "reliability_calibrated": scores.reliability}
     return summary
+
+
+def check_data_set(model: SavedModel, info: DatasetInfo, data_dir: str) -> None:
+    """Raises `UserError` where a data set's shapes or classes are not those of a model."""
+    if info.storage == "pixels" and model.image_shape != info.image_shape:
+        raise UserError(f"{model.path} takes images of {model.image_shape}, {data_dir} has {info.image_shape}")
+    if model.class_names and model.class_names != info.class_names:
+        raise UserError(f"{model.path} was trained on other classes than those of {data_dir}")
+    if model.num_classes != info.num_classes:
+        raise UserError(f"{model.path} tells {model.num_classes} classes apart, {data_dir} has {info.num_classes}")
 
 
 def _check_task(model: SavedModel, info: DatasetInfo, data_dir: str) -> None:

@@ -35,12 +35,23 @@ def _stock_layer(layer: Any) -> Any:
 
     if type(layer).__name__ == "LayerScale":  # one factor a channel
         return layers.DepthwiseConv2D(1, use_bias=False, name=layer.name, dtype=layer.dtype_policy)
+    if isinstance(layer, layers.Conv2D) and layer.groups == layer.filters > 1 and layer.kernel.shape[2] == 1:
+        return _depthwise(layer)
     if isinstance(layer, layers.Normalization) and layer.weights:
         # Opening an .h5 restores such statistics, but the layer goes on with mean 0 and variance 1.
         deviation = layer.adapt_variance.numpy() ** 0.5
         offset = -layer.adapt_mean.numpy() / deviation
         return layers.Rescaling((1 / deviation).tolist(), offset=offset.tolist(), name=layer.name, dtype="float32")
     return type(layer).from_config(layer.get_config())
+
+
+def _depthwise(layer: Any) -> Any:
+    """Returns what ConvNeXt writes as a convolution in as many groups as channels: tf2onnx cannot convert that."""
+    from keras import layers
+
+    config = layer.get_config()
+    taken = ("name", "strides", "padding", "data_format", "dilation_rate", "activation", "use_bias", "dtype")
+    return layers.DepthwiseConv2D(layer.kernel_size, **{name: config[name] for name in taken})
 
 
 def _call_with_layers(operation: Any, *arguments: Any, **keywords: Any) -> Any:

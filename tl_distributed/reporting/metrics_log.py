@@ -30,8 +30,13 @@ class MetricsLog:
 
         rows = read_metrics(path) if resume_step and tf.io.gfile.exists(path) else []
         kept = [row for row in rows if row["step"] <= resume_step]
+        self._dropped = {_name(row) for row in rows if row["step"] > resume_step}
         write_file(path, "".join(_line(row) for row in kept).encode())
         self._file = tf.io.gfile.GFile(path, "a")
+
+    def had(self, row: Mapping[str, Any]) -> bool:
+        """Tells whether the log held the row of this step, of training or of validation, before it was opened."""
+        return _name(row) in self._dropped
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a row, which holds its `step`; numpy values become numbers, NaN and infinities null."""
@@ -64,6 +69,10 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
             if not is_last:
                 raise UserError(f"{path}: line {number} is no JSON object with a step; remove the line") from None
     return rows
+
+
+def _name(row: Mapping[str, Any]) -> tuple[int, bool]:
+    return int(row["step"]), any(key.startswith("val_") for key in row)
 
 
 def _line(row: dict[str, Any]) -> str:

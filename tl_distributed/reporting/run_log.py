@@ -1,4 +1,4 @@
-"""Everything that a run shows while it goes and when it ends: metrics.jsonl, TensorBoard, plots."""
+"""Everything that a run shows while it goes and when it ends: metrics.jsonl, TensorBoard, a tracker, plots."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from tl_distributed.reporting.drawing import MOST_CLASSES_DRAWN
 from tl_distributed.reporting.metrics_log import MetricsLog, read_metrics
 from tl_distributed.reporting.shown_scores import is_classification, main_metric, metrics_of
 from tl_distributed.reporting.tensorboard import TensorBoardLog
+from tl_distributed.reporting.trackers import open_tracker
 
 _FINAL_SCORES = (
     "val_accuracy", "test_accuracy", "test_loss", "test_top5_accuracy", "test_balanced_accuracy", "test_macro_f1",
@@ -24,13 +25,22 @@ class RunLog:
     """Context manager around a run's reports."""
 
     def __init__(
-        self, workdir: str, *, last_step: int, measures: Sequence[str] = ("accuracy",), chosen_by: str = "accuracy"
+        self,
+        workdir: str,
+        *,
+        last_step: int,
+        measures: Sequence[str] = ("accuracy",),
+        chosen_by: str = "accuracy",
+        track: str = "none",
     ):
         """Opens the reports; rows of `metrics.jsonl` after `last_step`, left by a killed run, are dropped.
 
-        `measures` are what a row of training has beside the loss, `chosen_by` is the metric that chooses the epoch.
+        `measures` are what a row of training has beside the loss, `chosen_by` is the metric that chooses the epoch,
+        `track` is a tracker that gets the scalars too, one of `trackers.TRACKERS`.
         """
         self._workdir, self._measures, self._chosen_by = workdir, measures, chosen_by
+        self._resumed, self._track = last_step > 0, track
+        self._tracker = open_tracker("none", workdir, {}, resumed=False)
         self._metrics = MetricsLog(f"{workdir}/metrics.jsonl", resume_step=last_step)
         self._board = TensorBoardLog(workdir, enabled=True, resume_step=last_step)
         self._replicas, self._precision = 1, "float32"
@@ -41,19 +51,27 @@ class RunLog:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._metrics.close()
         self._board.close()
+        self._tracker.close(kind)
 
     def start(self, config: Mapping[str, Any]) -> None:
-        """Shows the content of `config.json` as text, and sets what the board opens on."""
+        """Shows the content of `config.json` as text, sets what the board opens on, and begins to track.
+
+        Raises:
+          UserError: As `trackers.open_tracker`.
+        """
         self._replicas, self._precision = config["replicas"], config["precision"]
+        self._tracker = open_tracker(self._track, self._workdir, config["config"], resumed=self._resumed)
         self._board.layout(board_tags.chart_layout(self._chosen_by), 0)
         self._board.text(tensorboard.CONFIG, f"```json\n{json.dumps(config, indent=2)}\n```", 0)
 
     def row(self, values: Mapping[str, Any]) -> None:
         """Adds one row, of training or of validation (`val_*`); `values` holds `step`."""
-        self._metrics.append(dict(values))
         scalars = board_tags.scalars_of(
             values, replicas=self._replicas, precision=self._precision, measures=self._measures
         )
+        if not self._metrics.had(values):  # a tracker cannot take back what a killed run gave it
+            self._tracker.scalars(int(values["step"]), scalars)
+        self._metrics.append(dict(values))
         self._board.scalars(int(values["step"]), scalars)
 
     def preview(self, images: np.ndarray, captions: Sequence[str], step: int) -> None:
@@ -98,6 +116,7 @@ class RunLog:
             finals = [f"{split}_{name}" for name in metrics_of(results, "test") for split in ("val", "test")]
         metrics = {board_tags.best_tag(name): results[name] for name in finals if results.get(name) is not None}
         self._board.hparams(hparams, metrics, step)
+        self._tracker.scalars(step, metrics)
 
 
 class NoRunLog(RunLog):

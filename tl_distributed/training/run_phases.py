@@ -113,8 +113,9 @@ class RunPhases:
     def _run_log(self, position: Position) -> RunLog:
         task = self._run.task
         return RunLog(
-            self._run.config.workdir, last_step=position.step, measures=task.measure_names, chosen_by=task.chosen_by
-        )
+            self._run.config.workdir, last_step=position.step, measures=task.measure_names, chosen_by=task.chosen_by,
+            track=self._run.config.track,
+        )  # fmt: skip
 
     def _train(
         self, position: Position, log: RunLog, stop: StopRequest

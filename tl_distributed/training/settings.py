@@ -4,6 +4,7 @@ import dataclasses
 
 from tl_distributed.errors import UserError
 from tl_distributed.models.plugins import function_of, is_own
+from tl_distributed.reporting.trackers import TRACKERS, refuse_without_tracker
 from tl_distributed.settings.flags import setting
 
 OPTIMIZATION, RUN = "Optimization", "Run"
@@ -135,6 +136,10 @@ class RunSettings:
         topic=RUN, choices=("auto", "never", "must"),
     )  # fmt: skip
     max_steps: int = setting(0, "Stop after this many steps in all, for trying things; 0 is off.", topic=RUN, minimum=0)
+    track: str = setting(
+        "none", "A tracker that gets the scalars too; where it is, its own variables say: MLFLOW_TRACKING_URI, "
+        "WANDB_MODE=offline, ...", topic=RUN, choices=TRACKERS,
+    )  # fmt: skip
     scaling_reference: str = setting(
         "", "Workdir of a run of one replica like this one: its speed is what scaling_efficiency is measured by.",
         topic=RUN,
@@ -146,6 +151,7 @@ class RunSettings:
 
     def validate(self) -> None:
         """Raises `UserError` for values that cannot be meant."""
+        refuse_without_tracker(self.track)
         edges = self.profile_steps
         if edges and (len(edges) != 2 or not 0 <= edges[0] < edges[1]):
             raise UserError(f"--profile_steps={','.join(map(str, edges))}: takes two steps A,B with A < B")

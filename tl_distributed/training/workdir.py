@@ -32,6 +32,7 @@ _FREE_SETTINGS = frozenset({
     "checkpoint_every_steps", "keep_checkpoints", "steps_per_loop", "strategy", "recipe", "virtual_devices", "xla",
     "all_reduce_dtype", "gradient_buckets", "gpu_memory_limit_mib", "bank_dir", "workers", "worker_index", "grpc_port",
     "control_port", "worker_timeout_seconds", "scaling_reference", "input_mode", "bank_mode", "shuffle_buffer_examples",
+    "track",
     "class_weights",  # of which the weights are compared, wherever their file is
 })  # fmt: skip
 

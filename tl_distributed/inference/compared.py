@@ -1,0 +1,108 @@
+"""What an export loses: its answers beside those of the model that it was made of, on the same pictures."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from tl_distributed.data.dataset import load_splits
+from tl_distributed.data.records import read_manifest
+from tl_distributed.data.splits import Batch
+from tl_distributed.errors import UserError
+from tl_distributed.inference.pictures import fitted_squares
+from tl_distributed.inference.saved import SavedModel
+from tl_distributed.inference.scoring import check_data_set
+from tl_distributed.progress import Progress
+
+LOUD_POINTS = 2.0  # of accuracy: who loses more is told so
+_BATCH_SIZE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """Two models on the same pictures.
+
+    Attributes:
+      split: Where the pictures are from.
+      num_images: How many.
+      accuracy: Of the export, a share.
+      reference_accuracy: Of the model that it was made of.
+      agreement: Share of the pictures that both call the same.
+    """
+
+    split: str
+    num_images: int
+    accuracy: float
+    reference_accuracy: float
+    agreement: float
+
+    @property
+    def lost_points(self) -> float:
+        """Percentage points of accuracy that the export lost; below 0, it won some."""
+        return 100 * (self.reference_accuracy - self.accuracy)
+
+    def line(self) -> str:
+        """Returns the comparison in one line."""
+        return (
+            f"accuracy {self.accuracy:.2%} on {self.num_images:,} images of {self.split}, the float model "
+            f"{self.reference_accuracy:.2%}; both give the same answer for {self.agreement:.2%}"
+        )
+
+
+class DataOfModel:
+    """The pictures that a model was trained and is scored on, as it takes them."""
+
+    def __init__(self, data_dir: str, model: SavedModel):
+        """Opens a data set.
+
+        Raises:
+          UserError: It cannot be read, or is of other shapes or classes than the model.
+        """
+        self._data_dir, self._model, self.info = data_dir, model, read_manifest(data_dir)
+        check_data_set(model, self.info, data_dir)
+
+    def train_pictures(self, count: int) -> np.ndarray:
+        """Returns the first pictures of train, which lies shuffled, as `[count or fewer, height, width, 3] uint8`.
+
+        Raises:
+          UserError: The data set has no train split.
+        """
+        if "train" not in self.info.splits:
+            raise UserError(f"--data_dir={self._data_dir}: has no train split to take representative pictures from")
+        return np.concatenate([images for images, _ in self._batches("train", count)])
+
+    def compare(self, predict: Callable[[np.ndarray], np.ndarray], *, most_images: int) -> Compared | None:
+        """Scores an export and the model on test, or on val where there is no test; `None` where there is neither.
+
+        Args:
+          predict: The export, from `[n, height, width, 3] uint8` to `[n, num_classes]` probabilities.
+          most_images: The first so many, since shards lie shuffled; 0 takes all.
+        """
+        split = next((name for name in ("test", "val") if name in self.info.splits), None)
+        if split is None:
+            return None
+        count = self.info.splits[split].num_examples
+        count = min(most_images, count) if most_images else count
+        right = np.zeros(3, np.int64)
+        with Progress(total=count, unit="images", label=f"Comparing on {split}") as progress:
+            for images, labels in self._batches(split, count):
+                answers, expected = predict(images).argmax(-1), self._model.predict(images).argmax(-1)
+                right += [(answers == labels).sum(), (expected == labels).sum(), (answers == expected).sum()]
+                progress.update(len(labels))
+        return Compared(split, count, *(right / count).tolist())
+
+    def _batches(self, split: str, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (pictures, labels) of the first examples of a split, which are read and no others where that goes."""
+        mode = "disk" if self.info.is_indexed else "memory"
+        examples = load_splits(self._data_dir, self.info, (split,), input_mode=mode)[split]
+        size, fit, left = self._model.image_shape[0], self._model.fit or self.info.fit, count
+        for padded in examples.eval_batches(_BATCH_SIZE):
+            batch = _first(padded.valid(), left)
+            yield fitted_squares(batch.images, batch.sizes, size=size, fit=fit), np.asarray(batch.labels)
+            left -= len(batch.labels)
+            if left <= 0:
+                return
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    return Batch(*(None if part is None else part[:count] for part in batch))
