@@ -26,6 +26,7 @@ setup(
             "tl-verify = data_prep.verify_tfrecords:run",
             "tl-fetch-weights = data_prep.fetch_weights:run",
             "tl-train = tl_distributed.train:run",
+            "tl-rank = tl_distributed.rank:run",
             "tl-study = tl_distributed.study:run",
             "tl-predict = tl_distributed.predict:run",
             "tl-evaluate = tl_distributed.evaluate:run",

@@ -73,3 +73,50 @@ def test_convnext_in_bfloat16_under_xla_on_two_devices(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert max(row["step"] for row in rows) == 5
     assert json.loads((tmp_path / "run" / "config.json").read_text())["replicas"] == 2
+
+
+@pytest.fixture(scope="module")
+def cnn_of_drawings(tmp_path_factory) -> str:
+    """The workdir of a small CNN that was trained on drawings."""
+    folder = tmp_path_factory.mktemp("drawings")
+    data = f"{folder}/data"
+    command("data_prep.build_tfrecords", "--source=synthetic", "--synthetic_task=target", f"--output_dir={data}")
+    command(
+        "tl_distributed.train", "--backbone=baseline_cnn", "--transfer=scratch", "--image_size=64", "--epochs=3",
+        "--global_batch_size=32", f"--data_dir={data}", f"--workdir={folder}/cnn",
+    )  # fmt: skip
+    return f"{folder}/cnn"
+
+
+@pytest.mark.real_data
+@pytest.mark.slow  # trains three networks
+def test_the_ranking_puts_imagenet_first_and_fine_tuning_agrees(
+    small_cifar10, real_data_dir, cnn_of_drawings, tmp_path
+):
+    weights = {
+        "mobilenet_v2": str(real_data_dir / "mobilenet_v2_imagenet_notop.weights.h5"), "baseline_cnn": cnn_of_drawings
+    }  # fmt: skip
+    names = [f"{name}@{path}" for name, path in weights.items()]
+    command(
+        "tl_distributed.rank", f"--backbones={','.join([*names, 'mobilenet_v2:random'])}", "--image_size=64",
+        "--eval_images_per_class=20", "--few_shot=1,10", f"--data_dir={small_cifar10}", f"--workdir={tmp_path}/rank",
+    )  # fmt: skip
+    content = json.loads((tmp_path / "rank" / "ranking.json").read_text())
+    ranking = {one["candidate"]: one for one in content["ranking"]}
+    first, *others = ranking
+    assert first == names[0] and set(others) == {names[1], "mobilenet_v2:random"}
+    assert content["level_with_first"] == []
+    for score in ("logistic_test_accuracy", "logme"):
+        assert ranking[first][score] > max(ranking[other][score] for other in others)
+    accuracies = {}
+    for candidate in ranking:
+        name = candidate.partition("@")[0].partition(":")[0]
+        own = "--transfer=scratch" if candidate.endswith(":random") else f"--weights={weights[name]}"
+        workdir = tmp_path / str(len(accuracies))
+        command(
+            "tl_distributed.train", f"--backbone={name}", own, *(["--transfer=full"] if "@" in candidate else []),
+            "--image_size=64", "--epochs=6", "--global_batch_size=32", "--batch_norm_momentum=0.9",
+            "--finetune_learning_rate=1e-3", f"--data_dir={small_cifar10}", f"--workdir={workdir}",
+        )  # fmt: skip
+        accuracies[candidate] = json.loads((workdir / "results.json").read_text())["test_accuracy"]
+    assert max(accuracies, key=accuracies.get) == first

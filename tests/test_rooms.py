@@ -13,9 +13,10 @@ FLOORS = (
     ("inference", "runtime"),
     ("bank",),
     ("training",),
-    ("benchmarks", "diagnosis", "inspection", "studies"),
+    ("benchmarks", "diagnosis", "inspection", "ranking", "studies"),
     ("api",),  # of Python; the commands call it
-    ("benchmark", "doctor", "evaluate", "export", "inspect_features", "predict", "study", "train"),  # the commands
+    # The commands.
+    ("benchmark", "doctor", "evaluate", "export", "inspect_features", "predict", "rank", "study", "train"),
 )
 MAY_IMPORT_DATA_PREP = ("tl_distributed.benchmarks", "data_prep")
 FILES = {

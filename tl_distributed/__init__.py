@@ -5,7 +5,8 @@
     run = tl.train(data_dir="data/photos", backbone="mobilenet_v2")  # the flags of `python -m tl_distributed.train`
     run.results["test_accuracy"], run.history, run.model.predict(images)
 
-`tl.load(workdir)` opens a run that is there, `tl.study({"a": {...}, "b": {...}}, seeds=3)` compares ways of training.
+`tl.load(workdir)` opens a run that is there, `tl.study({"a": {...}, "b": {...}}, seeds=3)` compares ways of training,
+`tl.rank(backbones=[...])` says which backbones are worth it.
 
 Importing this package imports no TensorFlow, so that `--help` and a mistyped flag answer at once.
 """
@@ -23,12 +24,14 @@ _HOMES = {
     "Config": "tl_distributed.settings.config",
     "Model": "tl_distributed.api.model",
     "MultiLabel": "tl_distributed.training.tasks",
+    "Ranking": "tl_distributed.api.rank",
     "Run": "tl_distributed.api.run",
     "Stopped": "tl_distributed.errors",
     "Study": "tl_distributed.api.study",
     "Task": "tl_distributed.training.tasks",
     "UserError": "tl_distributed.errors",
     "load": "tl_distributed.api.run",
+    "rank": "tl_distributed.api.rank",
     "register_backbone": "tl_distributed.models.build",
     "study": "tl_distributed.api.study",
     "train": "tl_distributed.api.run",
@@ -49,7 +52,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """Keeps `tl.train` and `tl.study` the functions: importing the commands of these names would bind the modules."""
+    """Keeps `tl.train`, `tl.study` and `tl.rank` the functions: commands of these names are modules."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, types.ModuleType)):

@@ -1,4 +1,6 @@
 from tl_distributed.api.model import Model as Model
+from tl_distributed.api.rank import Ranking as Ranking
+from tl_distributed.api.rank import rank as rank
 from tl_distributed.api.run import Run as Run
 from tl_distributed.api.run import load as load
 from tl_distributed.api.run import train as train

@@ -16,7 +16,7 @@ from tl_distributed.settings.command import refuse_positional, run_command, star
 from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import help_text, parse_arguments, setting
 
-COMMANDS = ("train", "evaluate", "predict", "export", "inspect_features", "doctor")
+COMMANDS = ("train", "rank", "evaluate", "predict", "export", "inspect_features", "doctor")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -279,6 +279,8 @@ def test_mistakes_end_with_one_line_before_tensorflow(tmp_path):
         ("train", "--backbone=mobilnet_v2"): "error: --backbone=mobilnet_v2: no such backbone; did you mean mobilenet",
         ("train", "--transfer=partial"): "error: --transfer=partial needs --unfreeze_last_layers=N",
         ("train", "extra"): "error: unexpected argument 'extra'",
+        ("rank",): "error: --backbones: name some",
+        ("rank", "--backbones=mobilnet_v2"): "error: --backbones=mobilnet_v2: no such backbone; did you mean mobilenet",
         ("evaluate",): "error: name one of --workdir=RUN and --model=FILE",
         ("evaluate", "--model=a", "--workdir=b"): "error: name one of --workdir=RUN and --model=FILE",
         ("evaluate", "--model=a.keras"): "error: --model needs --data_dir=FOLDER",

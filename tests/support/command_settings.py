@@ -7,6 +7,7 @@ _NAMES = {
     "data_prep.verify_tfrecords": ("data_prep.config", "VerifyConfig"),
     "data_prep.fetch_weights": ("data_prep.fetch_weights", "FetchConfig"),
     "tl_distributed.train": ("tl_distributed.settings.config", "Config"),
+    "tl_distributed.rank": ("tl_distributed.ranking.settings", "RankConfig"),
     "tl_distributed.study": ("tl_distributed.studies.plan", "StudyConfig"),
     "tl_distributed.doctor": ("tl_distributed.diagnosis.settings", "DoctorConfig"),
     "tl_distributed.evaluate": ("tl_distributed.evaluate", "EvaluateConfig"),

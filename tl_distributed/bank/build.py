@@ -18,7 +18,6 @@ import tensorflow as tf
 from tl_distributed.bank.layout import BankShard, BankShardWriter, FeatureLayout, note_build_seconds
 from tl_distributed.data.fit_rules import DEFAULT_FIT, Fit
 from tl_distributed.data.host import HOST
-from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.data.shards import RecordFormat, read_in_order
 from tl_distributed.data.splits import Batch
 from tl_distributed.errors import UserError, tensorflow_cause
@@ -81,11 +80,24 @@ class ShardImages:
         return read_in_order(files, expected, self.format, batch_size=batch_size)
 
 
+class ImagesOfSplit(Protocol):
+    """The images of a split, or of a part of it, of which any can be had by its place.
+
+    Attributes:
+      num_examples: As many as there are.
+    """
+
+    num_examples: int
+
+    def examples(self, indices: np.ndarray) -> Batch:
+        """Returns the examples at `indices [k]` as arrays; asked for a part of a split alone."""
+
+
 @dataclasses.dataclass(frozen=True)
 class HeldImages:
     """The images of a part of a split that is held in memory."""
 
-    split: MemorySplit
+    split: ImagesOfSplit
 
     def batches(self, shards: Sequence[BankShard], batch_size: int) -> Iterator[Batch]:
         indices = np.concatenate([np.asarray(shard.examples) for shard in shards])

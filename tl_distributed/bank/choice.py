@@ -103,7 +103,7 @@ def _why_not(settings: BankSettings, banked_epochs: Sequence[float], wanted: boo
 
 def num_rows(num_examples: dict[str, int], bank_views: int) -> int:
     """Returns the rows of a bank of all splits: each training image has one for each of its views."""
-    return sum(num_examples.values()) + num_examples["train"] * (max(bank_views, 1) - 1)
+    return sum(num_examples.values()) + num_examples.get("train", 0) * (max(bank_views, 1) - 1)
 
 
 def no_room(folder: str, num_bytes: int) -> str:

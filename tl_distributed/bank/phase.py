@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tl_distributed.bank.build import BankBuilder, FeatureSettings, HeldImages, ShardImages
+from tl_distributed.bank.build import BankBuilder, FeatureSettings, HeldImages, ImagesOfSplit, ShardImages
 from tl_distributed.bank.choice import layout_of, no_room, num_rows
 from tl_distributed.bank.cut import Cut
 from tl_distributed.bank.layout import (
@@ -88,8 +89,40 @@ def open_banked_phase(
       UserError: A shard that cannot be read.
       SystemExit: 128 + the signal's number, when a signal asked to stop.
     """
+    layout = layout_of(cut, run.settings.bank_dtype)
+    splits, folders = open_banks(cut, layout, run, images, runtime=runtime, stop=stop)
+    seconds = build_seconds(folders["train"])
+    _LOG.info("Feature bank: the training images took %.1f s, counted in the run's seconds.", seconds)
+    return Trained(cut.tail, layout, splits, seconds)
+
+
+def open_banks(
+    cut: Cut,
+    layout: FeatureLayout,
+    run: BankOfRun,
+    images: Mapping[str, ImagesOfSplit],
+    *,
+    runtime: Runtime,
+    stop: StopRequest,
+) -> tuple[dict[str, Split], dict[str, str]]:
+    """Builds what is missing of the banks of some splits, and opens them.
+
+    Args:
+      cut: Of the classifier, whose weights are final below it.
+      layout: Of the rows.
+      run: The banks' settings and data.
+      images: By the name of the split.
+      runtime: Every replica of every worker computes its share.
+      stop: Asked between batches.
+
+    Returns:
+      The splits of rows, in the data set's order, and the folder of each one's bank.
+
+    Raises:
+      UserError: A shard that cannot be read, or no room.
+      SystemExit: 128 + the signal's number, when a signal asked to stop.
+    """
     settings = run.settings
-    layout = layout_of(cut, settings.bank_dtype)
     common = {
         "format": FORMAT_VERSION,
         "prefix": _prefix_digest(cut.prefix),
@@ -127,9 +160,7 @@ def open_banked_phase(
         )
         for name, bank in banks.items()
     }
-    seconds = build_seconds(banks["train"].folder)
-    _LOG.info("Feature bank: the training images took %.1f s, counted in the run's seconds.", seconds)
-    return Trained(cut.tail, layout, splits, seconds)
+    return splits, {name: bank.folder for name, bank in banks.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +179,9 @@ class _SplitBank:
         return [shard for version in self.versions for shard in version if shard.path not in finished]
 
 
-def _split_bank(common: dict[str, Any], name: str, images: Split, run: BankOfRun, *, writes: bool) -> _SplitBank:
+def _split_bank(
+    common: dict[str, Any], name: str, images: ImagesOfSplit, run: BankOfRun, *, writes: bool
+) -> _SplitBank:
     """Returns a split's bank, in a folder named by all that its content depends on and by nothing else."""
     views = run.settings.bank_views if name == "train" else 0
     is_part = images.num_examples < run.info.splits[name].num_examples

@@ -1,4 +1,4 @@
-"""The train command as the study starts it: killed with the study, it ends like any other, with a checkpoint."""
+"""A command in a process of its own (`processes`): killed with what started it, it ends as if told to."""
 
 import ctypes
 import os
@@ -25,4 +25,5 @@ def _stop_with_parent() -> None:
 if __name__ == "__main__":
     if sys.platform == "linux":
         _stop_with_parent()
-    runpy.run_module("tl_distributed.train", run_name="__main__")  # the command, with what it was given
+    module = sys.argv.pop(1)
+    runpy.run_module(module, run_name="__main__")  # the command, with what it was given

@@ -5,11 +5,7 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 import pathlib
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,7 +14,6 @@ from typing import Any
 
 import tensorflow as tf
 
-import tl_distributed
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.errors import UserError
 from tl_distributed.files import read_json, to_json_values, write_file, write_json
@@ -27,9 +22,9 @@ from tl_distributed.runtime.workers import Workers
 from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import parse_arguments
 from tl_distributed.studies.clock import PlanClock, planned_images, planned_work
-from tl_distributed.studies.devices import VISIBLE
 from tl_distributed.studies.display import Display, Waiting
 from tl_distributed.studies.plan import Arm, Plan
+from tl_distributed.studies.processes import STOPPED, reason_of, run_in_process
 from tl_distributed.studies.run_lock import sole_study
 from tl_distributed.studies.side_by_side import SideBySide
 from tl_distributed.training.workdir import settings_of, why_not_longer
@@ -37,11 +32,7 @@ from tl_distributed.training.workdir import settings_of, why_not_longer
 _LOG = logging.getLogger(__name__)
 
 PLAN_FILE, FAILURE_FILE, LOG_FILE = "plan.json", "failure.json", "log.txt"
-_POLL_SECONDS = 1.0
 Train = Callable[..., int]  # `train_in_process`
-_STOP_SECONDS = 120.0  # for the checkpoint of a run that is told to stop
-# Exit codes of a run that was told to stop.
-_STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
 
 
 def open_study(workdir: str, plan: Plan, info: DatasetInfo) -> None:
@@ -247,9 +238,9 @@ def _train_in(
     # Only now, with all its processes gone, are the run's ports free for the next one.
     codes = workers.exchange("exit code", code)
     for other in codes:
-        if other in _STOPPED:
+        if other in STOPPED:
             raise SystemExit(other)
-    reasons = workers.exchange("reason", _reason(code, content.decode(errors="replace")) if code else None)
+    reasons = workers.exchange("reason", reason_of(code, content.decode(errors="replace")) if code else None)
     failure = next(((code, reason) for code, reason in zip(codes, reasons, strict=True) if reason), None)
     if failure is None:
         return None
@@ -258,49 +249,8 @@ def _train_in(
     return failure[1]
 
 
-def _reason(code: int, log: str) -> str:
-    if code < 0:
-        return f"killed by signal {-code} ({signal.strsignal(-code)})"
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")
-
-
 def train_in_process(
     arguments: Sequence[str], log: pathlib.Path, while_waiting: Callable[[], None], *, device: str | None = None
 ) -> int:
-    """Runs the train command in a process of its own; returns its exit code, negative for a signal.
-
-    Whatever ends the study ends the process too, which then writes a checkpoint.
-
-    Args:
-      arguments: Of the command.
-      log: File for what it prints.
-      while_waiting: Called about every second.
-      device: The one GPU that it sees, as CUDA_VISIBLE_DEVICES names it; `None` leaves it what this process sees.
-    """
-    root = str(pathlib.Path(tl_distributed.__path__[0]).parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "tl_distributed.studies.child", *arguments]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": path, **({} if device is None else {VISIBLE: device})},
-            start_new_session=True,  # Ctrl-C reaches the study alone: a second signal would end the run at once
-        )
-        try:
-            while True:
-                try:
-                    return process.wait(timeout=_POLL_SECONDS)
-                except subprocess.TimeoutExpired:
-                    while_waiting()
-        except BaseException:
-            # Not SIGTERM: a cluster may have sent that to the process too, and a second one would end it at once.
-            process.send_signal(signal.SIGUSR1)
-            try:
-                process.wait(timeout=_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            raise
+    """Runs the train command in a process of its own; see `processes.run_in_process`."""
+    return run_in_process("tl_distributed.train", arguments, log, while_waiting, device=device)
