@@ -65,7 +65,7 @@ setup(
         "wandb": ["wandb>=0.19"],
         "notebook": ["jupyterlab>=4"],
         "docs": ["sphinx>=8", "myst-nb>=1.2", "pydata-sphinx-theme>=0.16"],
-        "bench": ["torch>=2.6", "timm>=1.0", "tf_keras>=2.20,<2.22", "jax>=0.5"],
+        "bench": ["torch>=2.6", "timm>=1.0", "tf_keras>=2.20,<2.22", "jax>=0.5", "grain>=0.2.12"],
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
     },
 )

@@ -5,8 +5,12 @@ absurd size; what is read of headers, names, members and of the whole is bounded
 """
 
 import abc
+import array
+import bisect
 import contextlib
+import copy
 import dataclasses
+import functools
 import lzma
 import posixpath
 import stat
@@ -56,17 +60,20 @@ class Container(abc.ABC):
     is_random_access = True
 
     @abc.abstractmethod
+    def only(self, names: Sequence[str]) -> "Container":
+        """Returns a container of these files alone, which may be sent to another process."""
+
+    @abc.abstractmethod
     def members(self, names: Collection[str]) -> Iterator[Member]:
         """Yields the named files, in an order that is always the same but not always that of `names`."""
 
 
-def open_container(path: str, limits: ArchiveLimits | None = None, *, names: Sequence[str] | None = None) -> Container:
+def open_container(path: str, limits: ArchiveLimits | None = None) -> Container:
     """Opens the folder or archive at `path` and lists it.
 
     Args:
       path: Of a folder, zip or tar (plain or compressed).
       limits: Of an archive; None: the default ones.
-      names: The files that are known to be there, sorted, and are all that is wanted: then nothing is listed.
 
     Raises:
       UserError: Nothing there, neither folder nor archive, damaged, over the limits, or with members that are
@@ -80,22 +87,24 @@ def open_container(path: str, limits: ArchiveLimits | None = None, *, names: Seq
         if not tf.io.gfile.exists(path):
             raise UserError(f"--input={path}: no such file or folder")
         if tf.io.gfile.isdir(path):
-            return _Folder(path, names)
+            return _Folder(path)
         with open_file(path) as file, _archive_errors(path):
             is_zip = zipfile.is_zipfile(file)
-        return _Zip(path, limits) if is_zip else _Tar(path, limits, names)
+        return _Zip(path, limits) if is_zip else _Tar(path, limits)
     except (OSError, tf.errors.OpError) as error:
         raise UserError(f"--input={path}: cannot be read ({error})") from None
 
 
 class _Folder(Container):
-    def __init__(self, path: str, names: Sequence[str] | None):
+    def __init__(self, path: str):
         self.path = path.rstrip("/") or "/"
-        if names is not None:
-            self.files, self.folders = list(names), []
-            return
         listing = list_folder(self.path)
         self.files, self.folders, self.repeated = listing.files, listing.folders, listing.repeated
+
+    def only(self, names: Sequence[str]) -> Container:
+        part = copy.copy(self)
+        part.files, part.folders, part.repeated = sorted(names), [], ()
+        return part
 
     def members(self, names: Collection[str]) -> Iterator[Member]:
         for name in sorted(names):
@@ -114,7 +123,7 @@ class _Folder(Container):
 
 class _Zip(Container):
     def __init__(self, path: str, limits: ArchiveLimits):
-        self.path = path
+        self.path, self._limits = path, limits
         file = open_file(path)  # stays open as long as the container lives
         with _archive_errors(path):
             self._zip = zip_archive.open_zip(file, limits)
@@ -135,6 +144,9 @@ class _Zip(Container):
                 self._infos[name] = info
         self.files, self.folders = sorted(self._infos), sorted(folders)
 
+    def only(self, names: Sequence[str]) -> Container:
+        return _ClosedZip(self.path, self._limits, names)
+
     def members(self, names: Collection[str]) -> Iterator[Member]:
         for name in sorted(names):
             yield Member(name, self._infos[name].file_size, lambda name=name: self._read(self._infos[name]))
@@ -143,19 +155,32 @@ class _Zip(Container):
         return zip_archive.read_member(self._zip, info, max_bytes=MAX_FILE_BYTES)
 
 
-class _Tar(Container):
-    """Any tar that Python knows: plain, gzip, bzip2, xz. A compressed one is read from the front for every pass."""
+class _ClosedZip(Container):
+    """Some files of a zip, whose directory is read again by who reads them."""
 
-    is_random_access = False
-
-    def __init__(self, path: str, limits: ArchiveLimits, names: Sequence[str] | None):
+    def __init__(self, path: str, limits: ArchiveLimits, names: Sequence[str]):
         self.path, self._limits = path, limits
-        if names is not None:
-            self.files, self.folders = list(names), []
-            return
-        files, folders = set(), set()
+        self.files, self.folders = sorted(names), []
+
+    def only(self, names: Sequence[str]) -> Container:
+        return _ClosedZip(self.path, self._limits, names)
+
+    def members(self, names: Collection[str]) -> Iterator[Member]:
+        yield from open_container(self.path, self._limits).members(names)
+
+
+class _Tar(Container):
+    """Any tar that Python knows: plain, gzip, bzip2, xz. Listed once, with where each file lies."""
+
+    def __init__(self, path: str, limits: ArchiveLimits):
+        self.path, self._limits = path, limits
+        places: dict[str, tuple[int, int]] = {}
+        folders = set()
+        self._sparse: dict[str, list[tuple[int, int]]] = {}  # of files with holes: the parts that are there
         with open_file(path) as file, _archive_errors(path):
-            for stored_name, info in TarReader(file, limits).walk():
+            reader = TarReader(file, limits)
+            self.is_random_access = not reader.is_packed
+            for stored_name, info in reader.walk():
                 name = _safe_name(stored_name, path)
                 if info.isdir():
                     folders.add(name)
@@ -164,33 +189,51 @@ class _Tar(Container):
                         f"--input={path}: {stored_name!r} is a link or device; an archive may hold files and "
                         "folders only"
                     )
-                elif name in files:
+                elif name in places:
                     raise UserError(f"--input={path}: holds {name!r} twice")
                 else:
-                    files.add(name)
-        self.files, self.folders = sorted(files), sorted(folders)
+                    places[name] = info.offset_data, info.size
+                    if info.sparse:
+                        self._sparse[name] = info.sparse
+        self.files, self.folders = sorted(places), sorted(folders)
+        self._offsets = array.array("q", (places[name][0] for name in self.files))
+        self._sizes = array.array("q", (places[name][1] for name in self.files))
+
+    def only(self, names: Sequence[str]) -> Container:
+        part = copy.copy(self)
+        part.files, part.folders = sorted(names), []
+        places = [bisect.bisect_left(self.files, name) for name in part.files]
+        part._offsets, part._sizes = (
+            array.array("q", map(column.__getitem__, places)) for column in (self._offsets, self._sizes)
+        )
+        part._sparse = {name: self._sparse[name] for name in names if name in self._sparse}
+        return part
 
     def members(self, names: Collection[str]) -> Iterator[Member]:
-        wanted = frozenset(names)
+        places = sorted((bisect.bisect_left(self.files, name) for name in names), key=self._offsets.__getitem__)
         with open_file(self.path) as file, _archive_errors(self.path):
             reader = TarReader(file, self._limits)
-            for stored_name, info in reader.walk():
-                name = posixpath.normpath(stored_name)
-                if name in wanted and info.isreg():
-                    yield _read_now(name, info, reader)
+            for place in places:
+                yield self._read_now(place, reader)
+
+    def _read_now(self, place: int, reader: TarReader) -> Member:
+        """Returns a member that holds its bytes, or why it has none: a tar is read where it stands."""
+        name, offset, size = self.files[place], self._offsets[place], self._sizes[place]
+        if size > MAX_FILE_BYTES:
+            return Member(name, 0, functools.partial(_raise, f"has {size:,} bytes, more than {MAX_FILE_BYTES:,}"))
+        if name not in self._sparse:
+            data = reader.read_at(offset, size)
+        else:
+            parts = bytearray(size)
+            for start, length in self._sparse[name]:
+                parts[start : start + length] = reader.read_at(offset, length)
+                offset += length
+            data = bytes(parts)
+        return Member(name, size, lambda: data)
 
 
-def _raise(error: Exception) -> NoReturn:
-    raise error
-
-
-def _read_now(name: str, info: tarfile.TarInfo, reader: TarReader) -> Member:
-    """Returns a member that holds its bytes, or why it has none: a tar is read where it stands."""
-    try:
-        data = reader.read(info, max_bytes=MAX_FILE_BYTES)
-    except UnreadableFile as error:
-        return Member(name, 0, lambda cause=str(error): _raise(UnreadableFile(cause)))
-    return Member(name, info.size, lambda: data)
+def _raise(cause: str) -> NoReturn:
+    raise UnreadableFile(cause)
 
 
 def _safe_name(name: str, archive: str) -> str:

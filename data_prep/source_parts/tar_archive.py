@@ -1,4 +1,4 @@
-"""Tars that nobody vouches for, plain or compressed, read from the front with bounded memory.
+"""Tars that nobody vouches for, plain or compressed, with bounded memory.
 
 tarfile reads a header's long name, extended attributes and list of holes in whatever size they claim; here it reads
 through a stream that hands out only so much for each member.
@@ -16,7 +16,6 @@ from data_prep.source_parts.archive_limits import (
     READ_BYTES,
     ArchiveLimits,
     RefusedArchive,
-    UnreadableFile,
     check_name,
 )
 
@@ -54,15 +53,20 @@ class _Stream:
 
 
 class TarReader:
-    """One pass over a tar from its front."""
+    """A tar that is listed once from its front; then its members are read where they lie.
+
+    Attributes:
+      is_packed: Whether it is compressed, so that what lies before a member is unpacked to reach it.
+    """
 
     def __init__(self, file: BinaryIO, limits: ArchiveLimits):
-        self._stream = _Stream(_unpacked(file), limits)
+        unpacked = _unpacked(file)
+        self.is_packed = unpacked is not file
+        self._stream = _Stream(unpacked, limits)
         self._limits = limits
-        self._tar: tarfile.TarFile | None = None
 
     def walk(self) -> Iterator[tuple[str, tarfile.TarInfo]]:
-        """Yields the name and header of each member; `read` reads the one that was yielded last.
+        """Yields the name and header of each member.
 
         Raises:
           RefusedArchive: More members or bytes than the limits, a header or a name too long.
@@ -72,7 +76,6 @@ class TarReader:
         count = num_bytes = 0
         # Not tarfile's stream mode: it copies its whole buffer for every member.
         with tarfile.open(fileobj=self._stream, mode="r:") as tar:
-            self._tar = tar
             while (info := self._next(tar)) is not None:
                 count += 1
                 num_bytes += max(info.size, 0)
@@ -84,17 +87,21 @@ class TarReader:
                 yield name_of(info), info
             self._check_end(tar)
 
-    def read(self, info: tarfile.TarInfo, *, max_bytes: int) -> bytes:
-        """Returns the bytes of the regular member that `walk` yielded last.
+    def read_at(self, offset: int, num_bytes: int) -> bytes:
+        """Returns bytes of the unpacked tar; calls that go forwards unpack it once.
 
         Raises:
-          UnreadableFile: It has more than `max_bytes`.
+          tarfile.TarError: It ends before; the decompressors raise other errors, too.
         """
-        if info.size > max_bytes:
-            raise UnreadableFile(f"has {info.size:,} bytes, more than {max_bytes:,}")
-        self._stream.allow(info.size + READ_BYTES)
-        with self._tar.extractfile(info) as file:
-            return b"".join(iter(lambda: file.read(READ_BYTES), b""))
+        self._stream.allow(num_bytes)
+        self._stream.seek(offset)
+        parts = []
+        while num_bytes:
+            parts.append(self._stream.read(min(num_bytes, READ_BYTES)))
+            num_bytes -= len(parts[-1])
+            if not parts[-1]:
+                raise tarfile.ReadError("unexpected end of data")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _next(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
         tar.members.clear()  # else the list of a million members stays in memory,

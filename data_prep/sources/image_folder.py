@@ -50,7 +50,6 @@ class ImageFolderSource(Source):
         Raises:
           UserError: The path or its layout is not what it should be.
         """
-        self._limits = limits
         self._container = open_container(path, limits)
         self._layout = find_layout(self._container, layout or LayoutOptions())
         self._reader = PictureReader(self._container.path, skip_unreadable, num_threads)
@@ -83,7 +82,7 @@ class ImageFolderSource(Source):
         step = _PART_IMAGES if self._container.is_random_access else max(1, len(names))
         return [
             _Files(
-                reader, self._limits, {name: labels[name] for name in some},
+                reader, self._container.only(some), {name: labels[name] for name in some},
                 {name: layout.ids[name] for name in some},
                 {name: layout.groups[name] for name in some if name in layout.groups} if layout.groups else None,
             )
@@ -105,17 +104,17 @@ class ImageFolderSource(Source):
 
 @dataclasses.dataclass(frozen=True)
 class _Files(Part):
-    """Some files of a folder or archive, which the reading process opens for itself."""
+    """Some files of a folder or archive."""
 
     reader: PictureReader
-    limits: ArchiveLimits | None
+    container: Container
     labels: dict[str, int]
     ids: dict[str, str]
     groups: dict[str, str] | None
 
     def chunks(self, rule: StorageRule) -> Iterator[Chunk]:
-        container: Container = open_container(self.reader.path, self.limits, names=list(self.labels))
-        for chunk in self.reader.chunks(container.members(self.labels), self.labels, self.ids, self.groups or {}, rule):
+        members = self.container.members(self.labels)
+        for chunk in self.reader.chunks(members, self.labels, self.ids, self.groups or {}, rule):
             no_groups = [""] * len(chunk.names) if self.groups is not None else None
             yield chunk if chunk.groups or no_groups is None else dataclasses.replace(chunk, groups=no_groups)
 

@@ -16,7 +16,18 @@ from typing import Any, Protocol, TextIO
 
 from tl_distributed.benchmarks.not_measured import NotMeasured
 
-PEER_PACKAGES = ("torch", "timm", "tensorflow", "keras", "tf_keras", "jax", "jaxlib", "tensorflow_datasets")
+PEER_PACKAGES = (
+    "torch",
+    "timm",
+    "tensorflow",
+    "keras",
+    "tf_keras",
+    "jax",
+    "jaxlib",
+    "tensorflow_datasets",
+    "grain",
+    "array_record",
+)
 
 
 class Contender(Protocol):

@@ -10,16 +10,21 @@ from tl_distributed.benchmarks.processes import CONTENDERS, Contender, Outcome, 
 from tl_distributed.benchmarks.report import Layout, chosen, number, publish
 from tl_distributed.benchmarks.settings import InputConfig
 from tl_distributed.benchmarks.whole_processes import run_module
+from tl_distributed.data.machine import usable_cores
 from tl_distributed.errors import UserError
 from tl_distributed.reporting.spread import Spread
 
 _DISK, _MEMORY = "ours_disk", "ours_memory"
 _TFDS = ("tfds", "tfds_from_disk")
+_PEERS = {"torch_dataloader": ("torch", True), "grain_threads": ("grain", False), "grain_processes": ("grain", True)}
 _READERS = {
     _DISK: "disk", _MEMORY: "memory", "bare_tfrecords": "bare", "bare_tfrecords_parallel": "bare_parallel",
     "parse_then_shuffle": "idiom", "resize_on_cpu": "resize_on_cpu", "tfds": "tfds", "tfds_from_disk": "tfds_from_disk",
 }  # fmt: skip
-_DECODERS = {_DISK: "disk", _MEMORY: "memory", "decode_jpeg_alone": "decode_alone", "parse_then_shuffle": "idiom"}
+_DECODERS = {
+    _DISK: "disk", _MEMORY: "memory", "decode_jpeg_alone": "decode_alone", "parse_then_shuffle": "idiom",
+    "tfds_from_disk": "tfds_from_disk",
+}  # fmt: skip
 _BUILDERS = {"ours_1_writer": ("ours", 1), "ours_2_writers": ("ours", 2), "tfds_png": ("tfds_png", 1),
              "tfds_raw": ("tfds_raw", 1)}  # fmt: skip
 
@@ -32,11 +37,14 @@ def run_input(config: InputConfig, facts: dict[str, Any]) -> None:
 
 def _read(config: InputConfig, facts: dict[str, Any]) -> None:
     readers = _READERS if config.storage == "pixels" else _DECODERS
-    names = chosen(tuple(readers), config.contenders)
+    names = chosen((*readers, *_PEERS), config.contenders)
     with _folder(config) as folder:
         data_dir = _synthetic(folder, config.records, config)
         tfds_dir = _tfds(folder, config) if set(_TFDS) & set(names) else ""
-        contenders = [_reader(name, readers[name], data_dir, tfds_dir, config) for name in names]
+        contenders = [
+            _peer(name, folder, config) if name in _PEERS else _reader(name, readers[name], data_dir, tfds_dir, config)
+            for name in names
+        ]
         outcomes = take_turns(contenders, repeats=config.repeats, amount=config.seconds)
     layout = Layout(
         title=f"input: {config.records:,} images of {config.native_size} px, {config.storage}, shuffled each epoch, "
@@ -100,6 +108,19 @@ def _reader(name: str, kind: str, data_dir: str, tfds_dir: str, config: InputCon
     return Contender(name=name, module=f"{CONTENDERS}.reading", settings=(settings,))
 
 
+def _peer(name: str, folder: str, config: InputConfig) -> Contender:
+    kind, in_processes = _PEERS[name]
+    place = f"{folder}/{kind}_{config.records}_of_{config.native_size}"
+    os.makedirs(place, exist_ok=True)
+    settings = {
+        "kind": kind, "storage": config.storage, "records": config.records, "native_size": config.native_size,
+        "global_batch_size": config.global_batch_size, "workers": usable_cores() if in_processes else 0,
+        "folder": place,
+    }  # fmt: skip
+    python = {"torch": config.torch_python, "grain": config.grain_python}[kind]
+    return Contender(name=name, module=f"{CONTENDERS}.peer_reading", settings=(settings,), python=python)
+
+
 def _folder(config: InputConfig) -> Any:
     if not config.folder:
         return tempfile.TemporaryDirectory()
@@ -117,8 +138,9 @@ def _synthetic(folder: str, records: int, config: InputConfig) -> str:
 
 
 def _tfds(folder: str, config: InputConfig) -> str:
-    data_dir = f"{folder}/tfds_{config.records}_of_{config.native_size}"
-    arguments = (data_dir, config.records, config.native_size, "png")
+    encoding = "png" if config.storage == "pixels" else "jpeg"
+    data_dir = f"{folder}/tfds_{config.records}_of_{config.native_size}_{encoding}"
+    arguments = (data_dir, config.records, config.native_size, encoding)
     run_module("tl_distributed.benchmarks.tfds_builder", [str(value) for value in arguments])
     return data_dir
 

@@ -109,6 +109,10 @@ class InputConfig(Measuring):
     folder: str = setting(
         "", "Where the synthetic shards are written, and found again; by default a temporary folder.", topic=DATA
     )
+    torch_python: str = setting(
+        sys.executable, "read: Python that has torch, where it lives in an environment of its own.", topic=DATA
+    )
+    grain_python: str = setting(sys.executable, "read: likewise of grain and array_record.", topic=DATA)
     plot: str = setting("", "growth: write the plot as this PNG file.", topic=MEASURING)
 
     def validate(self) -> None:

@@ -204,8 +204,9 @@ def _open(data: bytes, format_name: str) -> Image.Image:
 
 def _held_size(image: Image.Image) -> tuple[int, int]:
     """Returns the size in pixels of what the decoder holds: the image, or a tile of a TIFF that is larger than it."""
-    tags = getattr(image, "tag_v2", {})
-    width, height = (tags.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image.size
+    width, height = (image.tag_v2.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
     return max(image.size, (width, height), key=lambda size: size[0] * size[1])
 
 

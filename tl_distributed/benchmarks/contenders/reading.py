@@ -6,6 +6,7 @@ a training loop takes them; one number of each batch is used, so that none is op
 
 import abc
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -139,8 +140,11 @@ def _bare(settings: dict[str, Any], info: DatasetInfo) -> tf.data.Dataset:
 
 def _decode_square(file: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
     """Returns a picture as the tutorials have it: decoded, and squashed to a square."""
-    pixels = tf.image.resize(tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE"), info.image_shape[:2])
-    return tf.cast(pixels, tf.uint8)
+    return _square(tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE"), info)
+
+
+def _square(pixels: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
+    return tf.cast(tf.image.resize(pixels, info.image_shape[:2]), tf.uint8)
 
 
 def _decode_alone(settings: dict[str, Any], info: DatasetInfo) -> tf.data.Dataset:
@@ -179,7 +183,7 @@ def _idiom(settings: dict[str, Any], info: DatasetInfo) -> tf.data.Dataset:
 
 
 def _tfds(settings: dict[str, Any], info: DatasetInfo) -> tf.data.Dataset:
-    """What TFDS reads of its own records of as many images of the same size (PNG, as its CIFAR-10).
+    """What TFDS reads of its own records of as many images of the same size (PNG, as its CIFAR-10; or JPEG).
 
     It keeps a set below 250 MB in memory, decoded, unless told not to.
     """
@@ -189,6 +193,9 @@ def _tfds(settings: dict[str, Any], info: DatasetInfo) -> tf.data.Dataset:
     builder = tfds.builder_from_directory(f"{settings['tfds_dir']}/noise/1.0.0")
     config = tfds.ReadConfig(try_autocache=settings["kind"] == "tfds")
     examples = builder.as_dataset(split="train", as_supervised=True, shuffle_files=True, read_config=config)
+    if info.storage != "pixels":
+        square = functools.partial(_square, info=info)
+        examples = examples.map(lambda x, y: (square(x), y), num_parallel_calls=tf.data.AUTOTUNE)
     return examples.shuffle(count).repeat().batch(settings["global_batch_size"], drop_remainder=True)
 
 
