@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import engine
 import keras
@@ -10,12 +12,15 @@ import own_tasks
 import pytest
 import tensorflow as tf
 from multi_label_data import NAMES, labels_of, multi_label_data
+from PIL import Image
 from sklearn.metrics import average_precision_score
 from tiny_runs import assert_identical
 from toy_dataset import write_toy_dataset
 
 import tl_distributed as tl
 from tl_distributed.errors import UserError
+from tl_distributed.export import ExportConfig
+from tl_distributed.export import main as export
 from tl_distributed.inference.predictions import predict_files
 from tl_distributed.inference.saved import open_model
 from tl_distributed.inference.scoring import figures_line, score_model
@@ -259,3 +264,20 @@ def test_a_study_says_that_it_is_of_one_label(several, tmp_path):
 def test_metric_names_are_what_metrics_returns(trained):
     assert {f"test_{name}" for name in MultiLabel().metric_names} <= set(trained.results)
     assert Classification().chosen_by in Classification().metric_names and NAMES == ("blue", "green", "red")
+
+
+def test_an_export_of_several_labels_says_what_it_loses(trained, several, tmp_path, capsys):
+    workdir = pathlib.Path(trained.workdir)
+    export(
+        ExportConfig(workdir=str(workdir), format="tflite", data_dir=several, quantize="float16", overwrite=True), []
+    )
+    printed = capsys.readouterr().out
+    right = trained.results["test_subset_accuracy"]  # a label more or less makes a picture wrong
+    assert f"the float model {right:.2%}" in printed
+    (card,) = workdir.glob("export/*.md")
+    assert f"| test mean average precision | {trained.results['test_mean_average_precision']:.4f} |" in card.read_text()
+    export(ExportConfig(workdir=str(workdir), format="saved_model", data_dir=several, overwrite=True), [])
+    script = next(path for path in workdir.rglob("export/**/*.py") if "saved_model" in str(path))
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "dark.png")
+    said = subprocess.run([sys.executable, script, tmp_path / "dark.png"], text=True, capture_output=True, check=True)
+    assert said.stdout.startswith("[]")  # no label

@@ -13,6 +13,7 @@ from tl_distributed.inference.pictures import fitted_squares
 from tl_distributed.inference.saved import SavedModel
 from tl_distributed.inference.scoring import check_data_set
 from tl_distributed.progress import Progress
+from tl_distributed.reporting.label_scores import THRESHOLD, multi_hot
 
 LOUD_POINTS = 2.0  # of accuracy: who loses more is told so
 _BATCH_SIZE = 32
@@ -25,7 +26,7 @@ class Compared:
     Attributes:
       split: Where the pictures are from.
       num_images: How many.
-      accuracy: Of the export, a share.
+      accuracy: Of the export, a share; where pictures have any number of labels, of those whose labels are all right.
       reference_accuracy: Of the model that it was made of.
       agreement: Share of the pictures that both call the same.
     """
@@ -86,10 +87,14 @@ class DataOfModel:
         right = np.zeros(3, np.int64)
         with Progress(total=count, unit="images", label=f"Comparing on {split}") as progress:
             for images, labels in self._batches(split, count):
-                answers, expected = predict(images).argmax(-1), self._model.predict(images).argmax(-1)
-                right += [(answers == labels).sum(), (expected == labels).sum(), (answers == expected).sum()]
+                answers, expected = (self._answers(one) for one in (predict(images), self._model.predict(images)))
+                truth = multi_hot(labels, self.info.num_classes) if self.info.is_multi_label else labels
+                right += [_same(answers, truth), _same(expected, truth), _same(answers, expected)]
                 progress.update(len(labels))
         return Compared(split, count, *(right / count).tolist())
+
+    def _answers(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities > THRESHOLD if self.info.is_multi_label else probabilities.argmax(-1)
 
     def _batches(self, split: str, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields (pictures, labels) of the first examples of a split, which are read and no others where that goes."""
@@ -102,6 +107,11 @@ class DataOfModel:
             left -= len(batch.labels)
             if left <= 0:
                 return
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> int:
+    """Returns for how many pictures two answers are the same, `[n]` or `[n, num_classes]`."""
+    return int((one == other).reshape(len(one), -1).all(axis=1).sum())
 
 
 def _first(batch: Batch, count: int) -> Batch:

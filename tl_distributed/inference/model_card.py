@@ -14,7 +14,7 @@ from tl_distributed.inference.compared import Compared
 from tl_distributed.inference.model_info import ModelInfo
 from tl_distributed.models.weight_licences import weights_licence
 from tl_distributed.reporting.run_facts import about_run
-from tl_distributed.reporting.shown_scores import SHOWN_SCORES, scores_of, written
+from tl_distributed.reporting.shown_scores import SHOWN_SCORES, is_classification, metrics_of, scores_of, written
 
 _MOST_NAMES = 100  # of classes on the card; the export has them all
 
@@ -97,7 +97,10 @@ def _data(facts: CardFacts) -> list[str]:
 def _scores(facts: CardFacts) -> list[str]:
     rows: list[tuple[str, str]] = []
     for split, title in (("test", "test"), ("val", "validation, which chose the epoch:")):
-        if facts.results.get(f"{split}_accuracy") is not None:
+        if not is_classification(facts.results):
+            rows += [(f"{title} {name.replace('_', ' ')}", f"{value:.4f}")
+                     for name, value in metrics_of(facts.results, split).items()]  # fmt: skip
+        elif facts.results.get(f"{split}_accuracy") is not None:
             rows.append((f"{title} accuracy", f"{100 * facts.results[f'{split}_accuracy']:.2f} %"))
     found = scores_of(facts.results)
     rows += [(title, written(key, found[key])) for key, title, _ in SHOWN_SCORES

@@ -2,6 +2,7 @@
 
 from tl_distributed.data.fit_rules import FIT_OF_VERSION_1
 from tl_distributed.inference.model_info import ModelInfo
+from tl_distributed.reporting.label_scores import THRESHOLD
 
 # Of Pillow: what becomes of a picture that is not square, with the resizing that follows.
 _FITTED = {
@@ -19,7 +20,7 @@ _KINDS = {
     "saved_model": (
         "tensorflow pillow", "import tensorflow as tf\n",
         'json.loads(open(path + "/assets.extra/tl_distributed.json").read())["class_names"]',
-        "tf.saved_model.load(path).serve(pixels)[0].numpy()",
+        "(model := tf.saved_model.load(path)).serve(pixels)[0].numpy()",  # kept, as its variables would not be
     ),
     "tflite": (
         "ai-edge-litert numpy pillow", "from ai_edge_litert.interpreter import Interpreter\n", _BESIDE,
@@ -33,7 +34,7 @@ _KINDS = {
 
 
 def use_script(kind: str, info: ModelInfo, num_classes: int) -> str:
-    """Returns a Python program that prints the class of a picture, and its probability.
+    """Returns a Python program that prints the class of a picture, or its labels, with the probability.
 
     It lies where `companions.script_path` says, and prepares a picture as the model's fitting rule wants it, with
     Pillow: within the rounding of its resizing as `predict` does.
@@ -51,6 +52,10 @@ def use_script(kind: str, info: ModelInfo, num_classes: int) -> str:
         '__file__.removesuffix(".py")'
     )  # fmt: skip
     os_import = "import os\n" if kind == "saved_model" else ""
+    known = names if info.class_names else f"list(range({num_classes}))"
+    answer = f"print({known}[probabilities.argmax()], probabilities.max())\n"
+    if info.activation == "sigmoid":  # any number of labels
+        answer = f"print([name for name, one in zip({known}, probabilities) if one > {THRESHOLD}], probabilities)\n"
     return (
         f"# Says what is on a picture: python THIS_FILE photo.jpg   (pip install {packages})\n"
         f"import json\n{os_import}import sys\n{imports}import numpy as np\nfrom PIL import Image, ImageOps\n\n"
@@ -58,6 +63,5 @@ def use_script(kind: str, info: ModelInfo, num_classes: int) -> str:
         f"picture = {picture}\n"
         f"pixels = np.asarray({fitted})[None]  # [1, {height}, {width}, 3] uint8\n"
         f"probabilities = {probabilities}\n"
-        f"print({names if info.class_names else f'list(range({num_classes}))'}[probabilities.argmax()], "
-        "probabilities.max())\n"
+        f"{answer}"
     )

@@ -105,6 +105,8 @@ def read_data_set(config: RankConfig) -> DatasetInfo:
       UserError: There is none, or it lacks the splits or the classes.
     """
     info = read_manifest(config.data_dir)
+    if info.is_multi_label:
+        raise UserError(f"--data_dir={config.data_dir}: a ranking takes pictures of one label each, these have several")
     missing = next((name for name in ("train", "val") if name not in info.splits), None)
     if missing:
         raise UserError(
