@@ -21,7 +21,7 @@ class EvaluateConfig:
     """Flags of the command."""
 
     workdir: str = setting("", "Folder of a finished run; its model and data set are taken.", topic="What")
-    model: str = setting("", "A .keras, .h5 or .tflite file or a SavedModel folder.", topic="What")
+    model: str = setting("", "A .keras, .h5, .tflite or .onnx file or a SavedModel folder.", topic="What")
     data_dir: str = setting("", "Data set; by default the run's own, also where both have moved.", topic="What")
     split: str = setting("test", "Split to score.", topic="What", choices=("train", "val", "test"))
     batch_size: int = setting(128, "Images at once.", topic="How", minimum=1)

@@ -62,6 +62,12 @@ class ExportConfig:
             raise UserError("name the run: --workdir=runs/NAME")
         if self.quantize != "none" and self.format != "tflite":
             raise UserError(f"--quantize={self.quantize} is of --format=tflite, not of --format={self.format}")
+        if self.test_images and self.format != "tflite":
+            raise UserError(f"--test_images={self.test_images} has no effect with --format={self.format}; drop it")
+        if self.representative_images != ExportConfig.representative_images and self.quantize != "int8":
+            raise UserError(
+                f"--representative_images={self.representative_images} has no effect without --quantize=int8; drop it"
+            )
 
 
 def main(config: ExportConfig, positional: list[str]) -> None:

@@ -25,7 +25,9 @@ from tl_distributed.settings.flags import borrowed, setting
 class PredictConfig:
     """Flags of the command; images are its arguments."""
 
-    model: str = setting("", "A run's workdir, a .keras, .h5 or .tflite file, or a SavedModel folder.", topic="What")
+    model: str = setting(
+        "", "A run's workdir, a .keras, .h5, .tflite or .onnx file, or a SavedModel folder.", topic="What"
+    )
     format: str = setting("jsonl", "How to print.", topic="Output", choices=("jsonl", "table"))
     top: int = setting(3, "Classes listed for each image.", topic="Output", minimum=1)
     batch_size: int = setting(64, "Images at once.", topic="How", minimum=1)

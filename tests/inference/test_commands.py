@@ -78,12 +78,17 @@ def pictures(tmp_path_factory):
     return folder
 
 
-BESIDE = {"h5": {"model.h5.json"}, "tflite": {"model.tflite.json"}}  # other kinds hold it inside
+# Beside a file its card and script; and what a .keras holds inside. A SavedModel holds all three.
+BESIDE = {kind: {f"{name}.md", f"{name}.py"} for kind, name in KINDS.items() if kind != "saved_model"}
+BESIDE["h5"].add("model.h5.json")
+BESIDE["tflite"].add("model.tflite.json")
 
 
 def test_export_leaves_nothing_but_models_and_what_is_stored_with_them(run, exported):
     folder = pathlib.Path(run[0]) / "export"
     assert {path.name for path in folder.iterdir()} == {*KINDS.values()}.union(*BESIDE.values())
+    inside = {path.name for path in (folder / "saved_model" / "assets.extra").iterdir()}
+    assert inside == {"tl_distributed.json", "README.md", "predict.py"}
 
 
 @pytest.mark.parametrize("kind", ["run", *KINDS])
@@ -352,7 +357,7 @@ def test_models_that_cannot_be_opened(run, tmp_path, capsys):
         evaluate(EvaluateConfig(model=str(tmp_path / "no.keras"), data_dir=data_dir), [])
     with pytest.raises(UserError, match=f"--workdir={tmp_path}: no config.json there"):
         evaluate(EvaluateConfig(workdir=str(tmp_path)), [])
-    for name in ("bad.keras", "bad.h5", "bad.tflite", "bad.onnx"):
+    for name in ("bad.keras", "bad.h5", "bad.tflite", "bad.pb"):
         path = tmp_path / name
         path.write_bytes(b"not a model")
         with pytest.raises(UserError, match=f"{path}: cannot be opened as a model") as raised:
@@ -392,7 +397,7 @@ def test_data_sets_that_do_not_fit_the_model(run, exported, tmp_path):
         evaluate(EvaluateConfig(model=path, data_dir=str(other_classes)), [])
 
 
-def test_export_prints_one_line_and_nothing_else(run, tmp_path):
+def test_export_prints_its_lines_and_nothing_else(run, tmp_path):
     """In processes of their own: what the converter and Keras have to say comes from C++ and absl too."""
     processes = {}
     for kind, name in KINDS.items():
@@ -403,5 +408,9 @@ def test_export_prints_one_line_and_nothing_else(run, tmp_path):
         )  # fmt: skip
     for path, process in processes.items():
         output, errors = process.communicate(timeout=180)
-        assert (process.returncode, output.count("\n"), errors) == (0, 1, "")
-        assert output.startswith(f"{path}: ")
+        lines = output.splitlines()
+        is_scored = path.suffix == ".tflite"
+        assert (process.returncode, bool(errors)) == (0, is_scored)
+        assert all(line.startswith("Comparing on test: ") for line in errors.splitlines())
+        assert lines[0].startswith(f"{path}: ")
+        assert [line.split()[0] for line in lines[1:]] == ["accuracy"] * is_scored

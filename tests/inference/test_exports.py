@@ -150,8 +150,19 @@ def test_quantising_without_the_data_set(run, tmp_path, capsys):
     assert "Of this file" not in card and "Which weights it began with is not known" in card
     export(ExportConfig(workdir=str(workdir), format="tflite", quantize="int8", data_dir=run[1]), [])
     assert "images of test, the float model" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--quantize=int8 is of --format=tflite, not of --format=onnx"):
-        export(ExportConfig(workdir=run[0], format="onnx", quantize="int8"), [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"format": "onnx", "quantize": "int8"}, "--quantize=int8 is of --format=tflite, not of --format=onnx"),
+        ({"format": "keras", "test_images": 5}, "--test_images=5 has no effect with --format=keras; drop it"),
+        ({"format": "tflite", "representative_images": 5}, "--representative_images=5 has no effect without"),
+    ],
+)
+def test_flags_that_have_no_effect_are_refused(settings, line):
+    with pytest.raises(UserError, match=line):
+        export(ExportConfig(workdir="nowhere", **settings), [])
 
 
 def test_onnx_gives_what_the_run_gave(run, tmp_path):
@@ -208,6 +219,7 @@ def test_the_card_tells_data_scores_calibration_licence_and_command(run, tmp_pat
     sections = dict(re.findall(r"^## (\w+)\n\n(.*?)(?=\n## |\Z)", card, re.DOTALL | re.MULTILINE))
     assert list(sections) == ["Use", "Data", "Scores", "Calibration", "Licence", "Training"]
     assert "centred square" in sections["Use"] and (tmp_path / "m.keras.py").read_text().strip() in sections["Use"]
+    assert f"train 60, val 12, test {NUM_TEST}" in sections["Data"]
     assert ", ".join(CLASS_NAMES) in sections["Data"] and config["dataset_sha256"] in sections["Data"]
     assert f"| test accuracy | {100 * results['test_accuracy']:.2f} % |" in sections["Scores"]
     assert f"{100 * results['test_macro_f1']:.2f} %" in sections["Scores"]
@@ -235,7 +247,7 @@ def stranger(tmp_path_factory):
 def test_the_script_uses_the_export_without_this_package(run, stranger, kind, tmp_path):
     needs(kind)
     name = {"saved_model": "model"}.get(kind, f"model.{kind}")
-    export(ExportConfig(workdir=run[0], format=kind, output=str(tmp_path / name), test_images=1), [])
+    export(ExportConfig(workdir=run[0], format=kind, output=str(tmp_path / name)), [])
     script = tmp_path / (f"{name}/assets.extra/predict.py" if kind == "saved_model" else f"{name}.py")
     used = script.read_text().split("\n\n", 1)[1].strip().splitlines()
     assert len(used) == 5

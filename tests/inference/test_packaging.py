@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tl_distributed.inference.onnx_files import save_onnx
 from tl_distributed.inference.packaging import package_model
 from tl_distributed.inference.stock_layers import with_stock_layers
+from tl_distributed.inference.tflite import Interpreter, Quantization, convert
 from tl_distributed.models.backbones import BACKBONES, get_backbone
 from tl_distributed.models.build import build_backbone
 from tl_distributed.models.heads import build_classifier
@@ -183,6 +185,56 @@ def test_one_of_each_family_opens_everywhere(tmp_path, family):
     expected = _save_with_expectation(packaged, pixels, tmp_path, row.name)
     _assert_strangers_agree(tmp_path, {row.name: expected})
     _assert_exports_agree(packaged, pixels, tmp_path, expected)
+
+
+# Depthwise convolutions, which one scale for all channels would ruin (Krishnamoorthi 2018); ConvNeXt's are grouped.
+DEPTHWISE = ("mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny")
+
+
+def _settle(model: keras.Model, pixels: np.ndarray) -> None:
+    """Gives BatchNorm the statistics of these pixels: with random ones activations fade away from layer to layer."""
+    for layer in model.get_layer(index=-2).layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(pixels, training=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_depthwise_families_in_integers(name):
+    row = BACKBONES[name]
+    packaged, pixels = _packaged(name, row.normalization, (40, 40)), _pixels(64, 40, 40, 3)
+    _settle(packaged, pixels)
+    interpreter = Interpreter(convert(packaged, Quantization("int8", pixels)))
+    expected, got = packaged.predict(pixels, verbose=0), interpreter(pixels)
+    assert interpreter.in_float == (name == "convnext_tiny")  # its normalisation has no operation in integers
+    spread = expected.std(axis=0).max()
+    assert spread > 0.005  # not the same answer whatever it sees
+    assert np.abs(got - expected).mean() < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_depthwise_families_as_onnx(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="an extra: pip install -e .[onnx]")
+    pytest.importorskip("tf2onnx", reason="an extra: pip install -e .[onnx]")
+    packaged, pixels = _packaged(name, BACKBONES[name].normalization, (40, 24)), _pixels(3, 40, 24, 3)
+    save_onnx(packaged, str(tmp_path / "model.onnx"))
+    (got,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"pixels": pixels})
+    np.testing.assert_allclose(got, packaged.predict(pixels, verbose=0), atol=1e-4)
+
+
+def test_a_depthwise_convolution_written_as_a_grouped_one_is_rewritten():
+    inputs = keras.Input((6, 6, 4))
+    grouped = keras.layers.Conv2D(4, 3, strides=2, padding="same", groups=4, activation="relu", name="grouped")
+    half = keras.layers.Conv2D(4, 3, groups=2, padding="same", name="in_two_groups")  # stays
+    model = keras.Model(inputs, half(grouped(inputs)))
+    grouped.bias.assign([0.1, -0.2, 0.3, 0.4])
+    rewritten = with_stock_layers(model)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 6, 6, 4)).astype(np.float32)
+    np.testing.assert_allclose(rewritten(images), model(images), atol=1e-6)
+    kinds = [type(layer).__name__ for layer in rewritten.layers]
+    assert kinds == ["InputLayer", "DepthwiseConv2D", "Conv2D"]
 
 
 def test_rewriting_keeps_every_kind_of_operation():

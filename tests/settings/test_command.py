@@ -292,7 +292,11 @@ def test_mistakes_end_with_one_line_before_tensorflow(tmp_path):
         ("doctor", "--strategy=many"): "error: flag --strategy=many: takes one of auto, one_device, mirrored",
         ("doctor", "--transfer=partial"): "error: --transfer=partial needs --unfreeze_last_layers=N",
         ("doctor", "--json=nowhere/report.json"): "error: --json=nowhere/report.json: no such folder",
-        ("export", "--workdir=a", "--format=onnx"): "error: flag --format=onnx: takes one of keras, h5, saved_model",
+        (
+            "export",
+            "--workdir=a",
+            "--format=coreml",
+        ): "error: flag --format=coreml: takes one of keras, h5, saved_model",
     }
     for arguments, message in mistakes.items():
         code, output, errors, imported = finish(start(*arguments, cwd=tmp_path))

@@ -15,7 +15,8 @@ from paths import REPO
 from toy_dataset import write_toy_dataset
 
 from tl_distributed.errors import UserError
-from tl_distributed.studies.devices import devices_of_runs
+from tl_distributed.studies.devices import Device, confine, devices_of_runs
+from tl_distributed.studies.runner import train_in_process
 from tl_distributed.studies.side_by_side import SideBySide, StoppedError
 
 SECONDS = 120
@@ -26,14 +27,78 @@ COMMON = "backbone=baseline_cnn,transfer=scratch,global_batch_size=30,image_size
     ("visible", "runs", "devices"),
     [
         ("0,1,2,3", 2, ("0", "1")), ("3,5", 2, ("3", "5")), ("GPU-ab, MIG-cd", 2, ("GPU-ab", "MIG-cd")),
-        ("0,1", 1, (None,)), ("", 3, (None, None, None)), (None, 2, (None, None)),
+        ("0,1", 1, ("",)), ("", 3, ("", "", "")), (None, 2, ("", "")),
     ],
 )  # fmt: skip
 def test_each_run_sees_one_of_the_gpus_that_the_study_was_given(monkeypatch, visible, runs, devices):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert devices_of_runs(runs) == devices
+    assert tuple(device.gpu for device in devices_of_runs(runs)) == devices
+
+
+@pytest.mark.parametrize(
+    ("cores", "runs", "shares"),
+    [
+        (range(8), 2, [(0, 1, 2, 3), (4, 5, 6, 7)]), ((2, 3, 5, 7, 11), 2, [(2, 3), (5, 7)]),
+        (range(2), 3, [(0,), (1,), (0,)]), (range(4), 1, [()]),
+    ],
+)  # fmt: skip
+def test_without_gpus_each_run_has_as_many_cores_as_the_others(monkeypatch, cores, runs, shares):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process_id: set(cores))
+    devices = devices_of_runs(runs)
+    assert [device.cores for device in devices] == shares and not any(device.gpu for device in devices)
+
+
+needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity of processes here")
+
+COUNT_POOLS = """
+import pathlib
+import sys
+
+sys.stdin.readline()
+import sklearn.cluster  # brings OpenMP
+import tensorflow as tf
+import threadpoolctl
+
+tf.linalg.matmul(tf.ones([900, 900]), tf.ones([900, 900]))
+names = [(path / "comm").read_text().strip() for path in pathlib.Path("/proc/self/task").iterdir()]
+pools = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "openmp"]
+print(max(pools), sum(name.startswith("tf_Compute") for name in names))
+"""
+
+
+@needs_affinity
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="has one core")
+def test_openmp_and_tensorflow_have_as_many_threads_as_the_share_has_cores():
+    cores = sorted(os.sched_getaffinity(0))
+    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    threads = {}
+    for device in (Device(cores=(cores[0],)), Device(cores=tuple(cores[:2]))):
+        process = subprocess.Popen(
+            [sys.executable, "-c", COUNT_POOLS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment,
+        )  # fmt: skip
+        confine(process.pid, device)
+        output, _ = process.communicate("go\n", timeout=SECONDS)
+        threads[len(device.cores)] = [int(word) for word in output.split()]
+    assert [openmp for openmp, _ in threads.values()] == [1, 2]
+    assert threads[1][1] < threads[2][1] == threads[1][1] + 1
+
+
+@needs_affinity
+def test_a_run_is_confined_to_its_share(tmp_path):
+    psutil, core, seen = pytest.importorskip("psutil"), min(os.sched_getaffinity(0)), []
+
+    def look() -> None:
+        seen.extend(
+            child.cpu_affinity() for child in psutil.Process().children() if "tl_distributed" in child.cmdline()[2]
+        )
+
+    arguments, log = [f"--data_dir={tmp_path}/none"], tmp_path / "log"
+    assert train_in_process(arguments, log, look, device=Device(cores=(core,))) == 2, log.read_text()
+    assert seen and all(cores == [core] for cores in seen)
 
 
 def test_more_runs_than_gpus_are_refused(monkeypatch):
@@ -45,7 +110,7 @@ def test_more_runs_than_gpus_are_refused(monkeypatch):
 def test_as_many_jobs_as_devices_go_on_at_a_time_each_on_its_own():
     at_work, most, done, lock = set(), [], [], threading.Lock()
 
-    def execute(job: int, device: str | None) -> None:
+    def execute(job: int, device: Device) -> None:
         with lock:
             assert device not in at_work
             at_work.add(device)
@@ -55,14 +120,14 @@ def test_as_many_jobs_as_devices_go_on_at_a_time_each_on_its_own():
             at_work.remove(device)
             done.append(job)
 
-    SideBySide(("0", "1", "2")).run(range(9), execute)
+    SideBySide([Device(gpu=name) for name in "012"]).run(range(9), execute)
     assert sorted(done) == list(range(9)) and max(most) == 3
 
 
 def test_the_end_of_one_stops_the_others_and_is_the_end_of_all():
-    together, begun = SideBySide(("0", "1")), []
+    together, begun = SideBySide([Device(gpu=name) for name in "01"]), []
 
-    def execute(job: int, device: str | None) -> None:
+    def execute(job: int, device: Device) -> None:
         begun.append(job)
         if job == 0:
             raise SystemExit(138)

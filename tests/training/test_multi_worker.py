@@ -121,6 +121,20 @@ def test_two_workers_of_two_replicas_stream_the_same_data(data_dir, tmp_path, cl
 
 
 @pytest.mark.slow
+def test_the_chief_alone_tracks(data_dir, tmp_path, cluster, monkeypatch):
+    tracking = pytest.importorskip("mlflow.tracking", reason="an extra: pip install -e .[mlflow]")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    workers = cluster(2).start_all(*flags(**settings(data_dir, tmp_path / "many", track="mlflow")))
+    assert workers.wait() == [0, 0], workers.log(0) + workers.log(1)
+    client = tracking.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("tl_distributed").experiment_id])
+    history = client.get_metric_history(run.info.run_id, "quality/training_loss")
+    assert [(one.step, one.value) for one in history] == list(enumerate(curve(tmp_path / "many", "loss"), start=1))
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.slow
 def test_gradients_in_parts_are_summed_in_one_order_everywhere(data_dir, tmp_path, cluster, alone):
     """Two workers of two devices each: no hang, and the same sums."""
     workers = cluster(2)

@@ -59,8 +59,8 @@ class DataOfModel:
         Raises:
           UserError: It cannot be read, or is of other shapes or classes than the model.
         """
-        self._data_dir, self._model, self.info = data_dir, model, read_manifest(data_dir)
-        check_data_set(model, self.info, data_dir)
+        self._data_dir, self._model, self._info = data_dir, model, read_manifest(data_dir)
+        check_data_set(model, self._info, data_dir)
 
     def train_pictures(self, count: int) -> np.ndarray:
         """Returns the first pictures of train, which lies shuffled, as `[count or fewer, height, width, 3] uint8`.
@@ -68,7 +68,7 @@ class DataOfModel:
         Raises:
           UserError: The data set has no train split.
         """
-        if "train" not in self.info.splits:
+        if "train" not in self._info.splits:
             raise UserError(f"--data_dir={self._data_dir}: has no train split to take representative pictures from")
         return np.concatenate([images for images, _ in self._batches("train", count)])
 
@@ -79,10 +79,10 @@ class DataOfModel:
           predict: The export, from `[n, height, width, 3] uint8` to `[n, num_classes]` probabilities.
           most_images: The first so many, since shards lie shuffled; 0 takes all.
         """
-        split = next((name for name in ("test", "val") if name in self.info.splits), None)
+        split = next((name for name in ("test", "val") if name in self._info.splits), None)
         if split is None:
             return None
-        count = self.info.splits[split].num_examples
+        count = self._info.splits[split].num_examples
         count = min(most_images, count) if most_images else count
         right = np.zeros(3, np.int64)
         with Progress(total=count, unit="images", label=f"Comparing on {split}") as progress:
@@ -98,9 +98,9 @@ class DataOfModel:
 
     def _batches(self, split: str, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields (pictures, labels) of the first examples of a split, which are read and no others where that goes."""
-        mode = "disk" if self.info.is_indexed else "memory"
-        examples = load_splits(self._data_dir, self.info, (split,), input_mode=mode)[split]
-        size, fit, left = self._model.image_shape[0], self._model.fit or self.info.fit, count
+        mode = "disk" if self._info.is_indexed else "memory"
+        examples = load_splits(self._data_dir, self._info, (split,), input_mode=mode)[split]
+        size, fit, left = self._model.image_shape[0], self._model.fit or self._info.fit, count
         for padded in examples.eval_batches(_BATCH_SIZE):
             batch = _first(padded.valid(), left)
             yield fitted_squares(batch.images, batch.sizes, size=size, fit=fit), np.asarray(batch.labels)

@@ -7,6 +7,7 @@ import sys
 import keras
 import tensorflow as tf
 
+from tl_distributed.data.records import read_manifest
 from tl_distributed.errors import UserError
 from tl_distributed.files import path_exists, read_json
 from tl_distributed.inference.companions import card_path, remove_companions, script_name, write_companions
@@ -55,7 +56,9 @@ def export_run(request: ExportRequest) -> str:
     stored = stored_info(source, model)
     if request.calibrated:
         model, stored = _calibrated(model, stored, source)
-    data, missing = _data(request) if request.kind == "tflite" else (None, "")
+    data_dir, missing = _data_dir(request)
+    is_scored = request.kind == "tflite" and data_dir
+    data = DataOfModel(data_dir, open_model(request.workdir)) if is_scored else None
     quantization = _quantization(request, data, missing)
     tf.io.gfile.makedirs(os.path.dirname(output) or ".")
     if tf.io.gfile.exists(output):
@@ -72,7 +75,8 @@ def export_run(request: ExportRequest) -> str:
         title=os.path.basename(os.path.abspath(request.workdir)), made_as=request.made_as,
         config=read_json(f"{request.workdir}/config.json") or {},
         results=read_json(f"{request.workdir}/results.json") or {}, info=stored,
-        data=data.info if data else None, compared=compared, note=note, script=(script, script_name(output)),
+        data=read_manifest(data_dir) if data_dir else None, compared=compared, note=note,
+        script=(script, script_name(output)),
     )))  # fmt: skip
     return output
 
@@ -106,13 +110,12 @@ def _calibrated(model: keras.Model, stored: ModelInfo, source: str) -> tuple[ker
     return calibrate_model(model, stored.temperature), dataclasses.replace(stored, calibrated=True)
 
 
-def _data(request: ExportRequest) -> tuple[DataOfModel | None, str]:
-    """Returns (the run's data set, why there is none)."""
+def _data_dir(request: ExportRequest) -> tuple[str, str]:
+    """Returns (the folder of the run's data set, why there is none)."""
     try:
-        data_dir = request.data_dir or find_data_dir(request.workdir)
+        return request.data_dir or find_data_dir(request.workdir), ""
     except UserError as error:
-        return None, str(error)
-    return DataOfModel(data_dir, open_model(request.workdir)), ""
+        return "", str(error)
 
 
 def _quantization(request: ExportRequest, data: DataOfModel | None, missing: str) -> Quantization:

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,7 +30,8 @@ def save_onnx(model: keras.Model, path: str) -> None:
       UserError: ONNX has no operation for a part of it, or ONNX Runtime computes something else than Keras.
     """
     refuse_without_onnx(to_write=True)
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it says of every node; the error below says it all
+    _teach_erfc()
     try:
         # Keras compiles a depthwise convolution that is written as a grouped one, and tf2onnx cannot look inside.
         stock = with_stock_layers(model)
@@ -46,6 +48,26 @@ def save_onnx(model: keras.Model, path: str) -> None:
             f"{model.name} as ONNX gives probabilities that differ by {difference:.2g} from Keras's, more than "
             f"{TOLERANCE:g}; use another --format"
         )
+
+
+def _teach_erfc() -> None:
+    """Has tf2onnx (1.17) know erfc(x) = 1 - erf(x), by which TensorFlow computes the GELU of ConvNeXt."""
+    from tf2onnx.handler import tf_op
+
+    class Erfc:
+        @classmethod
+        def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
+            """From ONNX's operator set 9 on, where Erf begins; `ctx` is tf2onnx's graph."""
+            dtypes, shapes = [ctx.get_dtype(node.output[0])], [ctx.get_shape(node.output[0])]
+            given, returned, name = list(node.input), list(node.output), node.name
+            ctx.remove_node(name)
+            erf = ctx.make_node("Erf", given, dtypes=dtypes, shapes=shapes)
+            one = ctx.make_const(f"{name}/one", np.array(1, np.float32))
+            ctx.make_node(
+                "Sub", [one.output[0], erf.output[0]], name=name, outputs=returned, dtypes=dtypes, shapes=shapes
+            )
+
+    tf_op("Erfc")(Erfc)
 
 
 def largest_difference(predict: Callable[[np.ndarray], np.ndarray], model: keras.Model) -> float:

@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_distributed.data.machine import usable_cores
+
 Quantize = Literal["none", "float16", "int8"]
 QUANTIZE: tuple[Quantize, ...] = ("none", "float16", "int8")
 _PIXEL_SCALES = ((0.0, 0), (1.0, 0))  # (scale, zero point) of an input that is pixels: not quantised, or by itself
@@ -90,7 +92,7 @@ class Interpreter:
           ValueError: It is no model, or one whose input is not pixels as they are.
         """
         with _quiet():
-            self._interpreter = _interpreter_class()(model_content=content, num_threads=os.cpu_count())
+            self._interpreter = _interpreter_class()(model_content=content, num_threads=usable_cores())
         given, returned = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()[0]
         if tuple(given["quantization"]) not in _PIXEL_SCALES:
             raise ValueError(f"its input is quantised by {given['quantization']}, not pixels as they are")

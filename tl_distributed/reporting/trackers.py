@@ -55,7 +55,7 @@ def open_tracker(name: str, workdir: str, settings: Mapping[str, Any], *, resume
         return _NoTracker()
     path = f"{workdir}/{TRACKER_FILE}"
     known = (read_json(path) or {}).get(name) if resumed else None
-    shown = {key: _plain(value) for key, value in settings.items() if value not in (None, "")}
+    shown = {key: plain for key, value in settings.items() if (plain := _plain(value)) != ""}
     try:
         tracker = (_Mlflow if name == "mlflow" else _Wandb)(workdir, shown, known)
     except Exception as error:  # each has its own, and those of its HTTP library
@@ -157,6 +157,7 @@ class _Wandb:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bool | int | float | str):
-        return value
+    """Returns what a tracker stores of a setting; nothing of one that says nothing."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return "" if value is None else value
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import tl_distributed
-from tl_distributed.studies.devices import VISIBLE
+from tl_distributed.studies.devices import VISIBLE, WHOLE, Device, confine
 
 _POLL_SECONDS = 1.0
 _STOP_SECONDS = 120.0  # for the checkpoint of a run that is told to stop
@@ -22,18 +22,18 @@ def run_in_process(
     log: pathlib.Path,
     while_waiting: Callable[[], None],
     *,
-    device: str | None = None,
+    device: Device = WHOLE,
 ) -> int:
     """Runs `python -m module` in a process of its own; returns its exit code, negative for a signal.
 
-    Whatever ends this process ends the other too, which is told by SIGTERM: a training then writes a checkpoint.
+    Whatever ends this process ends the other too, which is told by SIGUSR1: a training then writes a checkpoint.
 
     Args:
       module: Of the command.
       arguments: Of the command.
       log: File for what it prints.
       while_waiting: Called about every second.
-      device: The one GPU that it sees, as CUDA_VISIBLE_DEVICES names it; `None` leaves it what this process sees.
+      device: What of the node it uses.
     """
     root = str(pathlib.Path(tl_distributed.__path__[0]).parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -43,9 +43,10 @@ def run_in_process(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": path, **({} if device is None else {VISIBLE: device})},
+            env={**os.environ, "PYTHONPATH": path, **({VISIBLE: device.gpu} if device.gpu else {})},
             start_new_session=True,  # Ctrl-C reaches this process alone: a second signal would end the other at once
         )
+        confine(process.pid, device)
         try:
             while True:
                 try:

@@ -22,6 +22,7 @@ from tl_distributed.runtime.workers import Workers
 from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import parse_arguments
 from tl_distributed.studies.clock import PlanClock, planned_images, planned_work
+from tl_distributed.studies.devices import WHOLE, Device
 from tl_distributed.studies.display import Display, Waiting
 from tl_distributed.studies.plan import Arm, Plan
 from tl_distributed.studies.processes import STOPPED, reason_of, run_in_process
@@ -95,7 +96,7 @@ def run_plan(
     train: Train,
     workers: Workers,
     cluster_arguments: Sequence[str],
-    devices: Sequence[str | None] = (None,),
+    devices: Sequence[Device] = (WHOLE,),
 ) -> int:
     """Runs what has not been run; returns the number of runs that failed.
 
@@ -121,7 +122,7 @@ def run_plan(
     together = SideBySide(devices)
     with StopRequest(workers) as stop:
 
-        def execute(place: int, device: str | None) -> None:
+        def execute(place: int, device: Device) -> None:
             started.execute(place, workdir, flags, device, stop, together.raise_if_stopped)
 
         if len(devices) == 1:  # in this thread: several workers have to come to every run in step
@@ -153,7 +154,7 @@ class _StartedPlan:
         place: int,
         workdir: str,
         flags: Sequence[str],
-        device: str | None,
+        device: Device,
         stop: StopRequest,
         raise_if_stopped: Callable[[], None],
     ) -> None:
@@ -166,16 +167,15 @@ class _StartedPlan:
             with self._lock:
                 self._clock.skip(run)
             return
-        on = "" if device is None else f" on GPU {device}"
         display = Display(
-            f"Study: run {place + 1} of {len(self._plan.runs)}{on}: {run}", self._clock, run, folder,
+            f"Study: run {place + 1} of {len(self._plan.runs)}{device}: {run}", self._clock, run, folder,
             total_steps=self._images[run] / config.global_batch_size, at_a_time=self._at_a_time,
             silent=not workers.is_chief,
         )  # fmt: skip
         display.show()
         choice = [f"--seed={run.seed}", f"--images_per_class={run.images_per_class}"]
         arguments = [*run.arm.arguments, *flags, f"--workdir={folder}", *choice]
-        train = self._train if device is None else functools.partial(self._train, device=device)
+        train = self._train if device == WHOLE else functools.partial(self._train, device=device)
         started = time.monotonic()
         reason = _train_once(folder, arguments, train, Waiting(display, stop, raise_if_stopped), workers)
         seconds = time.monotonic() - started
@@ -250,7 +250,7 @@ def _train_in(
 
 
 def train_in_process(
-    arguments: Sequence[str], log: pathlib.Path, while_waiting: Callable[[], None], *, device: str | None = None
+    arguments: Sequence[str], log: pathlib.Path, while_waiting: Callable[[], None], *, device: Device = WHOLE
 ) -> int:
     """Runs the train command in a process of its own; see `processes.run_in_process`."""
     return run_in_process("tl_distributed.train", arguments, log, while_waiting, device=device)

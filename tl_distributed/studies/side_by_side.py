@@ -1,10 +1,12 @@
-"""Runs several trainings at the same time, each on a device of its own."""
+"""Runs several trainings at the same time, each on a part of the node that is its own."""
 
 import concurrent.futures
 import queue
 import threading
 from collections.abc import Callable, Iterable
 from typing import TypeVar
+
+from tl_distributed.studies.devices import Device
 
 _Job = TypeVar("_Job")
 
@@ -20,9 +22,9 @@ class SideBySide:
     parent died (`child.py`), so a thread lives as long as its job.
     """
 
-    def __init__(self, devices: Iterable[str | None]):
-        """`devices`: what each job is given; `None` is that of this process."""
-        self._free: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    def __init__(self, devices: Iterable[Device]):
+        """`devices`: what each job is given."""
+        self._free: queue.SimpleQueue[Device] = queue.SimpleQueue()
         self._count = 0
         for device in devices:
             self._free.put(device)
@@ -34,7 +36,7 @@ class SideBySide:
         if self._stopped.is_set():
             raise StoppedError
 
-    def run(self, jobs: Iterable[_Job], execute: Callable[[_Job, str | None], None]) -> None:
+    def run(self, jobs: Iterable[_Job], execute: Callable[[_Job, Device], None]) -> None:
         """Calls `execute(job, device)` for each job, in their order as devices get free.
 
         Raises:
