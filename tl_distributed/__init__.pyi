@@ -11,6 +11,9 @@ from tl_distributed.errors import UserError as UserError
 from tl_distributed.models.backbones import Backbone as Backbone
 from tl_distributed.models.build import register_backbone as register_backbone
 from tl_distributed.settings.config import Config as Config
+from tl_distributed.training.tasks import Classification as Classification
+from tl_distributed.training.tasks import MultiLabel as MultiLabel
+from tl_distributed.training.tasks import Task as Task
 
 __version__: str
 __all__: list[str]

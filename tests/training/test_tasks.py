@@ -22,7 +22,7 @@ from tl_distributed.errors import UserError
 from tl_distributed.export import ExportConfig
 from tl_distributed.export import main as export
 from tl_distributed.inference.predictions import predict_files
-from tl_distributed.inference.saved import open_model
+from tl_distributed.inference.saved import ENDINGS, open_model
 from tl_distributed.inference.scoring import figures_line, score_model
 from tl_distributed.reporting.metrics_log import read_metrics
 from tl_distributed.training.losses import binary_losses
@@ -136,6 +136,18 @@ def test_multi_label_is_evaluated_and_predicted(trained, several, tmp_path):
     stock = keras.models.load_model(f"{trained.workdir}/model.keras", safe_mode=True)
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     np.testing.assert_allclose(stock.predict(images, verbose=0), model.predict(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "tflite", "h5"])
+def test_multi_label_is_exported(trained, several, tmp_path, kind):
+    path = f"{tmp_path}/model{ENDINGS[kind]}"
+    export(ExportConfig(workdir=trained.workdir, format=kind, output=path), [])
+    exported, model = open_model(path), open_model(trained.workdir)
+    assert (exported.activation, exported.task, exported.class_names) == ("sigmoid", "multi_label", NAMES)
+    images = np.random.default_rng(1).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    np.testing.assert_allclose(exported.predict(images), model.predict(images), atol=1e-4)
+    summary = score_model(path, several, split="test", batch_size=10)
+    assert summary["mean_average_precision"] == pytest.approx(trained.results["test_mean_average_precision"], abs=1e-3)
 
 
 def test_the_page_of_the_run_says_the_scores_it_has(trained):

@@ -65,6 +65,8 @@ class Model:
 
         Returns:
           Rows of `file`, and either `class`, `probability` and `top` (a list of class and probability), or `error`.
+          Where pictures have any number of labels, `labels`, those above a half, is in place of `class` and
+          `probability`.
 
         Raises:
           UserError: A path that is not there, or a folder without pictures.
@@ -75,7 +77,8 @@ class Model:
             return list(predict_files(self._saved, self._files(paths), top=top, batch_size=batch_size, fit=self._fit()))
 
     def evaluate(self, data_dir: str | os.PathLike, *, split: str = "test", batch_size: int = 128) -> dict[str, Any]:
-        """Scores the model on a split of a data set: accuracy, loss, scores by class, confusion matrix.
+        """Scores the model on a split of a data set: accuracy, loss, scores by class, confusion matrix; where pictures
+        have any number of labels mean average precision and what else the command `evaluate` says.
 
         Args:
           data_dir: Folder of a data set that `data_prep.build_tfrecords` wrote.

@@ -57,8 +57,8 @@ def why_nothing_to_bank(transfer: str, augment: AugmentSettings, *, bank_views: 
     """
     if transfer in ("scratch", "full"):
         return f"--transfer={transfer} freezes nothing"
-    if transfer == "norms":
-        return "--transfer=norms trains something in the backbone's first layers"
+    if transfer in ("norms", "lora"):
+        return f"--transfer={transfer} trains something in the backbone's first layers"
     if augment.mixes_images:
         return f"images are mixed with others in every epoch, unless {' '.join(augment.flags_against_mixing())}"
     if not augment.is_off and not bank_views:

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tl_distributed.data.fit_rules import IN_WORDS
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.errors import printable
 from tl_distributed.inference.compared import Compared
@@ -16,6 +15,11 @@ from tl_distributed.models.weight_licences import weights_licence
 from tl_distributed.reporting.run_facts import about_run
 from tl_distributed.reporting.shown_scores import SHOWN_SCORES, is_classification, metrics_of, scores_of, written
 
+_IN_DATA = ("data set", "SHA-256 of its manifest")
+_FITTED = {
+    "squash": "squashed to a square", "crop": "cropped to its largest centred square",
+    "pad": "padded with black to a square",
+}  # fmt: skip
 _MOST_NAMES = 100  # of classes on the card; the export has them all
 
 
@@ -62,7 +66,7 @@ def model_card(facts: CardFacts) -> str:
 def _use(facts: CardFacts) -> list[str]:
     height, width, _ = facts.info.image_shape
     text, name = facts.script
-    fit = f"A picture that is not square is {IN_WORDS[facts.info.fit]}." if facts.info.fit else (
+    fit = f"A picture that is not square is {_FITTED[facts.info.fit]}." if facts.info.fit else (
         "How pictures that are not square were fitted is not known."
     )  # fmt: skip
     return [
@@ -105,7 +109,7 @@ def _scores(facts: CardFacts) -> list[str]:
     found = scores_of(facts.results)
     rows += [(title, written(key, found[key])) for key, title, _ in SHOWN_SCORES
              if key in found and not _is_of_calibration(key)]  # fmt: skip
-    lines = _table(("of the run, before the export", "value"), rows)
+    lines = _table(("of the run, before the export", "value, on test where nothing else is said"), rows)
     if facts.compared is not None:
         lines += ["", f"Of this file: {facts.compared.line()}."]
     return lines
@@ -138,7 +142,7 @@ def _licence(facts: CardFacts) -> list[str]:
 
 def _training(facts: CardFacts) -> list[str]:
     told, command = about_run(facts.config)
-    lines = [f"- {name}: {printable(text)}" for name, text in told if name not in ("data set",)]
+    lines = [f"- {name}: {printable(text)}" for name, text in told if name not in _IN_DATA]
     return [*(["```bash", printable(command), "```", ""] if command else []), *lines]
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tl_distributed.models.lora import merged_weights, without_lora
+
 # Keras's own constants (`keras.applications.imagenet_utils`), on pixels in [0, 255].
 _TORCH_MEAN_RGB = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 _TORCH_VARIANCE_RGB = ((0.229 * 255) ** 2, (0.224 * 255) ** 2, (0.225 * 255) ** 2)
@@ -117,16 +119,19 @@ def _normalized(x: Any, normalization: str) -> Any:
 
 
 def _float32_copy(classifier: Any) -> Any:
-    """Copies a model with every layer's precision policy set to float32; its weights are float32 already."""
+    """Copies a model with every layer's precision policy set to float32; its weights are float32 already.
+
+    Low-rank updates are merged into the kernels.
+    """
     import keras
 
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")  # for what a model of one's own makes when it is called
     try:
-        copy = type(classifier).from_config(_in_float32(classifier.get_config()))
+        copy = type(classifier).from_config(_in_float32(without_lora(classifier.get_config())))
     finally:
         keras.config.set_dtype_policy(policy)
-    copy.set_weights(classifier.get_weights())
+    copy.set_weights(merged_weights(classifier))
     for layer in copy.layers:
         if hasattr(layer, "finalize_state"):  # Normalization computes from a copy of its weights
             layer.finalize_state()

@@ -95,7 +95,7 @@ def _check_task(model: SavedModel, info: DatasetInfo, data_dir: str) -> None:
 
 def figures_line(summary: dict[str, Any]) -> str:
     """Returns the figures of `score_model` in one line, and a second one of the temperature where there is one."""
-    if "accuracy" not in summary:
+    if "mean_average_precision" in summary:
         return f"of {summary['num_examples']} images: " + ", ".join(
             f"{name.replace('_', ' ')} {summary[name]:.4f}" for name in label_scores.FIGURES
         )
@@ -116,7 +116,7 @@ def figures_line(summary: dict[str, Any]) -> str:
 
 def class_table(summary: dict[str, Any]) -> str:
     """Returns a line a class: precision, recall, F1 (of any number of labels average precision too), and images."""
-    if "accuracy" not in summary:
+    if "mean_average_precision" in summary:
         return _label_table(summary)
     rows = {printable(name): scores for name, scores in summary["per_class"].items()}
     width = max(len("class"), *map(len, rows))

@@ -52,7 +52,7 @@ def read_run_config(workdir: str, plugins: Sequence[str] = ()) -> Config:
     try:
         saved = {"reset_head": True, **json.loads(text)["config"]}  # before there was this flag, every head was new
         config = Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
-        named = config.plugin_modules()
+        named = config.part(ModelSettings).plugin_modules()  # those of task and augmentation are of no network
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the config of a run of this version ({error})") from None
     unknown = next((name for name in named if name not in plugins), None)

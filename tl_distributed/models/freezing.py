@@ -5,8 +5,9 @@ from typing import Any
 
 from tl_distributed.errors import UserError
 from tl_distributed.models.heads import backbone_layers, head_layers
+from tl_distributed.models.lora import has_lora, is_of_lora
 
-_MODES = ("scratch", "frozen", "partial", "norms", "full")
+_MODES = ("scratch", "frozen", "partial", "norms", "lora", "full")
 _RATE_BEFORE_FREEZING = "rate_before_freezing"
 
 
@@ -24,7 +25,8 @@ def freeze_for(
       classifier: Model of `heads.build_classifier`.
       mode: "scratch" and "full" train everything, "frozen" the head, "partial" the head and the top of
         the backbone, "norms" the head and of the backbone the scales and offsets of its normalisation layers and all
-        biases (BitFit: Ben Zaken et al., arXiv:2106.10199; BatchNorm alone: Frankle et al., arXiv:2003.00152).
+        biases (BitFit: Ben Zaken et al., arXiv:2106.10199; BatchNorm alone: Frankle et al., arXiv:2003.00152),
+        "lora" the head and the backbone's low-rank updates, see `lora.enable_lora`.
       unfreeze_last_layers: With "partial", how many of the backbone's layers train, counted from its
         output in the order of `model.layers`; layers without weights count too, as in `base.layers[-30:]`.
       unfreeze_from: With "partial", the name of the first layer that trains; empty to count instead.
@@ -50,6 +52,9 @@ def freeze_for(
         _fix_batch_norm(layers)
     for layer in head_layers(classifier):
         _set_trains(layer, True)
+    if mode == "lora":
+        for layer in layers:
+            _fix_all_but_lora(layer)
     if mode == "norms":
         _fix_all_but_norms_and_biases(layers)
 
@@ -60,6 +65,19 @@ def _fix_batch_norm(layers: list[Any]) -> None:
     for part in (part for layer in layers for part in layer._flatten_layers()):
         if isinstance(part, BatchNormalization):
             _set_trains(part, False)
+
+
+def _fix_all_but_lora(layer: Any) -> None:
+    """Fixes a layer and what is inside, but for low-rank updates: what has one inside is left as one that trains."""
+    if not any(has_lora(part) for part in layer._flatten_layers()):
+        _set_trains(layer, False)
+        return
+    for part in layer._flatten_layers():
+        if not any(has_lora(inner) for inner in part._flatten_layers()):
+            _set_trains(part, False)
+    for part in layer._flatten_layers():
+        for variable in part._trainable_variables:
+            variable.trainable = has_lora(part) and is_of_lora(variable)
 
 
 def _fix_all_but_norms_and_biases(layers: list[Any]) -> None:

@@ -67,10 +67,14 @@ class ModelSettings:
     transfer: str | None = setting(
         None,
         "What trains: scratch (everything, from random weights), frozen (the head), partial (the head and the last "
-        "layers), norms (the head, normalisation layers and biases), full (everything), two_phase (the head first, "
+        "layers), norms (the head, normalisation layers and biases), lora (the head, and low-rank updates of the "
+        "frozen backbone's kernels, merged where the model is saved), full (everything), two_phase (the head first, "
         "then everything or the last layers). Default: two_phase, or scratch where there are no weights.",
         topic=TRANSFER,
-        choices=("scratch", "frozen", "partial", "norms", "full", "two_phase"),
+        choices=("scratch", "frozen", "partial", "norms", "lora", "full", "two_phase"),
+    )
+    lora_rank: int = setting(
+        8, "lora: rank of the updates; more is nearer to full.", topic=TRANSFER, minimum=1, maximum=1024
     )
     unfreeze_last_layers: int = setting(
         0, "partial, two_phase: train the backbone's last N layers.", topic=TRANSFER, minimum=0
@@ -182,5 +186,7 @@ class ModelSettings:
             raise UserError(f"{given[0]} and {given[1]} name two places; drop one of them")
         if given and transfer not in ("partial", "two_phase"):
             raise UserError(f"{given[0]} has no effect with --transfer={transfer}; use partial or two_phase")
+        if self.lora_rank != ModelSettings.lora_rank and transfer != "lora":
+            raise UserError(f"--lora_rank={self.lora_rank} has no effect with --transfer={transfer}; drop one of them")
         if transfer == "partial" and not given:
             raise UserError("--transfer=partial needs --unfreeze_last_layers=N or --unfreeze_from=LAYER")

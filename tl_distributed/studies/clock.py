@@ -11,7 +11,7 @@ from tl_distributed.training.phases import Phase, plan_phases
 # Cost of a training image in forward passes of the whole net, by what a phase trains: rough, and soon replaced by what
 # the arm's own runs took. From a feature bank only what follows the frozen part is computed.
 _UNKNOWN_GMACS = 1.0  # of a network of one's own, until its first run shows its pace
-_COST = {"scratch": 3.0, "full": 3.0, "norms": 2.5, "partial": 2.0, "frozen": 1.0}
+_COST = {"scratch": 3.0, "full": 3.0, "norms": 2.5, "lora": 3.0, "partial": 2.0, "frozen": 1.0}
 _COST_FROM_BANK = {**_COST, "partial": 1.0, "frozen": 0.01}
 
 

@@ -210,7 +210,7 @@ class PhaseRun:
         self._write({f"val_{name}": value for name, value in metrics.items()})
         shown = f"accuracy {metrics['accuracy']:.2%} of" if "accuracy" in metrics else ""
         if not shown and task.chosen_by != "loss":
-            shown = f"{task.chosen_by.replace('_', ' ')} {metrics[task.chosen_by]:.4f} of"
+            shown = f"{task.chosen_by.replace('_', ' ')} {metrics[task.chosen_by]:.4f}, of"
         progress.note(
             f"Step {self.position.step}, epoch {self._epoch():.2f}: validation loss {metrics['loss']:.4f}, "
             f"{shown or 'of'} {evaluation.num_examples} images."

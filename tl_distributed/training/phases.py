@@ -15,7 +15,7 @@ class Phase:
 
     Attributes:
       name: `head` or `main`.
-      freezing: What `freeze_for` takes: scratch, frozen, partial, norms or full.
+      freezing: What `freeze_for` takes: scratch, frozen, partial, norms, lora or full.
       epochs: Epochs that it lasts, unless stopped early; as many as `--min_steps` takes.
       total_steps: The same in steps.
       schedule: Rate by step within the phase.

@@ -11,7 +11,7 @@ from tl_distributed.training.workdir import settings_of
 
 # What an image costs.
 _SAME_WORK = (
-    "backbone", "image_size", "transfer", "unfreeze_last_layers", "unfreeze_from", "head_units", "pooling",
+    "backbone", "image_size", "transfer", "unfreeze_last_layers", "unfreeze_from", "lora_rank", "head_units", "pooling",
     "feature_bank", "input_mode", "optimizer",
     *AUGMENTATIONS,
 )  # fmt: skip

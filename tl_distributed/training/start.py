@@ -1,5 +1,6 @@
 """How every command that trains claims the devices and builds the model of its config."""
 
+import logging
 from collections.abc import Sequence
 
 import keras
@@ -7,11 +8,14 @@ import keras
 from tl_distributed.inference.kept_head import head_of_classes
 from tl_distributed.models.backbones import Backbone
 from tl_distributed.models.build import build_backbone, build_model
+from tl_distributed.models.lora import enable_lora
 from tl_distributed.models.settings import ModelSettings
 from tl_distributed.runtime.devices import Runtime, start_runtime
 from tl_distributed.runtime.settings import RuntimeSettings
 from tl_distributed.runtime.workers import Workers
 from tl_distributed.settings.config import Config
+
+_LOG = logging.getLogger(__name__)
 
 
 def start_devices(config: Config, backbone: Backbone, workers: Workers) -> Runtime:
@@ -47,7 +51,7 @@ def start_model(
             build_backbone(backbone, image_size=config.image_size, weights="imagenet")
         workers.exchange("the weights are there", None)
     with runtime.strategy.scope():
-        return build_model(
+        model = build_model(
             config.part(ModelSettings),
             backbone,
             image_size=config.image_size,
@@ -55,3 +59,6 @@ def start_model(
             load_weights=load_weights,
             why_new_head=head_of_classes(class_names),
         )
+        if config.transfer == "lora":
+            _LOG.info("%s", enable_lora(model, config.lora_rank))
+        return model
