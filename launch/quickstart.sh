@@ -64,7 +64,7 @@ else
   train frozen "${small[@]}" --weights="$runs/pretrained" --transfer=frozen --learning_rate=1e-2 --epochs=20
   step "Fine-tuned: first the head, then everything"
   train full "${small[@]}" --weights="$runs/pretrained" --transfer=two_phase --learning_rate=1e-2 --head_epochs=10 \
-    --finetune_learning_rate=1e-3 --epochs=20
+    --finetune_learning_rate=3e-4 --epochs=20
 fi
 
 step "Evaluate and export the fine-tuned model"
