@@ -24,6 +24,7 @@ from tl_distributed.ranking.measure import RESULT_FILE
 from tl_distributed.ranking.settings import Candidate, RankConfig
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.workers import Workers
+from tl_distributed.studies.devices import NO_GPU, WHOLE
 from tl_distributed.studies.processes import STOPPED, reason_of, run_in_process
 
 _LOG = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Measured:
 
 def measure_job(job: str, log: pathlib.Path, while_waiting: Callable[[], None]) -> int:
     """Runs a job of `job_of` in a process of its own; returns its exit code. The sample needs no GPU."""
-    device = "" if json.loads(job)["candidate"] is None else None
+    device = NO_GPU if json.loads(job)["candidate"] is None else WHOLE
     return run_in_process("tl_distributed.ranking.child", [job], log, while_waiting, device=device)
 
 

@@ -28,6 +28,7 @@ class Device:
 
 
 WHOLE = Device()
+NO_GPU = Device(gpu="-1")  # CUDA shows the GPUs named before the first number that is none
 
 
 def devices_of_runs(runs_per_node: int) -> tuple[Device, ...]:
