@@ -10,7 +10,7 @@ from ranked_results import result
 from toy_dataset import write_toy_dataset
 
 from tl_distributed.data.records import read_manifest
-from tl_distributed.ranking.order import by_rank, level_with_first, pareto_front, train_command
+from tl_distributed.ranking.order import by_rank, level_with_first, pareto_front, train_command, with_short_names
 from tl_distributed.ranking.report import finding, write_ranking
 from tl_distributed.ranking.runner import Measured
 from tl_distributed.ranking.settings import RankConfig
@@ -35,6 +35,17 @@ def test_the_order_goes_by_validation():
     assert names(by_rank(RESULTS)) == ["resnet50", "mobilenet_v2", "vgg16", "mobilenet", "vgg16:random"]
     equal = [result("a", 0.5, seconds=1.0, logme=-0.5), result("b", 0.5, seconds=1.0, logme=-0.4)]
     assert names(by_rank(equal)) == ["b", "a"]
+
+
+def test_names_on_the_page_are_short_and_differ():
+    long = "mobilenet_v2@/weights/mobilenet_v2_imagenet_notop.weights.h5"
+    given = [
+        result(name, 0.5, seconds=1.0) for name in ("vgg16:random", long, long.replace("/w", "/other"), "b@runs/b/")
+    ]
+    assert names(with_short_names(given)) == [
+        "vgg16:random", "mobilenet_v2@mobilenet_v2_im…", "mobilenet_v2@mobilenet_v2_im… (2)", "b@b"
+    ]  # fmt: skip
+    assert names(given)[1] == long  # in the files as given
 
 
 @pytest.mark.parametrize("cost", ["seconds", "macs", "parameters"])

@@ -16,6 +16,7 @@ COSTS = {
     "macs": ("macs", "multiply-accumulates an image"),
     "parameters": ("parameters", "parameters"),
 }
+_LONGEST_ENDING = 16  # letters of a file's name, beside a backbone's
 _SIGNIFICANT = 0.05
 
 
@@ -66,3 +67,15 @@ def train_command(result: Result, config: RankConfig) -> str:
     if config.plugin:
         flags["plugin"] = ",".join(config.plugin)
     return shlex.join(["python", "-m", "tl_distributed.train", *(f"--{name}={value}" for name, value in flags.items())])
+
+
+def with_short_names(results: Sequence[Result]) -> list[Result]:
+    """Returns the results with the paths in their candidates' names cut to what a chart has room for; all differ."""
+    shown: list[Result] = []
+    for one in results:
+        name, at, path = one["candidate"].partition("@")
+        ending = path.rstrip("/").rsplit("/", 1)[-1]
+        short = f"{name}{at}{ending if len(ending) <= _LONGEST_ENDING else ending[: _LONGEST_ENDING - 1] + '…'}"
+        same = sum(other["candidate"].partition(" (")[0] == short for other in shown)
+        shown.append({**one, "candidate": f"{short} ({same + 1})" if same else short})
+    return shown

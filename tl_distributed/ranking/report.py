@@ -15,7 +15,15 @@ from matplotlib.figure import Figure
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.files import write_file, write_json
 from tl_distributed.ranking import charts
-from tl_distributed.ranking.order import COSTS, Result, by_rank, level_with_first, pareto_front, train_command
+from tl_distributed.ranking.order import (
+    COSTS,
+    Result,
+    by_rank,
+    level_with_first,
+    pareto_front,
+    train_command,
+    with_short_names,
+)
 from tl_distributed.ranking.runner import Measured
 from tl_distributed.ranking.settings import RankConfig
 from tl_distributed.reporting.drawing import figure_png, figure_svg, series_styles
@@ -141,7 +149,7 @@ def _number(value: float | None, unit: float, form: str) -> Cell:
 
 
 def _page(config: RankConfig, info: DatasetInfo, measured: Measured) -> bytes:
-    results = by_rank(measured.results)
+    results = with_short_names(by_rank(measured.results))
     specs = tuple(charts.against_cost(results, cost) for cost in charts.known_costs(results))
     caption = "Validation accuracy of each backbone against what it costs; the line joins the best at each cost."
     accuracy = _plot(config, "accuracy_against_cost", caption, specs, charts.cost_figure(results))
