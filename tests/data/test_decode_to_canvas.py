@@ -54,6 +54,15 @@ def test_pictures_keep_their_shape_on_the_canvas(format_name, shape, expected):
     assert np.abs(canvas[:height, :width] - pillow).max() <= 1
 
 
+@pytest.mark.parametrize("shape", [(33, 65), (64, 96), (97, 61), (600, 400), (50, 400)])
+def test_noise_is_shrunk_as_pillow_does(shape):
+    """The hardest picture for a filter: no pixel is like its neighbour."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
+    canvas, (height, width) = (part.numpy() for part in decode(encoded(image, "PNG")))
+    pillow = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(canvas[:height, :width] - pillow).max() <= 1
+
+
 def test_without_a_graph_it_is_the_same():
     data = encoded(smooth(90, 70), "JPEG")
     for first, second in zip(decode(data), decode_to_canvas(data, image_size=32, canvas_size=64), strict=True):

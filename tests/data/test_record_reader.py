@@ -107,14 +107,15 @@ def seconds_to_first_batch(files: list[RecordFile], first_step: int) -> float:
 
 
 def test_any_step_of_any_set_is_as_near_as_the_first(tmp_path):
-    """Twice the time is allowed for the noise of a busy machine; skipping what comes before would take 100 times."""
+    """Within 1.2 times. On a busy machine medians take many turns; skipping what comes before would take 100 times."""
     small, large = (write_tiny(tmp_path, count) for count in (1000, 1_000_000))
-    turns = [
-        [seconds_to_first_batch(files, step) for files, step in ((small, 0), (large, 0), (large, 100_000))]
-        for _ in range(7)
-    ]
-    fresh, of_large, resumed = map(statistics.median, zip(*turns, strict=True))
-    assert max(of_large, resumed) < 2 * fresh + 0.02, turns
+    starts, turns = ((small, 0), (large, 0), (large, 100_000)), []
+    for _ in range(60):
+        turns.append([seconds_to_first_batch(files, step) for files, step in starts])
+        fresh, of_large, resumed = map(statistics.median, zip(*turns, strict=True))
+        if len(turns) >= 9 and max(of_large, resumed) < 1.2 * fresh:
+            return
+    pytest.fail(f"seconds to the first batch: {fresh}, of a large set {of_large}, resumed there {resumed}")
 
 
 _READER = """

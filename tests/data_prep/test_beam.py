@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -153,6 +154,31 @@ def test_an_interrupted_build_leaves_nothing(files, tmp_path, monkeypatch, outpu
         read_manifest(goal)
     assert sorted(os.listdir(tmp_path)) == ["in"]
     assert not [name for _, _, names in tf.io.gfile.walk("ram://beam_interrupted") for name in names]
+
+
+@needs_beam
+def test_a_build_killed_among_its_workers_is_never_readable_and_the_next_one_is_clean(files, tmp_path):
+    path = write_folder(tmp_path / "in", files)
+    build.build(make_config(path, tmp_path / "local", skip_unreadable=True))
+    command = [
+        *(sys.executable, "-m", "data_prep.build_tfrecords", "--source=image_folder", f"--input={path}"),
+        *("--image_size=8", "--num_shards=3", "--skip_unreadable", f"--output_dir={tmp_path}/out", "--engine=beam"),
+        f"--beam_options={TWO_PROCESSES}",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPO)})
+    try:
+        deadline = time.monotonic() + 200
+        while not list(tmp_path.glob("out.partial/shared/read-*")):  # of a worker that is done with a part
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    with pytest.raises(UserError, match=r"no dataset.json there \(an unfinished build\).*build the data set with"):
+        read_manifest(str(tmp_path / "out"))
+    build.build(make_config(path, tmp_path / "out", skip_unreadable=True))
+    assert read_raw(tmp_path / "out") == read_raw(tmp_path / "local")
+    assert sorted(os.listdir(tmp_path)) == ["in", "local", "out"]
 
 
 @needs_beam

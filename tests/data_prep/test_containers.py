@@ -1,7 +1,10 @@
 """Folders and archives: the same list and bytes from each, and what is refused."""
 
 import io
+import os
+import pickle
 import stat
+import subprocess
 import tarfile
 import zipfile
 
@@ -62,6 +65,41 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
     info.type, info.linkname = kind, "/etc/passwd"
     with pytest.raises(UserError, match=r"train/cat/link\.png.*is a link or device"):
         open_container(write_tar(tmp_path / "a.tar", {}, (info,)))
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
+def test_members_of_a_tar_come_in_its_order_and_a_part_has_its_own(tmp_path, ending):
+    files = {f"cat/{i}.png": bytes([i]) * (100 * i) for i in (3, 1, 2, 0)}
+    container = open_container(write(tmp_path, files, ending))
+    assert container.is_random_access == (ending == ".tar")
+    part = pickle.loads(pickle.dumps(container.only(["cat/2.png", "cat/3.png"])))
+    assert part.files == ["cat/2.png", "cat/3.png"]
+    for one, names in ((container, sorted(files)), (part, part.files)):
+        read = {member.name: member.read() for member in one.members(names)}
+        assert list(read) == [name for name in files if name in names]  # as they lie
+        assert read == {name: files[name] for name in names}
+
+
+def test_file_with_holes_is_whole(tmp_path):
+    """GNU tar -S leaves out blocks of zeros, as of a BMP with a black background."""
+    content = bytes(2**20) + b"end" + bytes(2**16)
+    (tmp_path / "holes.bmp").write_bytes(b"")
+    with open(tmp_path / "holes.bmp", "r+b") as file:
+        file.truncate(len(content))
+        file.seek(2**20)
+        file.write(b"end")
+    subprocess.run(["tar", "-S", "-cf", "a.tar", "holes.bmp"], cwd=tmp_path, check=True)
+    assert (tmp_path / "a.tar").stat().st_size < 2**17
+    (member,) = open_container(str(tmp_path / "a.tar")).members(["holes.bmp"])
+    assert member.read() == content
+
+
+def test_tar_that_was_cut_after_it_was_listed_is_named(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {f"cat/{i}.png": bytes(3000) for i in range(9)})
+    container = open_container(path)
+    os.truncate(path, 9000)
+    with pytest.raises(UserError, match=r"a\.tar: not a tar or zip archive, or a damaged one \(unexpected end"):
+        list(container.members(container.files))
 
 
 def test_links_in_a_zip_are_refused(tmp_path):

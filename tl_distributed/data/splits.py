@@ -35,7 +35,7 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatch:
-    """As `Batch`, in arrays, of which the first `num_valid` rows are real."""
+    """As `Batch`, in arrays: some rows of a batch, or all. Of the whole batch the first `num_valid` rows are real."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -43,7 +43,7 @@ class EvalBatch:
     sizes: np.ndarray | None = None
 
     def valid(self) -> Batch:
-        """Returns the real rows."""
+        """Returns the real rows of a whole batch."""
         parts = (self.images, self.labels, self.sizes)
         return Batch(*(None if part is None else part[: self.num_valid] for part in parts))
 
@@ -75,13 +75,15 @@ class Split(Protocol):
 
     def train_feed(self, order: BatchOrder, *, first_step: int) -> TrainFeed: ...
 
-    def eval_batches(self, batch_size: int) -> Iterator[EvalBatch]: ...
+    def eval_batches(self, batch_size: int, *, rows: slice | None = None) -> Iterator[EvalBatch]:
+        """Yields batches of `batch_size`, the last filled up by its last example; `rows` of each, or all."""
 
 
-def padded_batch(batch: Batch, batch_size: int) -> EvalBatch:
-    """Repeats the last row up to `batch_size`, so that one compiled program serves every batch."""
-    num_valid = len(batch.labels)
-    rows = np.minimum(np.arange(batch_size), num_valid - 1)
-    if num_valid < batch_size:
-        batch = Batch(*(None if part is None else part[rows] for part in batch))
-    return EvalBatch(batch.images, batch.labels, num_valid, batch.sizes)
+def eval_rows(num_examples: int, batch_size: int, rows: slice | None) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields for each batch which examples its `rows` hold, and how many rows of the whole are real.
+
+    The last example is repeated up to `batch_size`, so that one compiled program serves every batch.
+    """
+    own = np.arange(batch_size)[rows or slice(None)]
+    for start in range(0, num_examples, batch_size):
+        yield np.minimum(start + own, num_examples - 1), min(batch_size, num_examples - start)

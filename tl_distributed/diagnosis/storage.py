@@ -50,8 +50,8 @@ def data_set(subject: Subject) -> Iterator[Finding]:
     )
     yield Finding(
         topic=FILES, name="data set", status=OK,
-        value=f"{folder}: {info.num_classes} classes, {counted} images of {'x'.join(map(str, info.image_shape))}, "
-        f"{num_bytes / 1e6:.1f} MB; {looked_at}",
+        value=f"{folder}: {info.num_classes} classes, {counted}: {info.images_in_words()}, {num_bytes / 1e6:.1f} MB; "
+        f"{looked_at}",
         data={"num_bytes": num_bytes, "num_examples": splits, "verified_in_full": in_full},
     )  # fmt: skip
 

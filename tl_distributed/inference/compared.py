@@ -88,13 +88,13 @@ class DataOfModel:
         with Progress(total=count, unit="images", label=f"Comparing on {split}") as progress:
             for images, labels in self._batches(split, count):
                 answers, expected = (self._answers(one) for one in (predict(images), self._model.predict(images)))
-                truth = multi_hot(labels, self.info.num_classes) if self.info.is_multi_label else labels
+                truth = multi_hot(labels, self._info.num_classes) if self._info.is_multi_label else labels
                 right += [_same(answers, truth), _same(expected, truth), _same(answers, expected)]
                 progress.update(len(labels))
         return Compared(split, count, *(right / count).tolist())
 
     def _answers(self, probabilities: np.ndarray) -> np.ndarray:
-        return probabilities > THRESHOLD if self.info.is_multi_label else probabilities.argmax(-1)
+        return probabilities > THRESHOLD if self._info.is_multi_label else probabilities.argmax(-1)
 
     def _batches(self, split: str, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields (pictures, labels) of the first examples of a split, which are read and no others where that goes."""

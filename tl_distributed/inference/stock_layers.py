@@ -31,16 +31,20 @@ def with_stock_layers(model: Any) -> Any:
 
 
 def _stock_layer(layer: Any) -> Any:
+    import numpy as np
     from keras import layers
 
     if type(layer).__name__ == "LayerScale":  # one factor a channel
         return layers.DepthwiseConv2D(1, use_bias=False, name=layer.name, dtype=layer.dtype_policy)
     if isinstance(layer, layers.Conv2D) and layer.groups == layer.filters > 1 and layer.kernel.shape[2] == 1:
         return _depthwise(layer)
-    if isinstance(layer, layers.Normalization) and layer.weights:
-        # Opening an .h5 restores such statistics, but the layer goes on with mean 0 and variance 1.
-        deviation = layer.adapt_variance.numpy() ** 0.5
-        offset = -layer.adapt_mean.numpy() / deviation
+    if isinstance(layer, layers.Normalization):
+        # Opening an .h5 restores statistics that are weights, but the layer goes on with mean 0 and variance 1; those
+        # that were given are no constants to tf2onnx, but inputs that nobody feeds.
+        given = (layer.adapt_mean, layer.adapt_variance) if layer.weights else (layer.input_mean, layer.input_variance)
+        mean, variance = (np.array(values, np.float32) for values in given)
+        deviation = variance**0.5
+        offset = -mean / deviation
         return layers.Rescaling((1 / deviation).tolist(), offset=offset.tolist(), name=layer.name, dtype="float32")
     return type(layer).from_config(layer.get_config())
 

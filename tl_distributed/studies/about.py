@@ -62,8 +62,7 @@ def _target(record: Record) -> str:
 
 def _counts(info: DatasetInfo) -> str:
     counts = ", ".join(f"{split.num_examples:,} {name}" for name, split in info.splits.items())
-    height, width, _ = info.image_shape
-    return f"{counts} images of {height} x {width} px, {info.num_classes:,} classes"
+    return f"{counts}: {info.images_in_words()}, {info.num_classes:,} classes"
 
 
 def _devices(record: Record) -> str:

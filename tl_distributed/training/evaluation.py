@@ -1,7 +1,8 @@
 """Evaluation under the strategy: every example exactly once, whatever the batch size and the layout.
 
-Each replica takes its slice of every batch. What comes of each example stays on the devices until the split is done,
-and is summed on the host: each worker and each layout comes to the same result.
+Each replica takes its slice of every batch, and each worker reads those of its replicas alone. What comes of each
+example stays on the devices until the split is done, and is summed on the host: each worker and each layout comes to
+the same result.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from tl_distributed.runtime.handles import explicitly_ordered, read_handles
 from tl_distributed.runtime.in_flight import map_in_flight
 from tl_distributed.training.tasks import Classification, Scored, Task
 
-_NUMBERS, _PROBABILITIES, _TEMPERED = "numbers", "probabilities", "tempered"
+_LABELS, _NUMBERS, _PROBABILITIES, _TEMPERED = "labels", "numbers", "probabilities", "tempered"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Evaluator:
         self._image_size, self._normalization, self._fit = image_size, normalization, fit
         self._strategy, self._num_replicas = runtime.strategy, runtime.num_replicas
         self._num_workers, self._in_flight = runtime.workers.count, runtime.batches_in_flight
+        self._local_replicas = runtime.local_replicas
         if not runtime.use_xla:
             use_fused_kernels(model)
         self.function = tf.function(self._read_and_compute, autograph=False, jit_compile=runtime.use_xla or None)
@@ -127,18 +129,20 @@ class Evaluator:
         """
         batch_size = -(-batch_size // self._num_replicas) * self._num_replicas
         keep_probabilities = keep_probabilities or self._task.needs_probabilities
-        run, parts, labels = self._batch(use_averages, keep_probabilities), [], []
+        size = batch_size // self._num_replicas
+        own_rows = slice(self._local_replicas.start * size, self._local_replicas.stop * size)
+        run, parts = self._batch(use_averages, keep_probabilities), []
         with tf.device(HOST):
             asked = tf.constant(temperatures, tf.float32) if temperatures else None
 
         def evaluated(batch: EvalBatch) -> tuple[EvalBatch, Any]:
             return batch, run(_on_host(batch), asked)
 
-        for batch, part in map_in_flight(evaluated, split.eval_batches(batch_size), in_flight=self._in_flight):
+        batches = split.eval_batches(batch_size, rows=own_rows)
+        for batch, part in map_in_flight(evaluated, batches, in_flight=self._in_flight):
             parts.append((batch.num_valid, part))
-            labels.append(batch.labels[: batch.num_valid])
         columns = {name: _joined([(count, given[name]) for count, given in parts]) for name in parts[0][1]}
-        given, probabilities = np.concatenate(labels), columns.pop(_PROBABILITIES, None)
+        given, probabilities = columns.pop(_LABELS).astype(np.int32), columns.pop(_PROBABILITIES, None)
         columns |= dict(zip(self._numbers, columns.pop(_NUMBERS).T, strict=True))
         at_temperatures = columns.pop(_TEMPERED, np.zeros([len(given), 0], np.float32))
         scored = Scored(given, columns, probabilities, self._model.output_shape[-1])
@@ -149,14 +153,18 @@ class Evaluator:
         return Evaluation(self._task, scored, self._task.metrics(scored), tuple(tempered), at_temperatures[:, 2::3])
 
     def _make_batch(self, use_averages: bool, keep_probabilities: bool) -> Any:
-        """Returns a function of a global batch on the host: what `compute` makes of it, by name, in parts."""
+        """Returns a function of this worker's rows of a global batch, on the host.
+
+        It returns labels, and what `compute` makes of the whole batch, by name, each in parts.
+        """
 
         def in_replica(batch: Batch, temperatures: tf.Tensor | None) -> dict[str, tf.Tensor]:
             replica_id = tf.distribute.get_replica_context().replica_id_in_sync_group
-            size = batch.labels.shape[0] // self._num_replicas
+            size = batch.labels.shape[0] // len(self._local_replicas)
             with tf.device(HOST):  # so that only the replica's own part goes to its device
-                first = tf.cast(replica_id, tf.int32) * size
+                first = (tf.cast(replica_id, tf.int32) - self._local_replicas.start) * size
                 own = [None if part is None else part[first : first + size] for part in batch]
+                labels = tf.cast(own[1], tf.int64)
             arguments = (
                 Batch(*(None if part is None else tf.identity(part) for part in own)),
                 self._handles(self._model.trainable_variables, use_averages),
@@ -166,7 +174,7 @@ class Evaluator:
             shape = (*own[0].shape, 0 if temperatures is None else temperatures.shape[0])
             if (program := self._concrete.get(shape)) is None:
                 program = self._concrete[shape] = self.function.get_concrete_function(*arguments)
-            found = program(*arguments)
+            found = {_LABELS: labels, **program(*arguments)}
             return {name: part for name, part in found.items() if keep_probabilities or name != _PROBABILITIES}
 
         def run(batch: Batch, temperatures: tf.Tensor | None) -> dict[str, tuple[tf.Tensor, ...]]:
@@ -205,7 +213,7 @@ class Evaluator:
         with folded_batch_norm(self._model):
             outputs, _ = self._model.stateless_call(trainable, non_trainable, inputs, training=False)
         found = dict(self._task.figures(labels, outputs))
-        if taken := {_NUMBERS, _PROBABILITIES, _TEMPERED} & set(found):
+        if taken := {_LABELS, _NUMBERS, _PROBABILITIES, _TEMPERED} & set(found):
             raise UserError(f"task {self._task.name}: its figures may not be called {taken.pop()}")
         numbers = {name: part for name, part in found.items() if part.shape.rank == 1 and part.dtype == tf.float32}
         self._numbers = tuple(numbers)

@@ -91,6 +91,4 @@ def log_phase(phase: Phase, model: keras.Model, layer_decay: float) -> None:
 
 
 def _images_in_words(config: Config, info: DatasetInfo) -> str:
-    if info.storage == "pixels":
-        return f"images of {'x'.join(map(str, info.image_shape))}"
-    return f"pictures ({info.storage}), shorter side {info.image_size} px at most, --fit={config.fit}"
+    return info.images_in_words() + (f", --fit={config.fit}" if info.storage != "pixels" else "")
