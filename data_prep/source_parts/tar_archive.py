@@ -93,15 +93,15 @@ class TarReader:
         Raises:
           tarfile.TarError: It ends before; the decompressors raise other errors, too.
         """
-        self._stream.allow(num_bytes)
         self._stream.seek(offset)
         parts = []
         while num_bytes:
+            self._stream.allow(num_bytes)
             parts.append(self._stream.read(min(num_bytes, READ_BYTES)))
             num_bytes -= len(parts[-1])
             if not parts[-1]:
                 raise tarfile.ReadError("unexpected end of data")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     def _next(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
         tar.members.clear()  # else the list of a million members stays in memory,

@@ -32,7 +32,7 @@ class RecordsConfig:
     jpeg_kbytes: float = setting(50.0, "A picture of --storage=jpeg --image_size=224.", topic="Flags", minimum=0.1)
     original_kbytes: float = setting(110.0, "A picture of --storage=original.", topic="Flags", minimum=0.1)
     pixel_side: int = setting(224, "Of --storage=pixels.", topic="Flags", minimum=1)
-    built_per_core: float = setting(250.0, "Pictures a second that a core decodes, shrinks, encodes.", topic="Flags")
+    built_per_core: float = setting(300.0, "Pictures a second that a core decodes, shrinks, encodes.", topic="Flags")
     decoded_per_core: float = setting(900.0, "JPEGs a second that a core decodes, of 224 px.", topic="Flags")
 
 

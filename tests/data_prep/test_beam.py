@@ -165,7 +165,8 @@ def test_a_build_killed_among_its_workers_is_never_readable_and_the_next_one_is_
         *("--image_size=8", "--num_shards=3", "--skip_unreadable", f"--output_dir={tmp_path}/out", "--engine=beam"),
         f"--beam_options={TWO_PROCESSES}",
     ]
-    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPO)})
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 200
         while not list(tmp_path.glob("out.partial/shared/read-*")):  # of a worker that is done with a part
