@@ -2,45 +2,35 @@
 
 import dataclasses
 import functools
-from operator import attrgetter
 
 import engine
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from gpu_kernels import GPU, XLA_GPU, load_xla_kernels, lower, values_of, without_kernel
 from placed_runs import trained
+from pure_update import pure_update, variables_of
+from short_networks import FAMILIES, shortest
 
 from tl_distributed.bank.build import BankBuilder, FeatureSettings
 from tl_distributed.bank.choice import layout_of
 from tl_distributed.bank.cut import cut_at_frozen
 from tl_distributed.data.splits import Batch
-from tl_distributed.models.backbones import BACKBONES, Backbone
-from tl_distributed.models.build import build_backbone
+from tl_distributed.models.backbones import Backbone
 from tl_distributed.models.heads import build_classifier
 from tl_distributed.models.layer_depths import rate_multipliers
 from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS
 from tl_distributed.training.evaluation import Evaluator
+from tl_distributed.training.forward import Results
+from tl_distributed.training.optimizers import make_optimizer
+from tl_distributed.training.settings import OptimizationSettings
 from tl_distributed.training.step import TrainStep
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-PIXELS = 32
-FAMILIES = {
-    row.family: row for row in sorted(filter(attrgetter("family"), BACKBONES.values()), key=lambda row: -row.gmacs)
-}  # the smallest of each
+# Quick to build, and between them of all kinds of layers but separable convolutions and a scale of branches.
+QUICK = ("mobilenet_v2", "mobilenet_v3", "convnext", "efficientnet", "resnet", "inception_v3")
 STRONG = NAMED_AUGMENTATIONS["strong"]
-
-
-def shortest(row: Backbone, precision: str) -> keras.Model:
-    """Returns the beginning of a family's smallest net: so long that every kind of its layers is in it."""
-    keras.config.set_dtype_policy(precision)
-    whole = build_backbone(row, image_size=max(PIXELS, row.minimum_size), weights="none")
-    kinds, needed = {type(operation) for operation in whole.operations}, 0
-    for kind in kinds:
-        first = next(index for index, operation in enumerate(whole.operations) if type(operation) is kind)
-        needed = max(needed, first)
-    ends = (operation for operation in whole.operations[needed:] if len(operation.output.shape) == 4)
-    return keras.Model(whole.input, next(ends).output, name=row.name)
 
 
 def step_of(backbone: keras.Model, row: Backbone, where, **changes) -> TrainStep:
@@ -59,11 +49,10 @@ def given(size: int = engine.IMAGE_SIZE) -> Batch:
 
 
 def in_turn(index: int, family: str) -> list:
-    """A family in both half precisions, one of which is among the slow tests."""
-    slow = pytest.mark.slow
+    """A family in every precision: one half precision here, of those that are quick; all else among the slow tests."""
+    here = PRECISIONS[1 + index % 2] if family in QUICK else ""
     return [
-        pytest.param(family, precision, marks=[] if index % 2 == place else slow)
-        for place, precision in enumerate(PRECISIONS[1:])
+        pytest.param(family, precision, marks=[] if precision == here else pytest.mark.slow) for precision in PRECISIONS
     ]
 
 
@@ -74,7 +63,7 @@ def test_the_step_of_every_family_lowers(family, precision):
     row = FAMILIES[family]
     where = engine.runtime(xla=True, precision=precision)
     with where.strategy.scope():
-        step = step_of(shortest(row, precision), row, where)
+        step = step_of(shortest(row), row, where)
     model = step._model
     program = lower(
         step.forward_backward.compute, tf.constant(0, tf.int64), tf.constant(0), given(),
@@ -90,16 +79,20 @@ def tiny_step(precision: str, optimizer=keras.optimizers.Adam, replicas: int = 1
     return engine.make_engine(where, optimizer=optimizer, dropout=0.2, step_settings=settings).step
 
 
-def update_nodes(step: TrainStep) -> list:
-    """Returns the nodes of the update's program, those of its branches too."""
-    model, changed = step._model, step.forward_backward
+def results_of(step: TrainStep) -> Results:
+    """Returns what the first program gives to the update."""
+    model = step._model
     arguments = (
         tf.constant(0, tf.int64), tf.constant(0), given(),
         values_of(model.trainable_variables), values_of(model.non_trainable_variables), tf.constant(1.0),
     )  # fmt: skip
-    results = changed.compute(*arguments)
-    function = tf.function(step.update.body, autograph=False).get_concrete_function(tf.constant(0, tf.int64), results)
-    graph = function.graph.as_graph_def()
+    return step.forward_backward.compute(*arguments)
+
+
+def update_nodes(step: TrainStep) -> list:
+    """Returns the nodes of the update's program, those of its branches too."""
+    given = tf.constant(0, tf.int64), results_of(step)
+    graph = tf.function(step.update.body, autograph=False).get_concrete_function(*given).graph.as_graph_def()
     return [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
 
 
@@ -130,11 +123,44 @@ OPTIMIZERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_operation_of_the_update_is_known_to_xla_on_gpus(optimizer, precision):
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "lamb", "lion"])
+def test_every_operation_of_the_update_is_known_to_xla_on_gpus(optimizer):
+    """Also those on variables, and the branch, which its pure twin does not have; of the optimizers that runs have."""
     load_xla_kernels()
-    assert without_kernel(update_nodes(tiny_step(precision, OPTIMIZERS[optimizer])), XLA_GPU) == []
+    make = functools.partial(make_optimizer, OptimizationSettings(optimizer=optimizer))
+    nodes = update_nodes(tiny_step("mixed_float16", make))
+    assert {"AssignVariableOp", "If"} <= {node.op.removeprefix("Stateless") for node in nodes}
+    assert without_kernel(nodes, XLA_GPU) == []
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "precision"),
+    [*((optimizer, "mixed_float16") for optimizer in OPTIMIZERS), ("adam", "float32"), ("adam", "mixed_bfloat16")],
+)
+def test_the_update_lowers_as_a_function_of_its_variables(optimizer, precision):
+    step = tiny_step(precision, OPTIMIZERS[optimizer])
+    results = results_of(step)
+    values = [tf.zeros(variable.shape, variable.dtype) for variable in variables_of(step.update)]
+    program = lower(pure_update(step.update), tf.constant(0, tf.int64), results, values)
+    assert program.count("parameter(") >= len(values)
+
+
+@pytest.mark.parametrize("number", [1.0, np.inf])
+def test_what_is_lowered_in_place_of_the_update_does_what_it_does(number):
+    """In float16 with everything in it; also where a gradient is not finite, and weights are to stay."""
+    step = tiny_step.__wrapped__("mixed_float16")
+    results = results_of(step)
+    first, *others = results.gradients
+    results = results._replace(gradients=[first + number, *others])
+    variables, number = variables_of(step.update), tf.constant(3, tf.int64)
+    before = [tf.identity(variable) for variable in variables]
+    norm, expected = tf.function(pure_update(step.update), autograph=False)(number, results, before)
+    found = tf.function(step.update.body, autograph=False)(number, results)
+    np.testing.assert_allclose(found, norm, rtol=1e-6)
+    for variable, value in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(variable, value, rtol=1e-6, atol=1e-7)
+    is_changed = [not np.array_equal(variable, value) for variable, value in zip(variables, before, strict=True)]
+    assert (sum(is_changed) > 10) == np.isfinite(norm)  # scale and sums change in any case
 
 
 @pytest.mark.parametrize(
@@ -147,7 +173,8 @@ def test_every_operation_of_the_update_is_known_to_xla_on_gpus(optimizer, precis
     ],
 )
 def test_what_is_left_to_a_device_has_a_kernel_on_gpus(xla, precision, tmp_path):
-    settings = engine.settings(augment=STRONG, ema_decay=0.9, clip_norm=1.0, weight_decay=0.1)
+    augment = NAMED_AUGMENTATIONS["none"] if xla else STRONG  # which XLA takes with it, so nothing of it is left
+    settings = engine.settings(augment=augment, ema_decay=0.9, clip_norm=1.0, weight_decay=0.1)
     executed = trained(2, "device", tmp_path, xla=xla, precision=precision, dropout=0.2, step_settings=settings)
     assert without_kernel((node for device, node in executed.nodes() if device != "CPU:0"), GPU) == []
 

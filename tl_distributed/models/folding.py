@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tl_distributed.models.layer_pairs import pairs_of_layers
 from tl_distributed.models.replacing import replaced_methods
 
 
@@ -30,38 +31,13 @@ def folded_batch_norm(model: keras.Model, *, frozen_only: bool = False) -> Itera
       frozen_only: Whether a layer and its BatchNorm have to be frozen: in training such a BatchNorm infers too.
     """
     calls = {}
-    for layer, norm in _pairs(model):
+    for layer, norm in pairs_of_layers(model, _takes_norm, _is_foldable_norm):
         if frozen_only and (layer.trainable or norm.trainable):
             continue
         calls[layer] = types.MethodType(_folded_call(norm), layer)
         calls[norm] = lambda inputs, training=None, mask=None: inputs
     with replaced_methods("call", calls):
         yield
-
-
-def _pairs(model: keras.Model) -> list[tuple[Any, Any]]:
-    """Returns each layer that can be folded, with the BatchNorm that its only output goes to and nowhere else."""
-    graphs = [getattr(layer, "_functional", layer) for layer in model._flatten_layers()]  # a Sequential has its own
-    graphs = [graph for graph in graphs if hasattr(graph, "_nodes_by_depth")]
-    nodes = [node for graph in graphs for level in graph._nodes_by_depth.values() for node in level]
-    calls: dict[int, int] = {}
-    for node in nodes:
-        calls[id(node.operation)] = calls.get(id(node.operation), 0) + 1
-    pairs = []
-    for graph in graphs:
-        takers: dict[int, list[Any]] = {id(tensor): [None] for tensor in graph.outputs}
-        own = [node for level in graph._nodes_by_depth.values() for node in level]
-        for node in own:
-            for tensor in node.input_tensors:
-                takers.setdefault(id(tensor), []).append(node)
-        for node in own:
-            following = takers.get(id(node.outputs[0]), [None])
-            if len(following) > 1 or following[0] is None:
-                continue
-            layer, norm = node.operation, following[0].operation
-            if _takes_norm(layer) and _is_foldable_norm(norm) and calls[id(layer)] == calls[id(norm)] == 1:
-                pairs.append((layer, norm))
-    return pairs
 
 
 def _takes_norm(layer: Any) -> bool:

@@ -23,7 +23,7 @@ def use_fused_kernels(model: keras.Model) -> None:
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization) and _is_plain_batch_norm(layer):
             layer.call = types.MethodType(_fused_batch_norm, layer)
-        elif isinstance(layer, keras.layers.Conv2D) and _is_depthwise(layer):
+        elif isinstance(layer, keras.layers.Conv2D) and is_depthwise(layer):
             layer.convolution_op = types.MethodType(_depthwise_convolution, layer)
 
 
@@ -53,7 +53,7 @@ def _fused_batch_norm(layer: Any, inputs: Any, training: bool | None = None, mas
     return keras.ops.cast(outputs, layer.compute_dtype)
 
 
-def _is_depthwise(layer: Any) -> bool:
+def is_depthwise(layer: Any) -> bool:
     """Whether each channel of a convolution is a group of its own, in a form that the depthwise kernel takes."""
     return (
         layer.data_format == "channels_last"

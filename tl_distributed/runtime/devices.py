@@ -60,10 +60,14 @@ class Runtime:
         return range(self.first_replica, self.first_replica + self.num_local_replicas)
 
     @property
+    def trains_on_cpu(self) -> bool:
+        """Whether this worker's replicas are CPUs; those of others may be elsewhere."""
+        device = self.strategy.extended.worker_devices[0]
+        return tf.DeviceSpec.from_string(device).device_type == "CPU"
+
+    @property
     def batches_in_flight(self) -> int:
-        device = self.strategy.extended.worker_devices[0]  # of this worker: others may be elsewhere
-        is_alone = self.num_replicas == 1
-        return 2 if is_alone and tf.DeviceSpec.from_string(device).device_type == "CPU" else 1
+        return 2 if self.num_replicas == 1 and self.trains_on_cpu else 1
 
 
 def start_runtime(

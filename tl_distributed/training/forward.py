@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tl_distributed.data.splits import Batch
+from tl_distributed.models.compiled_layers import compiled_layers
 from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import pointwise_products, use_fused_kernels
 from tl_distributed.pixels.augment import augment_batch
@@ -55,7 +56,7 @@ class ForwardBackward:
         self.buckets = [list(model.trainable_variables)] if runtime.num_replicas > 1 else []
         self._seed_numbers = seed_numbers(model)
         self.changed: list[Any] = []
-        self._use_products = not runtime.use_xla
+        self._use_products, self._compile_layers = not runtime.use_xla, not runtime.use_xla and runtime.trains_on_cpu
         if not runtime.use_xla:
             use_fused_kernels(model)
         self.function = tf.function(self._read_and_compute, autograph=False, jit_compile=runtime.use_xla or None)
@@ -115,6 +116,8 @@ class ForwardBackward:
             stack.enter_context(folded_batch_norm(model, frozen_only=True))
             if self._use_products:
                 stack.enter_context(pointwise_products(model))
+            if self._compile_layers:
+                stack.enter_context(compiled_layers(model))
             tape = stack.enter_context(tf.GradientTape())
             tape.watch(trainable)
             logits, new_non_trainable = model.stateless_call(trainable, non_trainable, inputs, training=True)
