@@ -19,7 +19,7 @@ from tl_distributed.models.flops import count_macs
 from tl_distributed.pixels.normalize import normalize
 
 STOCK = {name: row for name, row in BACKBONES.items() if row.constructor}
-SAMPLE = ("mobilenet_v2", "densenet121", "mobilenet_v3_small", "inception_v3", "convnext_tiny", "resnet50_v2")
+SAMPLE = ("mobilenet_v2", "inception_v3", "convnext_tiny", "resnet50_v2")
 
 
 def _stock_constructors() -> set[str]:

@@ -2,22 +2,17 @@
 
 import contextlib
 import functools
-from operator import attrgetter
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from short_networks import FAMILIES, shortest, whole_network
 
-from tl_distributed.models.backbones import BACKBONES
-from tl_distributed.models.build import build_backbone
 from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import use_fused_kernels
 
-FAMILIES = {
-    row.family: row for row in sorted(filter(attrgetter("family"), BACKBONES.values()), key=lambda row: -row.gmacs)
-}
 WITHOUT_NORM = ("vgg16", "vgg19", "convnext")
 SLOW = ("nasnet", "inception_resnet_v2", "efficientnet_v2", "densenet", "xception")  # to build
 
@@ -198,13 +193,13 @@ def test_frozen_layers_fold_in_training_and_no_others():
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * max(1.0, np.abs(other).max()))
 
 
+@pytest.mark.parametrize("part", [shortest, pytest.param(whole_network, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "family", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in FAMILIES]
 )
-def test_every_family(family):
-    row = FAMILIES[family]
-    size = max(32, row.minimum_size)
-    model = build_backbone(row, image_size=size, weights="none")
+def test_every_family(family, part):
+    model = part(FAMILIES[family])
+    size = model.input.shape[1]
     if family not in WITHOUT_NORM:
         assert_equal(randomised(model), images(2, size, size, 3), left=None, tolerance=1e-4)
     else:

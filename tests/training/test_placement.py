@@ -23,9 +23,15 @@ HOST = "CPU:0"
 COUNTERS = {"Less", "LoopCond", "RandomIndexShuffle", "IteratorGetNext"}
 
 
-@pytest.mark.parametrize("mode", ["memory", "device", "disk"])
-@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
-@pytest.mark.parametrize("replicas", [1, 2])
+MODES = ("memory", "device", "disk")
+PLAIN = [(replicas, False, mode) for replicas in (1, 2) for mode in MODES]
+COMPILED = [(replicas, True, mode) for replicas in (2, 1) for mode in MODES]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "xla", "mode"),
+    [*PLAIN, COMPILED[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in COMPILED[1:])],
+)
 def test_the_loop_never_waits_for_a_device(replicas, xla, mode, tmp_path):
     executed = trained(replicas, mode, tmp_path, xla=xla, dropout=0.2)
     back = [one for one in executed.transfers() if one.in_loop and one.source != HOST and one.target == HOST]

@@ -1,5 +1,7 @@
 """The training step against stock Keras, against itself on more replicas, and in every configuration."""
 
+import itertools
+
 import engine
 import keras
 import numpy as np
@@ -96,10 +98,22 @@ def test_augmentation_does_not_depend_on_the_replicas():
     assert np.abs(plain[:, 0] - rows[0][:, 0]).max() > 1e-4
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
-@pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("freezing", ["frozen", "partial", "full"])
+CONFIGURATIONS = list(
+    itertools.product(
+        (1, 2), (False, True), ("float32", "mixed_bfloat16", "mixed_float16"), ("frozen", "partial", "full")
+    )
+)
+
+
+def in_turn(index: int, configuration: tuple) -> object:
+    """Of training the whole net each in the plain suite, of its parts every fourth; the others are slow."""
+    is_plain = configuration[-1] == "full" or index % 4 == 0
+    return pytest.param(*configuration, marks=[] if is_plain else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "xla", "precision", "freezing"), [in_turn(*one) for one in enumerate(CONFIGURATIONS)]
+)
 def test_every_configuration_trains(replicas, xla, precision, freezing):
     where = engine.runtime(replicas, xla=xla, precision=precision)
     run = engine.make_engine(where, freezing=freezing, optimizer=lambda: keras.optimizers.Adam(0.0), learning_rate=0.05)
