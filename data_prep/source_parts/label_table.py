@@ -170,7 +170,7 @@ class _Reader:
             raise UserError(f"--{self._flag}={self._path}: one label is spelled {spelled}{more}; spell it one way")
         if self._several:
             more = "" if self._multi_label else "; --multi_label takes several labels of a picture"
-            self._say(self._several, f"lines repeat a picture with another label or split{more}")
+            self._say(self._several, "lines repeat a picture with another label or split", hint=more)
         if self._unclear:
             self._say(self._unclear, "pictures are named that several files may be; give their paths")
         if self._missing and not self._skip_missing:
@@ -178,5 +178,5 @@ class _Reader:
                 self._missing, "pictures are named that are not in --input; mend the table, or add --skip_unreadable"
             )
 
-    def _say(self, names: Sequence[str] | Counter[str], what: str, count: int | None = None) -> None:
-        raise UserError(f"--{self._flag}={self._path}: {count or len(names):,} {what}: {named(list(names))}")
+    def _say(self, names: Sequence[str] | Counter[str], what: str, count: int | None = None, *, hint: str = "") -> None:
+        raise UserError(f"--{self._flag}={self._path}: {count or len(names):,} {what}: {named(list(names))}{hint}")

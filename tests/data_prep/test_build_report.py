@@ -2,7 +2,6 @@
 
 import json
 import os
-import types
 import unicodedata
 
 import numpy as np
@@ -13,6 +12,7 @@ from stored_pictures import pixel_rule
 
 from data_prep import build, build_tfrecords, summary
 from data_prep.config import BuildConfig
+from data_prep.index import Index
 from data_prep.preview import write_preview
 from tl_distributed.data import records, verify
 from tl_distributed.data.dataset import load_splits
@@ -159,7 +159,8 @@ def test_preview_of_many_classes_with_names_that_no_font_has(tmp_path):
         return [bytes([int(index) % 256]) * 12 for index in indices]
 
     names = [f"\u6f22\U0001f600 {number}" + "x" * 300 for number in range(500)]
-    index = types.SimpleNamespace(labels=np.arange(1000) % 500)
+    index = Index()
+    index.labels = np.arange(1000) % 500
     write_preview(str(tmp_path), names, np.arange(1000), index, read, pixel_rule(2))
     with Image.open(tmp_path / "preview.png") as sheet:
         assert sheet.height < 1000 and sheet.width < 1000

@@ -14,6 +14,9 @@ class ListedFiles(Container):
         parts = [name.split("/")[:-1] for name in self.files]
         self.folders = sorted({"/".join(part[: depth + 1]) for part in parts for depth in range(len(part))})
 
+    def only(self, names):
+        return ListedFiles(names, {name: self._contents[name] for name in names if name in self._contents})
+
     def members(self, names):
         for name in names:
             yield Member(name, 0, lambda name=name: self._contents[name])
