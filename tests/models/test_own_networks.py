@@ -86,6 +86,24 @@ def test_macs_of_a_nested_network_are_those_of_a_flat_one():
     assert count_macs(keras.Model(inputs, flat(inputs))) == count_macs(flat) > 0
 
 
+class Attending(keras.layers.Layer):
+    def __init__(self, named: bool):
+        super().__init__()
+        self.named, self.attention = named, keras.layers.MultiHeadAttention(2, 3)
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+
+    def call(self, x):
+        return self.attention(query=x, value=x) if self.named else self.attention(x, x)
+
+
+def test_macs_of_attention_that_is_called_by_names():
+    inputs = keras.Input((5, 6))
+    by_place, by_name = (count_macs(keras.Model(inputs, Attending(named)(inputs))) for named in (False, True))
+    assert by_place == by_name == 4 * 5 * 6 * 6 + 2 * 5 * 5 * 6
+
+
 def test_a_function_normalises_inside_of_the_network():
     model = build("functional", normalization="own_networks:to_unit")
     assert settings("functional", normalization="own_networks:to_unit").backbone_row().normalization == "internal"

@@ -156,6 +156,7 @@ def test_image_size_is_the_flags_or_the_backbones(arguments, image_size):
     [
         ("", "frozen"),
         ("--transfer=full", "frozen"),
+        ("--transfer=lora", "frozen"),
         ("--transfer=partial --unfreeze_last_layers=3", "frozen"),
         ("--transfer=full --batch_norm=train", "train"),
         ("--transfer=full --batch_norm_momentum=0.9", "train"),  # whoever sets it wants the statistics to move

@@ -68,8 +68,8 @@ def _counting_call(call: Callable[..., Any], macs: list[int]) -> Callable[..., A
     def counting(layer: Any, *arguments: Any, **named: Any) -> Any:
         outputs = call(*arguments, **named)
         if isinstance(layer, keras.layers.MultiHeadAttention):
-            queries = arguments[0].shape[1]
-            keys = (arguments[1] if len(arguments) > 1 else named["value"]).shape[1]
+            query, value = (*arguments[:2], *(named[name] for name in ("query", "value")[len(arguments) :]))
+            queries, keys = query.shape[1], value.shape[1]
             macs.append(layer.num_heads * queries * keys * (layer.key_dim + layer.value_dim))
         elif isinstance(layer, keras.layers.EinsumDense):
             macs.append(_macs_of_einsum(layer, arguments[0].shape))

@@ -8,7 +8,7 @@ from tl_distributed.models.plugins import import_plugins, is_own, modules_of, so
 from tl_distributed.settings.flags import setting
 
 MODEL, TRANSFER = "Model", "Transfer"
-_FINE_TUNING = ("partial", "full", "two_phase")
+_KEEP_BATCH_NORM = ("partial", "lora", "full", "two_phase")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,8 +83,8 @@ class ModelSettings:
     batch_norm: str | None = setting(
         None,
         "What the backbone's BatchNorm layers do while the layers around them train: frozen (stay as pretrained, in "
-        "inference mode) or train. Default: frozen for partial, full and two_phase, unless --batch_norm_momentum is "
-        "given; else train.",
+        "inference mode) or train. Default: frozen for partial, lora, full and two_phase, unless "
+        "--batch_norm_momentum is given; else train.",
         topic=TRANSFER,
         choices=("frozen", "train"),
     )
@@ -118,8 +118,8 @@ class ModelSettings:
 
     def batch_norm_mode(self) -> str:
         """Returns `batch_norm` with its default filled in."""
-        fine_tunes = self.transfer_and_weights()[0] in _FINE_TUNING
-        return self.batch_norm or ("frozen" if fine_tunes and not self.batch_norm_momentum else "train")
+        keeps = self.transfer_and_weights()[0] in _KEEP_BATCH_NORM
+        return self.batch_norm or ("frozen" if keeps and not self.batch_norm_momentum else "train")
 
     def validate(self) -> None:
         """Raises `UserError` for combinations that cannot be meant; imports the plug-ins."""
