@@ -111,9 +111,9 @@ def assert_same_runs(first: pathlib.Path, second: pathlib.Path) -> None:
         ("tiny", "partial", {"strategy": "mirrored"}, {}),
         pytest.param("resnet20", "partial", {}, {}, marks=pytest.mark.slow),
         pytest.param("resnet20", "frozen", {"strategy": "mirrored"}, {}, marks=pytest.mark.slow),
-        ("tiny_norm", "two_phase", {"xla": "on"}, {}),
+        pytest.param("tiny_norm", "two_phase", {"xla": "on"}, {}, marks=pytest.mark.slow),
         ("tiny_norm", "partial", {"images_per_class": 13}, {"images_per_class": 13}),
-        ("resnet20", "partial", {"layer_decay": 0.5}, {"layer_decay": 0.5}),
+        pytest.param("resnet20", "partial", {"layer_decay": 0.5}, {"layer_decay": 0.5}, marks=pytest.mark.slow),
     ],
 )
 def test_banked_training_equals_unbanked(train, tmp_path, data_dir, backbone, transfer, banked, unbanked):

@@ -48,6 +48,7 @@ def test_a_run_goes_on_with_fewer_replicas_at_the_next_image(data_dir, tmp_path,
     ) in caplog.text
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_and_another_is_not(data_dir, tmp_path):
     train(data_dir, tmp_path / "whole")
     train(data_dir, tmp_path / "parts", max_steps=6)

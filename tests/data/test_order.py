@@ -60,6 +60,7 @@ def test_examples_near_one_another_are_read_together(blocks_of_10, shuffle_block
             assert len(blocks) <= 3 * shuffle_blocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle_blocks", [0, 3])
 def test_no_order_comes_again(blocks_of_10, shuffle_blocks):
     """Not after 256 epochs, nor for a seed larger by that: of each word of its key, the cipher takes 8 bits."""
@@ -131,6 +132,7 @@ def test_shuffle_is_fair(seed):
     np.testing.assert_allclose(_fairness(_epochs(seed)), 1, atol=FAIR_WITHIN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle_blocks", [10, 50])
 def test_examples_of_any_block_are_as_likely_anywhere(blocks_of_10, shuffle_blocks):
     """Over epochs: where an example comes is uniform, and of one block and of two alike; the last block is short."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import planted_checks
+import pytest
 from paths import REPO
 from planted_checks import planted
 from single_checks import doctor_config
@@ -30,6 +31,7 @@ def test_a_check_that_raises_is_reported_and_what_it_found_is_kept():
     assert (skipped.status, skipped.value) == (NOT_RUN, "something else failed")
 
 
+@pytest.mark.slow
 def test_death_and_hanging_take_no_other_check_along():
     functions = ("good", "aborts", "exits", "hangs", "remembers_the_dead")
     checks = [planted(getattr(planted_checks, name)) for name in functions]
@@ -57,6 +59,7 @@ def start_worker(workers: WorkerProcesses, index: int, *flags: str) -> subproces
     return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
+@pytest.mark.slow
 def test_two_workers_look_at_one_another(data_dir, tmp_path):
     workers = WorkerProcesses(tmp_path / "logs", "", 2)
     processes = [

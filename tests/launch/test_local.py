@@ -20,6 +20,7 @@ def start(*flags: str, **variables: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_stop_together(tmp_path):
     data_dir = write_toy_dataset(tmp_path / "toy", counts={"train": 60, "val": 18, "test": 21}, size=8)
     process = start(

@@ -157,6 +157,7 @@ def test_a_run_trains_and_its_saved_model_scores_the_same(data_dir, tmp_path, ch
     assert not [weight.path for weight in saved.weights if "lora" in weight.path]
 
 
+@pytest.mark.slow
 def test_replicas_train_as_one_device_does(data_dir, tmp_path):
     runs = [
         tl.train(**flags(data_dir, tmp_path / name, strategy=name, epochs=1, dropout=0.0))
@@ -166,6 +167,7 @@ def test_replicas_train_as_one_device_does(data_dir, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(data_dir, tmp_path):
     whole = tl.train(**flags(data_dir, tmp_path / "whole", checkpoint_every_steps=2))
     tl.train(**flags(data_dir, tmp_path / "parts", checkpoint_every_steps=2, max_steps=6))

@@ -56,6 +56,7 @@ def images_and_labels(data_dir: str) -> dict[str, tuple[np.ndarray, np.ndarray]]
     return {name: split.examples(np.arange(split.num_examples))[:2] for name, split in splits.items()}
 
 
+@pytest.mark.slow
 def test_accuracies_are_scikit_learns_on_stock_keras_features(data_dir, stock, tmp_path):
     model, path = stock
     result = measured(data_dir, tmp_path, f"mobilenet_v2@{path}")

@@ -125,6 +125,7 @@ def test_the_sample_is_the_subset_that_training_takes(config, data_dir, tmp_path
     assert (whole.num_examples, whole.parts) == (30, None)
 
 
+@pytest.mark.slow
 def test_the_command_in_processes(data_dir, tmp_path):
     """Random weights are measured, weights that are not in the folder are named, and the table is printed."""
     (tmp_path / "weights").mkdir()

@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     train_and_evaluate(dataclasses.replace(common, workdir=str(folder / "source")))
     config = dataclasses.replace(
         common, workdir=str(folder / "board" / "tuned"), weights=str(folder / "source"), transfer="two_phase",
-        head_epochs=2, epochs=3, profile_steps=(2, 4), seed=1,
+        head_epochs=2, epochs=3, profile_steps=(2, 4), seed=1, batch_norm="train", finetune_warmup_fraction=0.0,
     )  # fmt: skip
     config.validate()
     return folder / "board", config, train_and_evaluate(config)

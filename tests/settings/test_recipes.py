@@ -60,6 +60,7 @@ def test_recipe_trains(toy, tmp_path, name):
     assert np.isfinite(results["test_loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NAMES - set(SINGLE)))
 def test_arms_of_study_recipe_train(toy, tmp_path, name):
     """The small CNN as it is, a small net in place of the pretrained ones."""

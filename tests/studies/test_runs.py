@@ -19,6 +19,7 @@ def data_dir(tmp_path_factory):
     return write_toy_dataset(tmp_path_factory.mktemp("study") / "toy", counts=counts, size=8)
 
 
+@pytest.mark.slow
 def test_command_trains_compares_and_goes_on(data_dir, tmp_path):
     """Two arms in processes of their own, of which one fails; the second start trains nothing."""
     command = [
@@ -42,6 +43,7 @@ def test_command_trains_compares_and_goes_on(data_dir, tmp_path):
     assert (tmp_path / "study/arms/cnn/20_per_class/seed_0/results.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_study_stops_its_run_which_keeps_a_checkpoint(data_dir, tmp_path, number):
     """Also where the study has no time to say so."""
@@ -65,6 +67,7 @@ def test_stopped_study_stops_its_run_which_keeps_a_checkpoint(data_dir, tmp_path
     assert list((run / "checkpoints").glob("step-*.index"))
 
 
+@pytest.mark.slow
 def test_a_cluster_stops_the_arm_that_it_trains(data_dir, tmp_path):
     """SLURM's warning reaches both, the study and its run; another machine trains the other arm."""
     command = [

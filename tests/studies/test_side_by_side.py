@@ -69,6 +69,7 @@ print(max(pools), sum(name.startswith("tf_Compute") for name in names))
 """
 
 
+@pytest.mark.slow
 @needs_affinity
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="has one core")
 def test_openmp_and_tensorflow_have_as_many_threads_as_the_share_has_cores():

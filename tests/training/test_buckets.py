@@ -183,6 +183,7 @@ def test_programs_of_every_segment_lower(precision):
     assert len(programs) == 3 and all("HloModule" in program for program in programs)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_equals_one_in_one_piece(tmp_path):
     data_dir = write_toy_dataset(tmp_path / "data", counts={"train": 24, "val": 8, "test": 8})
     given = {"strategy": "mirrored", "gradient_buckets": 2, "epochs": 2, "dropout": 0.2, "ema_decay": 0.9}

@@ -10,6 +10,7 @@ from tl_distributed.data.records import read_manifest
 from tl_distributed.settings.config import Config
 from tl_distributed.training.examples import misclassified
 from tl_distributed.training.run import train_and_evaluate
+from tl_distributed.training.tasks import Classification
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_captions_of_misclassified_images_name_the_file():
         labels, predictions, confidences = np.array([0, 1, 1]), np.array([1, 1, 0]), np.array([0.6, 0.9, 0.8])
 
     class Evaluation:
-        scores = Scores
+        scores, task = Scores, Classification()
 
     class Split:
         def eval_batches(self, batch_size):

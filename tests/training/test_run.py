@@ -43,7 +43,8 @@ def finished(data_dir, tmp_path_factory):
     two_phase = train_and_evaluate(
         config(
             data_dir, folder / "two_phase", transfer="two_phase", weights=str(folder / "scratch"), head_epochs=2,
-            epochs=3, finetune_learning_rate=0.003, ema_decay=0.9, label_smoothing=0.1, clip_norm=1.0, mixup=0.2,
+            epochs=3, finetune_learning_rate=0.003, finetune_warmup_fraction=0.0, ema_decay=0.9, label_smoothing=0.1,
+            clip_norm=1.0, mixup=0.2,
         )
     )  # fmt: skip
     return folder, scratch, two_phase
@@ -139,6 +140,7 @@ def _wait_for_checkpoint(process: subprocess.Popen, workdir: pathlib.Path) -> No
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_kill_9_and_ctrl_c_lose_nothing(data_dir, tmp_path):
     whole = _start(data_dir, tmp_path / "whole")
     killed = _start(data_dir, tmp_path / "parts")
@@ -326,7 +328,9 @@ def test_early_stopping_needs_a_validation_split(tmp_path):
         train_and_evaluate(config(data, tmp_path / "run", early_stopping_epochs=2))
 
 
-@pytest.mark.parametrize("name", ["lr[0.1]", "a*", "what?"])
+@pytest.mark.parametrize(
+    "name", ["lr[0.1]", pytest.param("a*", marks=pytest.mark.slow), pytest.param("what?", marks=pytest.mark.slow)]
+)
 def test_a_workdir_is_no_pattern(data_dir, tmp_path, name):
     settings = {"epochs": 4, "transfer": "scratch", "keep_checkpoints": 1}
     expected = train_and_evaluate(config(data_dir, tmp_path / "plain", **settings))

@@ -44,7 +44,10 @@ def test_every_measure_is_larger_where_it_is_better():
     assert validation_of("val_loss", figures) == (-0.3, 0.3)
 
 
-@pytest.mark.parametrize("select_by", ["val_accuracy", "val_loss", "val_balanced_accuracy"])
+@pytest.mark.parametrize(
+    "select_by",
+    ["val_accuracy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("val_loss", "val_balanced_accuracy"))],
+)
 def test_the_kept_epoch_is_the_best_of_the_log_also_after_a_resume(data_dir, tmp_path, select_by):
     settings = {"select_by": select_by, "epochs": 4, "learning_rate": 0.05, "checkpoint_every_steps": 5}
     results = train_and_evaluate(config(data_dir, tmp_path / "whole", **settings))

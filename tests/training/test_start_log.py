@@ -1,11 +1,11 @@
 """What a run says when it starts."""
 
 import logging
-import types
 
 import pytest
 import tensorflow as tf
 
+from tl_distributed.data.records import DatasetInfo
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.settings.config import Config
 from tl_distributed.training.start_log import log_start
@@ -16,7 +16,7 @@ from tl_distributed.training.start_log import log_start
 )
 def test_the_wait_for_the_compiler_is_announced_on_gpus(caplog, device, xla, warned):
     caplog.set_level(logging.INFO)
-    info = types.SimpleNamespace(num_classes=2, image_shape=(8, 8, 3), storage="pixels")
+    info = DatasetInfo(("a", "b"), (8, 8, 3), 0, "toy", {}, {})
     runtime = Runtime(tf.distribute.OneDeviceStrategy("CPU:0"), "float32", xla, "", (f"/device:{device}",))
     log_start(Config(), info, [], runtime, examples={"train": 64}, resumed_at=None)
     assert ("The first step waits for XLA" in caplog.text) == warned

@@ -207,6 +207,7 @@ def test_a_run_of_another_order_does_not_go_on(data_dir, tmp_path, before):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_run_of_before_the_flags_trained_batch_norm_and_had_no_warm_up(data_dir, tmp_path):
     weights = tmp_path / "scratch"
     train_and_evaluate(config(data_dir, weights, epochs=1))
