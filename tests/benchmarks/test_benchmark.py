@@ -357,7 +357,6 @@ def test_help_of_every_subcommand(name):
     assert f"  {name} " in run("--help").stdout
 
 
-@pytest.mark.slow
 def test_pixels_for_real(tmp_path):
     output = tmp_path / "pixels.json"
     done = run(

@@ -165,7 +165,6 @@ def answer(process: subprocess.Popen) -> dict[str, int]:
     return found
 
 
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_set(tmp_path):
     grown = []
     for count in (1000, 1_000_000):
