@@ -39,6 +39,38 @@ class LeftAsTheyAre(Ordinal):
     activation = "linear"
 
 
+class NeedsAnArgument(tl.Task):
+    """Cannot be made by its name."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+
+class NoLosses(tl.Task):
+    """Lacks what every task has to have."""
+
+
+class OneLoss(Ordinal):
+    """Means over the batch, which would be taken for a sum over it."""
+
+    def losses(self, targets, outputs):
+        return tf.reduce_mean(super().losses(targets, outputs))
+
+
+class UnnamedMeasure(Ordinal):
+    """Returns more than it names."""
+
+    def measures(self, labels, outputs):
+        return (*super().measures(labels, outputs), tf.reduce_max(outputs, axis=1))
+
+
+class NoLossFigure(Ordinal):
+    """Forgets the loss among its figures."""
+
+    def figures(self, labels, outputs):
+        return {"off_by": super().measures(labels, outputs)[0]}
+
+
 class NoTask:
     """Not a task."""
 

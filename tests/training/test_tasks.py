@@ -227,6 +227,14 @@ def test_an_own_augmentation_changes_training_alone(one, tmp_path):
         ({"task": own_tasks.NoTask()}, "task takes a tl.Task"),
         ({"task": "own_tasks:NoTask"}, "takes a class, or a function that returns one, of tl_distributed.Task"),
         ({"task": "own_tasks:Nothing"}, "own_tasks has no function 'Nothing'"),
+        (
+            {"task": "own_tasks:NeedsAnArgument"},
+            "is called without arguments, and missing a required argument: 'scale'",
+        ),
+        ({"task": own_tasks.NoLosses}, r"task own: NoLosses has no losses\(targets, outputs\)"),
+        ({"task": own_tasks.OneLoss}, r"losses has to be \[8\] float32, a number for each image, and is \[\] float32"),
+        ({"task": own_tasks.UnnamedMeasure}, "measures returns 2, measure_names names 1"),
+        ({"task": own_tasks.NoLossFigure}, r"its figures lack loss"),
         ({"task": "ordinal"}, "--task=ordinal: takes auto, classification, multi_label, or MODULE:CLASS"),
         ({"task": tl.Classification(), "label_smoothing": 0.1}, "task says label_smoothing itself"),
         (

@@ -116,26 +116,13 @@ def figures_line(summary: dict[str, Any]) -> str:
 
 def class_table(summary: dict[str, Any]) -> str:
     """Returns a line a class: precision, recall, F1 (of any number of labels average precision too), and images."""
+    columns = {"precision": "precision", "recall": "recall", "f1": "    F1"}
     if "mean_average_precision" in summary:
-        return _label_table(summary)
+        columns = {"average_precision": "av. precision", **columns}
     rows = {printable(name): scores for name, scores in summary["per_class"].items()}
     width = max(len("class"), *map(len, rows))
-    lines = [f"{'class':{width}}  precision  recall      F1  images"]
+    lines = ["  ".join([f"{'class':{width}}", *columns.values(), "images"])]
     for name, scores in rows.items():
-        lines.append(
-            f"{name:{width}}  {scores['precision']:9.4f}  {scores['recall']:6.4f}  {scores['f1']:6.4f}  "
-            f"{scores['support']:6}"
-        )
-    return "\n".join(lines)
-
-
-def _label_table(summary: dict[str, Any]) -> str:
-    rows = {printable(name): scores for name, scores in summary["per_class"].items()}
-    width = max(len("class"), *map(len, rows))
-    lines = [f"{'class':{width}}  av. precision  precision  recall      F1  images"]
-    for name, scores in rows.items():
-        lines.append(
-            f"{name:{width}}  {scores['average_precision']:13.4f}  {scores['precision']:9.4f}  "
-            f"{scores['recall']:6.4f}  {scores['f1']:6.4f}  {scores['support']:6}"
-        )
+        found = (f"{scores[key]:{len(title)}.4f}" for key, title in columns.items())
+        lines.append("  ".join([f"{name:{width}}", *found, f"{scores['support']:6}"]))
     return "\n".join(lines)

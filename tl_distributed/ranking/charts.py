@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from tl_distributed.ranking.order import COSTS, Result, cost_of, pareto_front
 from tl_distributed.reporting.drawing import BLUE, GREY, Style, escaped, new_figure
 from tl_distributed.reporting.page.encodings import POINTS, hover, rounded
-from tl_distributed.reporting.page.series import scales
+from tl_distributed.reporting.page.series import over_images
 
 Spec = dict[str, Any]
 _ACCURACY = "validation accuracy"
@@ -94,28 +94,10 @@ def few_shot(results: Sequence[Result], styles: Mapping[str, Style]) -> Spec:
             for name, value in zip(columns, row, strict=True):
                 columns[name].append(value)
     title = f"{_split(results)} accuracy"
-    look = scales(styles, list(styles))
-    y = {"type": "quantitative", "scale": {"zero": False}, "axis": {"title": title, "format": "%"}}
     lines = hover(("series", "backbone"), ("images", "images of each class", ","), ("mean", title, POINTS),
                   ("low", "lowest draw", POINTS), ("high", "highest draw", POINTS),
                   ("draws", "draws", ","))  # fmt: skip
-    axis = {"title": "training images of each class (logarithmic)", "values": _sizes(results), "format": ","}
-    return {
-        "data": {"columns": columns},
-        "height": 280,
-        "encoding": {
-            "x": {"field": "images", "type": "quantitative", "scale": {"type": "log"}, "axis": axis},
-            "color": look["color"],
-        },
-        "layer": [
-            {"mark": {"type": "rule", "strokeWidth": 1.2},
-             "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}}},
-            {"mark": {"type": "line", "strokeWidth": 1.8},
-             "encoding": {"y": {"field": "mean", **y}, "strokeDash": look["strokeDash"]}},
-            {"mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
-             "encoding": {"y": {"field": "mean", **y}, "shape": look["shape"], "tooltip": lines}},
-        ],
-    }  # fmt: skip
+    return over_images(columns, styles, axis_values=_sizes(results), title=title, lines=lines, height=280)
 
 
 def few_shot_figure(results: Sequence[Result], styles: Mapping[str, Style]) -> Figure:

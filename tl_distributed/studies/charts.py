@@ -7,7 +7,7 @@ import numpy as np
 
 from tl_distributed.reporting.drawing import MOST_CLASSES_DRAWN, MOST_ROWS, Style
 from tl_distributed.reporting.page.encodings import PERCENT, POINTS, hover, quantity, rounded, thinned
-from tl_distributed.reporting.page.series import scales
+from tl_distributed.reporting.page.series import over_images, scales
 from tl_distributed.studies.collect import ArmSummary
 
 Spec = dict[str, Any]
@@ -149,35 +149,17 @@ def data_efficiency(
 ) -> Spec:
     """Test accuracy over images of each class; `full_size` is where "all" is drawn."""
     place = {size: size or full_size for size in sizes}
-    title = "training images of each class (logarithmic)"
-    axis = {"title": title, "values": sorted(place.values()), "format": ","}
     columns = {
         "series": [arm.name for arm in summaries],
         "images": [place[arm.images_per_class] for arm in summaries],
-        "accuracy": [rounded(arm.test_accuracy.mean) for arm in summaries],
+        "mean": [rounded(arm.test_accuracy.mean) for arm in summaries],
         "low": [rounded(arm.test_accuracy.low) for arm in summaries],
         "high": [rounded(arm.test_accuracy.high) for arm in summaries],
     }
-    look = scales(styles, list(styles))
-    y = {"type": "quantitative", "scale": {"zero": False}, "axis": {"title": "test accuracy", "format": "%"}}
-    lines = hover(("series", "arm"), ("images", "images of each class", ","), ("accuracy", "test accuracy", POINTS),
+    title = "test accuracy"
+    lines = hover(("series", "arm"), ("images", "images of each class", ","), ("mean", title, POINTS),
                   ("low", "lowest seed", POINTS), ("high", "highest seed", POINTS))  # fmt: skip
-    return {
-        "data": {"columns": columns},
-        "height": 260,
-        "encoding": {
-            "x": {"field": "images", "type": "quantitative", "scale": {"type": "log"}, "axis": axis},
-            "color": look["color"],
-        },
-        "layer": [
-            {"mark": {"type": "rule", "strokeWidth": 1.2},
-             "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}}},
-            {"mark": {"type": "line", "strokeWidth": 1.8},
-             "encoding": {"y": {"field": "accuracy", **y}, "strokeDash": look["strokeDash"]}},
-            {"mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
-             "encoding": {"y": {"field": "accuracy", **y}, "shape": look["shape"], "tooltip": lines}},
-        ],
-    }  # fmt: skip
+    return over_images(columns, styles, axis_values=sorted(place.values()), title=title, lines=lines, height=260)
 
 
 def by_class(arms: Sequence[ArmSummary], styles: Mapping[str, Style], class_names: Sequence[str]) -> Spec:

@@ -39,7 +39,6 @@ class Evaluation:
     Attributes:
       task: By which it is scored.
       scored: What the task's metrics come of; probabilities where they were asked for, or the task needs them.
-      metrics: Of the task, by name.
       tempered: Of a task that calibrates, the scores at each of the temperatures that were asked for: of
         softmax(logits / T).
       slopes: `[num_examples, temperatures] float32`: of the losses by 1 / T (`calibration.fit_temperature`).
@@ -47,7 +46,6 @@ class Evaluation:
 
     task: Task
     scored: Scored
-    metrics: dict[str, float]
     tempered: tuple[ExampleScores, ...]
     slopes: np.ndarray
 
@@ -59,6 +57,11 @@ class Evaluation:
     def probabilities(self) -> np.ndarray | None:
         """`[num_examples, num_classes] float32`, in [0, 1] but for a task that leaves its outputs as they are."""
         return self.scored.probabilities
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, float]:
+        """Of the task, by name; a search for a temperature asks for none of them."""
+        return self.task.metrics(self.scored)
 
     @property
     def scores(self) -> ExampleScores:
@@ -150,7 +153,7 @@ class Evaluator:
             dataclasses.replace(self._task.example_scores(scored), losses=loss, confidences=confidence)
             for loss, confidence in zip(at_temperatures.T[::3], at_temperatures.T[1::3], strict=True)
         ]
-        return Evaluation(self._task, scored, self._task.metrics(scored), tuple(tempered), at_temperatures[:, 2::3])
+        return Evaluation(self._task, scored, tuple(tempered), at_temperatures[:, 2::3])
 
     def _make_batch(self, use_averages: bool, keep_probabilities: bool) -> Any:
         """Returns a function of this worker's rows of a global batch, on the host.
@@ -215,6 +218,8 @@ class Evaluator:
         found = dict(self._task.figures(labels, outputs))
         if taken := {_LABELS, _NUMBERS, _PROBABILITIES, _TEMPERED} & set(found):
             raise UserError(f"task {self._task.name}: its figures may not be called {taken.pop()}")
+        if "loss" not in found:
+            raise UserError(f"task {self._task.name}: its figures lack loss, [batch] float32")
         numbers = {name: part for name, part in found.items() if part.shape.rank == 1 and part.dtype == tf.float32}
         self._numbers = tuple(numbers)
         found = {name: part for name, part in found.items() if name not in numbers}

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tl_distributed.data.splits import Batch
+from tl_distributed.errors import UserError
 from tl_distributed.models.compiled_layers import compiled_layers
 from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import pointwise_products, use_fused_kernels
@@ -22,6 +23,7 @@ from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.handles import handles_of, read_handles
 from tl_distributed.training.packing import pack
 from tl_distributed.training.step_settings import StepSettings
+from tl_distributed.training.tasks import Task
 
 _DROPOUT_DRAW = 1 << 20  # beyond the draws of the augmentations
 
@@ -169,15 +171,36 @@ def loss_and_sums(
       targets: Of the task, of the same shape.
       labels: `[batch] int32`, or `[batch, most_labels]`.
       scale: What the loss is multiplied by.
+
+    Raises:
+      UserError: The task returns other than a number for each image.
     """
     task = settings.task
-    losses = task.losses(targets, outputs)
+    losses, measures = task.losses(targets, outputs), tuple(task.measures(labels, outputs))
     weights = task.weights(targets) if task.is_weighted else None
+    _check_numbers_of_images(task, losses, measures, weights, outputs.shape[0])
     loss_sum = tf.reduce_sum(losses if weights is None else losses * weights)
-    sums = [loss_sum, *map(tf.reduce_sum, task.measures(labels, outputs))]
+    sums = [loss_sum, *map(tf.reduce_sum, measures)]
     if weights is not None:
         sums.append(tf.reduce_sum(weights))
     return loss_sum / settings.global_batch_size * scale, tf.stack(sums)
+
+
+def _check_numbers_of_images(
+    task: Task, losses: tf.Tensor, measures: Sequence[tf.Tensor], weights: tf.Tensor | None, batch: int
+) -> None:
+    """Raises `UserError` where a task sums up what it is to say of each image, which nothing else would show."""
+    if len(measures) != len(task.measure_names):
+        raise UserError(
+            f"task {task.name}: measures returns {len(measures)}, measure_names names {len(task.measure_names)}"
+        )
+    named = {"losses": losses, "weights": weights, **dict(zip(task.measure_names, measures, strict=True))}
+    for name, values in named.items():
+        if values is not None and (values.shape != [batch] or values.dtype != tf.float32):
+            raise UserError(
+                f"task {task.name}: {name} has to be [{batch}] float32, a number for each image, and is "
+                f"{list(values.shape)} {values.dtype.name}"
+            )
 
 
 def seed_numbers(model: keras.Model) -> dict[int, int]:

@@ -1,6 +1,7 @@
 """Which task a run has: by its settings and its data set."""
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 
 from tl_distributed.data.records import DatasetInfo
@@ -51,7 +52,12 @@ def own_task(text: str) -> Task:
     Raises:
       UserError: No such class, or one that is no `Task`.
     """
-    made = function_of("task", text)()
+    make = function_of("task", text)
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        raise UserError(f"--task={text}: is called without arguments, and {error}") from None
+    made = make()
     if not isinstance(made, Task):
         raise UserError(f"--task={text}: takes a class, or a function that returns one, of tl_distributed.Task")
     if made.activation not in ("softmax", "sigmoid", "linear"):

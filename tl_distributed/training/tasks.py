@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tl_distributed.errors import UserError
 from tl_distributed.reporting import label_scores, scores
 from tl_distributed.training.settings import OptimizationSettings
 
@@ -93,11 +94,11 @@ class Task:
           targets: Of `targets`, after augmentation.
           outputs: `[batch, num_classes] float32`, of the network, before `activation`.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no losses(targets, outputs)")
+        raise UserError(f"task {self.name}: {type(self).__name__} has no losses(targets, outputs)")
 
     def weights(self, targets: Tensor) -> Tensor:
         """Returns what each image counts, `[batch] float32` of 0 or more; asked where `is_weighted`."""
-        raise NotImplementedError(f"{type(self).__name__} has no weights(targets)")
+        raise UserError(f"task {self.name}: {type(self).__name__} has no weights(targets), though it is_weighted")
 
     def measures(self, labels: Tensor, outputs: Tensor) -> Sequence[Tensor]:
         """Returns numbers of each image, `[batch] float32`, one for each of `measure_names`.

@@ -41,3 +41,38 @@ def scales(styles: Mapping[str, Style], names: Sequence[str]) -> dict[str, dict[
         channel: {"field": "series", "type": "nominal", "legend": None, "scale": {"domain": list(names), "range": own}}
         for channel, own in ranges.items()
     }
+
+
+def over_images(
+    columns: Mapping[str, Sequence[Any]], styles: Mapping[str, Style], *, axis_values: Sequence[int], title: str,
+    lines: Sequence[Mapping[str, Any]], height: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Vega-Lite of accuracy over training images of each class: a mean for each series, and its range.
+
+    Args:
+      columns: `series`, `images`, `mean`, `low`, `high`, and what `lines` names besides.
+      styles: Of each series.
+      axis_values: Images at which there are points.
+      title: Of the accuracy.
+      lines: Of `encodings.hover`.
+      height: In pixels.
+    """
+    look = scales(styles, list(styles))
+    x = {"title": "training images of each class (logarithmic)", "values": list(axis_values), "format": ","}
+    y = {"type": "quantitative", "scale": {"zero": False}, "axis": {"title": title, "format": "%"}}
+    mean = {"y": {"field": "mean", **y}}
+    return {
+        "data": {"columns": columns},
+        "height": height,
+        "encoding": {
+            "x": {"field": "images", "type": "quantitative", "scale": {"type": "log"}, "axis": x},
+            "color": look["color"],
+        },
+        "layer": [
+            {"mark": {"type": "rule", "strokeWidth": 1.2},
+             "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}}},
+            {"mark": {"type": "line", "strokeWidth": 1.8}, "encoding": {**mean, "strokeDash": look["strokeDash"]}},
+            {"mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
+             "encoding": {**mean, "shape": look["shape"], "tooltip": lines}},
+        ],
+    }  # fmt: skip
