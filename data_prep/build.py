@@ -87,6 +87,7 @@ def _assign(config: BuildConfig, source: Source, index: Index) -> splits.Assignm
         index.keys,
         val_fraction=config.val_fraction,
         limit_per_class=config.limit_per_class,
+        test_fraction=config.test_fraction,
         groups=index.groups,
     )
     for pair, count in assignment.dropped_duplicates.items():
@@ -97,12 +98,13 @@ def _assign(config: BuildConfig, source: Source, index: Index) -> splits.Assignm
     for pair, count in assignment.dropped_of_groups.items():
         dropped, kept = pair.split("/")
         print(f"{count:,} images of {dropped} are of groups that {kept} has too: left out of {dropped}", flush=True)
-    if index.groups is not None and config.val_fraction and "val" not in assignment.order:
-        print("no group is small enough to be validation: there is no val split", flush=True)
+    for name, fraction in (("val", config.val_fraction), ("test", config.test_fraction)):
+        if index.groups is not None and fraction and name not in assignment.order:
+            print(f"no group is small enough for {name}: there is no {name} split", flush=True)
     train = assignment.order.get("train", np.zeros(0, np.int64))
     for name, count in splits.count_per_class(source.class_names, index.classes_of(train)[0]).items():
         if count == 0 and index.label_sets is not None:
-            raise UserError(f"class {name!r}: no image of it is left in train; try another --seed or --val_fraction")
+            raise UserError(f"class {name!r}: no image of it is left in train; try another --seed, or smaller shares")
         if count == 0:
             raise UserError(
                 f"class {name!r}: every image of train is of a group that test or val has too; none is left"

@@ -109,6 +109,14 @@ class BuildConfig:
         minimum=0,
         maximum=0.9,
     )
+    test_fraction: float = setting(
+        0.0,
+        "Share of each class of train that becomes the test split, before validation is taken; not used where the "
+        "source has its own.",
+        topic="Splits",
+        minimum=0,
+        maximum=0.9,
+    )
     limit_per_class: int = setting(
         0,
         "Keep this many images of each class of train, chosen by --seed before the validation share is taken from "

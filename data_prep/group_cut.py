@@ -26,25 +26,23 @@ def join_groups(equal: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.unique(smallest[equal], return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def units_for_validation(
-    units: np.ndarray, labels: np.ndarray, in_train: np.ndarray, val_fraction: float
-) -> np.ndarray:
-    """Chooses whole units of train for validation, in the order of their numbers.
+def units_for_share(units: np.ndarray, labels: np.ndarray, in_train: np.ndarray, fraction: float) -> np.ndarray:
+    """Chooses whole units of train for validation or test, in the order of their numbers.
 
-    A unit is taken where it brings classes nearer to their share of validation images by more than it overshoots, and
+    A unit is taken where it brings classes nearer to their share of the split by more than it overshoots, and
     leaves each of its classes an image in train.
 
     Args:
       units: `[n]` of `join_groups`.
       labels: `[n]` class indices.
       in_train: `[n] bool`, the images to choose from.
-      val_fraction: Share of each class.
+      fraction: Share of each class.
 
     Returns:
-      `[n] bool`, the images that go to validation.
+      `[n] bool`, the images that go to the split.
     """
     counts = np.bincount(labels[in_train], minlength=labels.max(initial=-1) + 1)
-    wanted = np.minimum(np.maximum(1, (counts * val_fraction + 0.5).astype(np.int64)), counts - 1)
+    wanted = np.minimum(np.maximum(1, (counts * fraction + 0.5).astype(np.int64)), counts - 1)
     chosen = np.zeros(units.max(initial=-1) + 1, bool)
     members = np.flatnonzero(in_train)
     members = members[np.argsort(units[members], kind="stable")]

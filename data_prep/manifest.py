@@ -38,11 +38,13 @@ def describe(
         name: Split(len(order), splits.count_per_class(source.class_names, index.classes_of(order)[0]), shards[name])
         for name, order in assignment.order.items()
     }
-    own_val = "val" in source.splits
+    own_val, own_test = ("val" in source.splits), ("test" in source.splits)
+    share = _SHARE if source.label_sets is None else _SHARE_BY_RAREST
     details = {
         "input": config.input,
-        "val": "the source's own" if own_val else _SHARE if source.label_sets is None else _SHARE_BY_RAREST,
+        "val": "the source's own" if own_val else share,
         "val_fraction": None if own_val else config.val_fraction,
+        **({"test": share, "test_fraction": config.test_fraction} if config.test_fraction and not own_test else {}),
         "limit_per_class": config.limit_per_class,
         "content_hash": CONTENT_HASH,
         "order": ORDER_KEY,

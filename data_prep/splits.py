@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.group_cut import join_groups, units_for_validation
+from data_prep.group_cut import join_groups, units_for_share
 from tl_distributed.data.records import SPLITS
 from tl_distributed.errors import UserError
 
@@ -46,13 +46,14 @@ def assign_splits(
     *,
     val_fraction: float,
     limit_per_class: int,
+    test_fraction: float = 0.0,
     groups: np.ndarray | None = None,
 ) -> Assignment:
     """Decides split and position of every image.
 
     An image that test holds too stays in test only, and one that the source's own val holds too leaves
     train, unless a class would have no image left to train on: it keeps them, and test or val loses them. Equal
-    images of train fall on the same side of the validation cut. Images of one group are treated alike:
+    images of train fall on the same side of a cut. Images of one group are treated alike:
     what test holds of a group, or else val, is the only part that stays.
 
     Args:
@@ -62,7 +63,8 @@ def assign_splits(
       keys: `[n] uint64`, by which the records of a split are sorted.
       val_fraction: Share of each class of train that becomes val, in [0, 1); unused if the source has val. A class of
         two different images or more gives at least one and keeps at least one.
-      limit_per_class: Images of each class of train to keep before the cut; 0 keeps all.
+      limit_per_class: Images of each class of train to keep before the cuts; 0 keeps all.
+      test_fraction: Share of each class of train that becomes test, before val is cut; unused if the source has test.
       groups: `[n] int64` number of each image's group, -1 for none.
     """
     equal = group_equal(hashes)
@@ -72,11 +74,13 @@ def assign_splits(
     dropped_of_groups = {} if groups is None else _drop_repeated(units, split_of)
     if limit_per_class:
         _limit_train(equal, labels, split_of, keys, limit_per_class)
-    if val_fraction and not (origins == VAL).any():
+    for split, fraction in ((TEST, test_fraction), (VAL, val_fraction)):
+        if not fraction or (origins == split).any():
+            continue
         if groups is None:
-            _cut_validation(equal, labels, split_of, keys, val_fraction)
+            _cut_share(equal, labels, split_of, keys, split, fraction)
         else:
-            split_of[units_for_validation(units, labels, split_of == TRAIN, val_fraction)] = VAL
+            split_of[units_for_share(units, labels, split_of == TRAIN, fraction)] = split
     order, repeats = {}, {}
     for code, name in enumerate(SPLITS):
         members = np.flatnonzero(split_of == code)
@@ -177,21 +181,22 @@ def _limit_train(
         split_of[members[limit_per_class:]] = -1
 
 
-def _cut_validation(
-    groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray, keys: np.ndarray, val_fraction: float
+def _cut_share(
+    groups: np.ndarray, labels: np.ndarray, split_of: np.ndarray, keys: np.ndarray, split: int, fraction: float
 ) -> None:
+    """Moves a share of each class of train to `split`; equal images go together."""
     sizes = np.bincount(groups[split_of == TRAIN], minlength=groups.max(initial=-1) + 1)
-    in_val = np.zeros(sizes.size, bool)
+    is_taken = np.zeros(sizes.size, bool)
     # Equal images with different labels count for the class that comes first.
     decided = np.zeros(sizes.size, bool)
     for members in _members_by_class(groups, labels, split_of, keys):
-        wanted = min(max(1, int(members.size * val_fraction + 0.5)), members.size - 1)
+        wanted = min(max(1, int(members.size * fraction + 0.5)), members.size - 1)
         candidates = np.unique(groups[members])  # sorted, which is the seeded order
         for group in candidates[~decided[candidates]]:
             if wanted <= 0:
                 break
             if sizes[group] <= wanted:
-                in_val[group] = True
+                is_taken[group] = True
                 wanted -= sizes[group]
         decided[candidates] = True
-    split_of[(split_of == TRAIN) & in_val[groups]] = VAL
+    split_of[(split_of == TRAIN) & is_taken[groups]] = split

@@ -22,6 +22,7 @@ def summarise(info: DatasetInfo) -> dict[str, Any]:
     return {
         "splits_told_by": source.get("splits_told_by", "the source"),
         "validation": info.details["val"],
+        **({"test": info.details["test"]} if "test" in info.details else {}),
         "splits": {name: split.num_examples for name, split in info.splits.items()},
         "classes": info.num_classes,
         "most": [ranked[0], train[ranked[0]]],
@@ -41,8 +42,12 @@ def summarise(info: DatasetInfo) -> dict[str, Any]:
 def text(info: DatasetInfo) -> str:
     """Returns the summary for the terminal."""
     found = info.details["summary"]
+    shares = f"validation is {found['validation']}"
+    if "test" in found:
+        both = found["test"] == found["validation"]
+        shares = f"validation and test are each {found['test']}" if both else f"{shares}; test is {found['test']}"
     lines = [
-        f"splits     {printable(found['splits_told_by'])}; validation is {found['validation']}",
+        f"splits     {printable(found['splits_told_by'])}; {shares}",
         f"classes    {found['classes']:,}; most images: {_class(found['most'])}, least: {_class(found['least'])}",
         f"stored     {_stored(found)}, {found['stored_bytes'] / 1e6:,.1f} MB in all",
     ]

@@ -193,3 +193,26 @@ def test_output_inside_the_input_is_no_input(tmp_path):
     first = built(root, tmp_path / "in/ds")
     assert built(root, tmp_path / "in/ds", overwrite=True) == first
     assert built(root, tmp_path / "in/other").class_names == ("ant", "bee")
+
+
+def test_a_plain_folder_gets_a_test_split(tmp_path, capsys):
+    folder = write_folder(tmp_path / "in", class_files({"cat": 10, "dog": 20}))
+    info = built(folder, tmp_path / "out", test_fraction=0.2)
+    counts = {name: split.counts_per_class for name, split in info.splits.items()}
+    assert counts == {"train": {"cat": 6, "dog": 13}, "val": {"cat": 2, "dog": 3}, "test": {"cat": 2, "dog": 4}}
+    assert info.details["test_fraction"] == 0.2 and "validation and test are each a stratified share" in summary.text(
+        info
+    )
+    assert "test_fraction" not in built(folder, tmp_path / "plain").details  # which is what it was without the flag
+
+
+def test_groups_stay_together_also_in_a_test_split(tmp_path):
+    folder = write_folder(tmp_path / "in", class_files({"cat": 12, "dog": 12}))
+    names = sorted(class_files({"cat": 12, "dog": 12}))
+    (tmp_path / "groups.csv").write_text(
+        "file,group\n" + "".join(f"{name},{number // 2}\n" for number, name in enumerate(names))
+    )
+    info = built(folder, tmp_path / "out", test_fraction=0.25, group_csv=str(tmp_path / "groups.csv"))
+    where = {name: split for split in info.splits for name in read_ids(str(tmp_path / "out"), info, split)}
+    assert set(where.values()) == {"train", "val", "test"}
+    assert all(where[one] == where[other] for one, other in zip(names[::2], names[1::2], strict=True))

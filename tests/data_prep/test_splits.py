@@ -19,7 +19,7 @@ def content_hashes(images, *, seed=0):
     return np.frombuffer(b"".join(rule.store_array(image).content for image in images), "<u8").reshape(-1, 2)
 
 
-def assign(images, labels, origins, *, seed=0, val_fraction=0.2, limit_per_class=0, names=None):
+def assign(images, labels, origins, *, seed=0, val_fraction=0.2, limit_per_class=0, test_fraction=0.0, names=None):
     names = range(len(images)) if names is None else names
     return splits.assign_splits(
         content_hashes(images, seed=seed),
@@ -28,6 +28,7 @@ def assign(images, labels, origins, *, seed=0, val_fraction=0.2, limit_per_class
         order_keys([str(name) for name in names], seed=seed),
         val_fraction=val_fraction,
         limit_per_class=limit_per_class,
+        test_fraction=test_fraction,
     )
 
 
@@ -38,6 +39,24 @@ def test_validation_is_the_stated_share_of_each_class_and_nothing_is_lost():
     assert np.bincount(labels[order["train"]]).tolist() == [160, 72, 8]
     assert sorted(np.concatenate([order["train"], order["val"]])) == list(range(300))
     assert "test" not in order
+
+
+def test_test_is_the_stated_share_of_each_class_and_validation_of_what_is_left():
+    images, labels = make_images(300), np.repeat([0, 1, 2], [200, 90, 10])
+    images[1] = images[0]  # equal ones go together
+    order = assign(images, labels, np.full(300, TRAIN), test_fraction=0.1).order
+    assert np.bincount(labels[order["test"]]).tolist() == [20, 9, 1]
+    assert np.bincount(labels[order["val"]]).tolist() == [36, 16, 2]
+    assert sorted(np.concatenate(list(order.values()))) == list(range(300))
+    assert sum({0, 1} <= set(members.tolist()) for members in order.values()) == 1
+
+
+def test_a_test_split_of_the_source_is_not_cut():
+    images, origins = make_images(40), np.repeat([TRAIN, TEST], [30, 10])
+    plain = assign(images, np.arange(40) % 2, origins).order
+    asked = assign(images, np.arange(40) % 2, origins, test_fraction=0.5).order
+    assert plain.keys() == asked.keys()
+    assert all(np.array_equal(plain[name], asked[name]) for name in plain)
 
 
 def test_order_is_shuffled_and_follows_the_seed():

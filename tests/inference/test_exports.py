@@ -201,7 +201,7 @@ def test_onnx_that_computes_something_else_is_not_handed_over(run, tmp_path, mon
 def test_a_missing_extra_is_one_line(run, tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if "onnx" in name else found(name, *rest))
-    line = r"ONNX needs .*onnxruntime: pip install 'tl_distributed\[onnx\]'"
+    line = r"ONNX needs .*onnxruntime: pip install -e '\.\[onnx\]' in the package's folder"
     with pytest.raises(UserError, match=line):
         export(ExportConfig(workdir=run[0], format="onnx"), [])
     (tmp_path / "model.onnx").write_bytes(b"a model")

@@ -212,6 +212,6 @@ def test_a_missing_tracker_is_refused_before_anything_starts(name, tmp_path, mon
     monkeypatch.setattr("sys.path", [str(folder)])
     monkeypatch.delitem(__import__("sys").modules, name, raising=False)
     with pytest.raises(
-        UserError, match=rf"^--track={name}: .* is not installed; pip install 'tl_distributed\[{name}\]'$"
+        UserError, match=rf"^--track={name}: .* is not installed; pip install -e '.\[{name}\]' in the package's folder$"
     ):
         trackers.refuse_without_tracker(name)

@@ -155,7 +155,10 @@ def _run(config: StudyConfig, plan: Plan, own: Plan) -> Study:
     info = read_manifest(config.data_dir)
     missing = [name for name in ("train", "val", "test") if name not in info.splits]
     if missing:
-        raise UserError(f"--data_dir={config.data_dir}: no {missing[0]} split; a study needs train, val and test")
+        raise UserError(
+            f"--data_dir={config.data_dir}: no {missing[0]} split; a study needs train, val and test (build the data "
+            f"set with --{missing[0]}_fraction=0.2)"
+        )
     if info.is_multi_label:
         raise UserError(
             f"--data_dir={config.data_dir}: a study compares by accuracy, and its pictures have any number of labels; "

@@ -20,7 +20,7 @@ def refuse_without_onnx(*, to_write: bool) -> None:
     """Raises `UserError` where packages are missing that an ONNX file is written or read with."""
     missing = [name for name in (_WRITES if to_write else _READS) if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'tl_distributed[onnx]'")
+        raise UserError(f"ONNX needs {', '.join(missing)}: pip install -e '.[onnx]' in the package's folder")
 
 
 def save_onnx(model: keras.Model, path: str) -> None:

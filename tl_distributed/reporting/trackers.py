@@ -36,7 +36,9 @@ def refuse_without_tracker(name: str) -> None:
     if name != "none":
         found = importlib.util.find_spec(name)
         if found is None or found.origin is None:  # without an origin: a folder `wandb`, as that package leaves some
-            raise UserError(f"--track={name}: {_NAMES[name]} is not installed; pip install 'tl_distributed[{name}]'")
+            raise UserError(
+                f"--track={name}: {_NAMES[name]} is not installed; pip install -e '.[{name}]' in the package's folder"
+            )
 
 
 def open_tracker(name: str, workdir: str, settings: Mapping[str, Any], *, resumed: bool) -> Tracker:
