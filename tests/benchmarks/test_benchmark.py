@@ -1,6 +1,5 @@
-"""The measuring instrument: statistics and tables, contenders in turns, and each contender for a few tiny steps."""
+"""The measuring instrument: each contender for a few tiny steps, and the command."""
 
-import dataclasses
 import json
 import math
 import os
@@ -10,162 +9,17 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from paths import PYTHONPATH, REPO
+from paths import REPO
 from toy_dataset import write_toy_dataset
 
-from tl_distributed.benchmarks import memory, processes, random_images, report, step, step_contenders, whole_processes
+from tl_distributed.benchmarks import memory, processes, random_images, step_contenders
 from tl_distributed.benchmarks.contenders import building, keras_input, keras_step, ours_step, pixels, reading
 from tl_distributed.benchmarks.growth_plot import plot_growth
-from tl_distributed.benchmarks.processes import Contender, Outcome, take_turns
-from tl_distributed.benchmarks.report import times_as_fast
 from tl_distributed.benchmarks.settings import InputConfig, StepConfig
 from tl_distributed.data.records import read_manifest
 from tl_distributed.errors import UserError
 
 # --- statistics and tables
-
-
-def test_ratios_are_pair_by_pair_and_above_one_where_ours_is_faster():
-    ours, peer = np.array([10.0, 40.0, 30.0]), np.array([5.0, 10.0, 60.0])
-    assert times_as_fast(ours, peer, higher_is_better=True) == pytest.approx(ours / peer)
-    assert times_as_fast(ours, peer, higher_is_better=False) == pytest.approx(peer / ours)
-    with pytest.raises(ValueError):  # turns that have no partner
-        times_as_fast([1.0], [1.0, 2.0], higher_is_better=True)
-
-
-def test_whole_processes_have_no_warm_up():
-    layout = report.Layout(title="t", unit="seconds", seconds=True, show_warm_up=False)
-    plain = outcome("ours", 0.5, start_seconds=None, warm_up_seconds=None)
-    text = report.show([plain, outcome("peer", 0.25)], layout, report.machine())
-    assert "warm-up" not in text and "1 (1-1)" in text  # as many seconds each, so as fast
-
-
-def outcome(name: str, *rates: float, **fields) -> Outcome:
-    blocks = [{"seconds": 2.0, "done": 2.0 * rate} for rate in rates]
-    made = Outcome(Contender(name=name, module="", settings=()), start_seconds=1.0, warm_up_seconds=2.0, blocks=blocks)
-    return dataclasses.replace(made, **fields)
-
-
-def test_table_and_json_say_the_same(tmp_path, capsys):
-    missing = outcome("absent", status="not installed", message="torch is not installed: pip install -e .[bench]")
-    outcomes = [outcome("ours", 100, 120, 110), outcome("peer", 50, 40, 55, others_busy_share=0.5), missing]
-    layout = report.Layout(title="step: a net", unit="images/s", columns=[("twice", lambda found: str(2))])
-    config = StepConfig(output=str(tmp_path / "report.json"))
-    report.publish(outcomes, layout, report.machine(), benchmark="step", settings=config, more_facts=[1])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "step: a net"
-    (peer,) = [line for line in lines if line.startswith("peer")]
-    assert "50 (40-55)" in peer and "2 (2-3)" in peer
-    assert any(
-        line.startswith("absent") and line.endswith("torch is not installed: pip install -e .[bench]") for line in lines
-    )
-    assert any("Warning" in line and "peer" in line for line in lines)
-    content = json.loads((tmp_path / "report.json").read_text())
-    assert content["times_as_fast"]["ours"]["peer"] == {"turns": [2, 3, 2], "median": 2, "low": 2, "high": 3}
-    assert content["contenders"][0]["median"] == 110 and content["contenders"][0]["warm_up_seconds"] == 2
-    assert content["contenders"][2]["status"] == "not installed" and "turns" not in content["contenders"][2]
-    assert content["machine"]["packages"]["tensorflow"] == tf.__version__ and content["more_facts"] == [1]
-    assert content["machine"]["processor"] and content["settings"]["repeats"] == config.repeats
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(1234567.8, "1,234,568"), (52.14, "52.1"), (0.01234, "0.0123"), (999.6, "1,000")]
-)
-def test_numbers(value, text):
-    assert report.number(value) == text
-
-
-def test_teraflops_follow_from_the_table():
-    config = StepConfig(backbone="resnet50", image_size=112, global_batch_size=4, images=8)
-    found = step._all_teraflops(config, [outcome("ours", 10.0)])
-    assert found["ours"] == pytest.approx(10 * 6 * 3.856e9 / 4 / 1e12)  # a quarter of the area of 224
-    forward = step._all_teraflops(dataclasses.replace(config, mode="forward"), [outcome("ours", 10.0)])
-    assert forward["ours"] == pytest.approx(found["ours"] / 3)
-
-
-def test_the_fastest_is_the_one_of_the_highest_median(tmp_path, capsys):
-    stock = [outcome("keras_best", 20, 30), outcome("keras_best_xla", 10, 90)]
-    ours_first = [outcome("ours", 30, 60), outcome("ours_no_xla", 900, 900), *stock]
-    assert step.fastest(ours_first, step_contenders.STOCK_KERAS) == ("keras_best_xla", pytest.approx([3, 60 / 90]))
-    assert step.fastest(stock, step_contenders.PEERS) == (None, [])
-    config = StepConfig(output=str(tmp_path / "report.json"))
-    found = [dataclasses.replace(one, facts={"precision": "float32", "bytes_to_device_per_image": 1}) for one in stock]
-    ahead = dataclasses.replace(found[0], contender=Contender(name="tf_keras", module="", settings=()))
-    ahead.blocks = outcome("tf_keras", 60, 60).blocks
-    mine = dataclasses.replace(ours_first[0], facts=found[0].facts)
-    peak = outcome("matmul", status="failed", message="no product")
-    step.show_steps([mine, *found, ahead], peak, config, report.machine(), "step")
-    printed = capsys.readouterr().out.splitlines()
-    assert "ours is 0.75 (0.5-1) times as fast as tf_keras, the fastest peer" in printed
-    assert "ours is 1.83 (0.667-3) times as fast as keras_best_xla, the best stock Keras" in printed
-    content = json.loads((tmp_path / "report.json").read_text())
-    assert content["fastest_peer"] == {"name": "tf_keras", "times_as_fast": [0.5, 1.0]}
-    assert content["best_stock_keras"]["name"] == "keras_best_xla"
-
-
-# --- processes
-
-
-def toys(tmp_path, *settings):
-    journal = str(tmp_path / "journal")
-    return [
-        Contender(
-            name=entry["name"], module="toy_contender", settings=({"journal": journal, **entry},),
-            environment={"PYTHONPATH": PYTHONPATH},
-        )
-        for entry in settings
-    ]  # fmt: skip
-
-
-def test_contenders_take_turns(tmp_path):
-    made = toys(tmp_path, {"name": "a", "rate": 3, "seconds": 2.0, "warm_up_seconds": 0.05}, {"name": "b", "rate": 5})
-    first, second = take_turns(made, repeats=3, amount=4)
-    assert (tmp_path / "journal").read_text().split() == ["a1", "b1", "a2", "b2", "a3", "b3"]
-    assert first.rates() == [6.0] * 3 and second.rates() == [20.0] * 3
-    assert first.warm_up_seconds >= 0.05 and first.facts == {"device": "toy", "name": "a", "is_warm": True}
-    assert first.others_busy_share < 0.5
-
-
-def test_what_cannot_be_measured_is_said_and_the_others_go_on(tmp_path):
-    made = toys(
-        tmp_path, {"name": "missing", "missing": True}, {"name": "defect", "defect": True}, {"name": "well"},
-        {"name": "mortal", "dies_in_block": 2}, {"name": "unable", "unable": True},
-    )  # fmt: skip
-    missing, defect, well, mortal, unable = take_turns(made, repeats=2, amount=1)
-    assert (missing.status, missing.message) == ("not installed", "torch is not installed: pip install -e .[bench]")
-    assert (defect.status, defect.message) == ("failed", "ZeroDivisionError: a defect")
-    assert len(well.blocks) == 2
-    assert (unable.status, unable.message, unable.blocks) == ("not measured", "no such network there", [])
-    assert mortal.status == "failed" and mortal.blocks == [] and mortal.message.endswith("ended with 3: last words")
-
-
-def test_a_setting_that_a_contender_refuses_ends_the_benchmark(tmp_path):
-    with pytest.raises(UserError, match="pink: --colour=pink: no such colour"):
-        take_turns(toys(tmp_path, {"name": "pink", "mistake": True}), repeats=1, amount=1)
-
-
-def test_an_unknown_python_is_named(tmp_path):
-    (toy,) = toys(tmp_path, {"name": "a"})
-    with pytest.raises(UserError, match="/no/python: cannot be run"):
-        take_turns([dataclasses.replace(toy, python="/no/python")], repeats=1, amount=1)
-
-
-def test_several_processes_of_a_contender_work_at_once(tmp_path):
-    (toy,) = toys(tmp_path, {"name": "a", "seconds": 1.0})
-    other = {**toy.settings[0], "name": "b", "seconds": 4.0}
-    (found,) = take_turns([dataclasses.replace(toy, settings=(toy.settings[0], other))], repeats=1, amount=8)
-    assert found.blocks == [{"seconds": 4.0, "done": 8}]  # as long as the slower one
-    assert sorted((tmp_path / "journal").read_text().split()) == ["a1", "b1"]
-
-
-def test_whole_processes():
-    seconds, printed = whole_processes.run_module("this", [])
-    assert seconds > 0 and "Beautiful is better than ugly" in printed
-    assert whole_processes.seconds_until("this", [], lambda text: "Beautiful" in text) > 0
-    with pytest.raises(UserError, match=r"json\.tool ended with exit code"):
-        whole_processes.run_module("json.tool", ["/no/such/file"])
-    with pytest.raises(UserError, match="python -m this ended with exit code 0"):
-        whole_processes.seconds_until("this", [], lambda text: "never printed" in text)
 
 
 def test_peak_is_of_what_was_held(tmp_path):
