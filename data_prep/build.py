@@ -95,6 +95,8 @@ def _assign(config: BuildConfig, source: Source, index: Index) -> splits.Assignm
         print(f"{count:,} images of {dropped} are in {kept} too, pixel for pixel: kept in {kept} only", flush=True)
     if "test" in source.splits and "test" not in assignment.order:
         print("every image of test is in train too, so there is no test split: a score on it would mean nothing")
+    elif "test" not in source.splits and not config.test_fraction:
+        print(f"--source={config.source}: has no test split; --test_fraction=0.2 makes one", flush=True)
     for pair, count in assignment.dropped_of_groups.items():
         dropped, kept = pair.split("/")
         print(f"{count:,} images of {dropped} are of groups that {kept} has too: left out of {dropped}", flush=True)

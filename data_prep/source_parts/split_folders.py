@@ -51,7 +51,7 @@ def find_splits(tree: PictureTree) -> SplitFolders:
     splits = {name: role for name, role in roles.items() if role in SPLITS or role == "held out"}
     if not splits:
         _refuse_hidden_splits(tree, top, folders)
-        note = f"{tree.path}: no train/ there, so every class folder is train; --test_fraction=0.2 makes a test split"
+        note = f"{tree.path}: no train/ there, so every class folder is train"
         return _classes_alone(top, note)
     if _is_a_class(tree, top, splits, beside):
         note = f"{tree.path}: {min(splits)}/ lies among folders of its kind, so it is a class and all is train"

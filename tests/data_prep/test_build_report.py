@@ -198,12 +198,14 @@ def test_output_inside_the_input_is_no_input(tmp_path):
 def test_a_plain_folder_gets_a_test_split(tmp_path, capsys):
     folder = write_folder(tmp_path / "in", class_files({"cat": 10, "dog": 20}))
     info = built(folder, tmp_path / "out", test_fraction=0.2)
+    assert "--test_fraction" not in capsys.readouterr().out
     counts = {name: split.counts_per_class for name, split in info.splits.items()}
     assert counts == {"train": {"cat": 6, "dog": 13}, "val": {"cat": 2, "dog": 3}, "test": {"cat": 2, "dog": 4}}
     assert info.details["test_fraction"] == 0.2 and "validation and test are each a stratified share" in summary.text(
         info
     )
     assert "test_fraction" not in built(folder, tmp_path / "plain").details  # which is what it was without the flag
+    assert "has no test split; --test_fraction=0.2 makes one" in capsys.readouterr().out
 
 
 def test_groups_stay_together_also_in_a_test_split(tmp_path):

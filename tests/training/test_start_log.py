@@ -8,7 +8,10 @@ import tensorflow as tf
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.settings.config import Config
+from tl_distributed.training.phases import plan_phases
 from tl_distributed.training.start_log import log_start
+
+_INFO = DatasetInfo(("a", "b"), (8, 8, 3), 0, "toy", {}, {})
 
 
 @pytest.mark.parametrize(
@@ -16,7 +19,19 @@ from tl_distributed.training.start_log import log_start
 )
 def test_the_wait_for_the_compiler_is_announced_on_gpus(caplog, device, xla, warned):
     caplog.set_level(logging.INFO)
-    info = DatasetInfo(("a", "b"), (8, 8, 3), 0, "toy", {}, {})
     runtime = Runtime(tf.distribute.OneDeviceStrategy("CPU:0"), "float32", xla, "", (f"/device:{device}",))
-    log_start(Config(), info, [], runtime, examples={"train": 64}, resumed_at=None)
+    log_start(Config(), _INFO, [], runtime, examples={"train": 64}, resumed_at=None)
     assert ("The first step waits for XLA" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(("num_examples", "settings", "warned"), [
+    (18, {}, True), (18, {"min_steps": 300}, False), (18, {"max_steps": 1}, False), (2000, {}, False),
+])  # fmt: skip
+def test_a_phase_of_few_steps_is_warned_of(caplog, num_examples, settings, warned):
+    config = Config(backbone="mobilenet_v2", transfer="two_phase", **settings)
+    runtime = Runtime(tf.distribute.OneDeviceStrategy("CPU:0"), "float32", False, "", ("/device:CPU:0",))
+    phases = plan_phases(config, num_examples=num_examples)
+    log_start(config, _INFO, phases, runtime, examples={"train": num_examples}, resumed_at=None)
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(lines) == warned
+    assert all("Phase head has 1 steps, Phase main has 2 steps, since 18 images" in line for line in lines)

@@ -15,6 +15,7 @@ from tl_distributed.training.phases import Phase
 from tl_distributed.training.workdir import layout_change
 
 _LOG = logging.getLogger(__name__)
+_FEW_STEPS = 30  # of a phase, below which to warn
 _STALE_STATISTICS = 0.05  # share of BatchNorm's initial statistics at the end of a phase from which on to warn
 
 
@@ -68,6 +69,7 @@ def log_start(
         lines.append(f"Goes on from step {resumed_at}. {change}".rstrip())
     for line in lines:
         _LOG.info("%s", line)
+    _warn_of_few_steps(config, phases, examples["train"])
 
 
 def log_phase(phase: Phase, model: keras.Model, layer_decay: float) -> None:
@@ -87,6 +89,17 @@ def log_phase(phase: Phase, model: keras.Model, layer_decay: float) -> None:
             "and validation worse than the model is; --batch_norm_momentum=0.9 lets them follow%s.",
             100 * stale, phase.total_steps,
             "" if phase.freezing in ("scratch", "norms") else ", --batch_norm=frozen leaves them as they are",
+        )  # fmt: skip
+
+
+def _warn_of_few_steps(config: Config, phases: Sequence[Phase], num_examples: int) -> None:
+    few = [phase for phase in phases if phase.total_steps < _FEW_STEPS]
+    if few and not config.max_steps:
+        _LOG.warning(
+            "%s, since %s images make %.3g batches of %d an epoch: too few to learn from. "
+            "--min_steps=300 lets each phase last longer, a smaller --global_batch_size makes more of the images.",
+            ", ".join(f"Phase {phase.name} has {phase.total_steps} steps" for phase in few), f"{num_examples:,}",
+            num_examples / config.global_batch_size, config.global_batch_size,
         )  # fmt: skip
 
 
