@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,24 +64,33 @@ def pretrained(data_dir, tmp_path_factory):
     return get
 
 
+def train_into(workdir: pathlib.Path, data_dir: str, pretrained, **changes) -> dict:
+    """Trains with a bank, or as its changes say."""
+    settings = {
+        "transfer": "frozen", "augment": "none", "epochs": 2, "dropout": 0.0, "feature_bank": "on",
+        "finetune_learning_rate": 0.003, **changes,
+    }  # fmt: skip
+    backbone = settings.setdefault("backbone", "tiny_norm")
+    settings.setdefault("weights", pretrained(backbone))
+    # A trained head leaves gradients so small that Adam makes much of how they were rounded.
+    settings.setdefault("reset_head", settings["weights"] not in ("none", "imagenet"))
+    if settings["transfer"] == "partial":
+        settings.setdefault("unfreeze_from", CUTS[backbone])
+    return train_and_evaluate(run_config(settings.pop("data_dir", data_dir), workdir, **settings))
+
+
 @pytest.fixture
 def train(data_dir, tmp_path, pretrained):
-    """Returns a function that trains with a bank, or as its changes say, into a folder of the test."""
+    """Returns a function that trains into a folder of the test."""
+    return lambda name, **changes: train_into(tmp_path / name, data_dir, pretrained, **changes)
 
-    def run(name: str, **changes) -> dict:
-        settings = {
-            "transfer": "frozen", "augment": "none", "epochs": 2, "dropout": 0.0, "feature_bank": "on",
-            "finetune_learning_rate": 0.003, **changes,
-        }  # fmt: skip
-        backbone = settings.setdefault("backbone", "tiny_norm")
-        settings.setdefault("weights", pretrained(backbone))
-        # A trained head leaves gradients so small that Adam makes much of how they were rounded.
-        settings.setdefault("reset_head", settings["weights"] not in ("none", "imagenet"))
-        if settings["transfer"] == "partial":
-            settings.setdefault("unfreeze_from", CUTS[backbone])
-        return train_and_evaluate(run_config(settings.pop("data_dir", data_dir), tmp_path / name, **settings))
 
-    return run
+@pytest.fixture(scope="module")
+def begun(data_dir, tmp_path_factory, pretrained):
+    """Returns the workdir of a run that stopped after two steps, its bank finished; to be copied."""
+    workdir = tmp_path_factory.mktemp("begun") / "run"
+    train_into(workdir, data_dir, pretrained, max_steps=2)
+    return workdir
 
 
 def rows_of(workdir: pathlib.Path) -> list[dict]:
@@ -108,11 +118,13 @@ def assert_same_runs(first: pathlib.Path, second: pathlib.Path) -> None:
         ("tiny_norm", "partial", {}, {}),
         ("tiny_norm", "frozen", {"bank_mode": "disk", "input_mode": "disk"}, {"input_mode": "disk"}),
         # Replicas' BatchNorm statistics are their own, so the second count of replicas is compared without.
-        ("tiny", "partial", {"strategy": "mirrored"}, {}),
+        pytest.param("tiny", "partial", {"strategy": "mirrored"}, {}, marks=pytest.mark.slow),
         pytest.param("resnet20", "partial", {}, {}, marks=pytest.mark.slow),
         pytest.param("resnet20", "frozen", {"strategy": "mirrored"}, {}, marks=pytest.mark.slow),
         pytest.param("tiny_norm", "two_phase", {"xla": "on"}, {}, marks=pytest.mark.slow),
-        ("tiny_norm", "partial", {"images_per_class": 13}, {"images_per_class": 13}),
+        pytest.param(
+            "tiny_norm", "partial", {"images_per_class": 13}, {"images_per_class": 13}, marks=pytest.mark.slow
+        ),
         pytest.param("resnet20", "partial", {"layer_decay": 0.5}, {"layer_decay": 0.5}, marks=pytest.mark.slow),
     ],
 )
@@ -214,7 +226,7 @@ def test_views_are_the_augmented_images_and_evaluation_sees_plain_ones(train, tm
     np.testing.assert_allclose(plain, model(images / np.float32(127.5) - 1.0), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["memory", "disk"])
+@pytest.mark.parametrize("mode", ["memory", pytest.param("disk", marks=pytest.mark.slow)])
 def test_epochs_show_the_views_in_turn(train, tmp_path, data_dir, mode):
     train("run", augment="basic", bank_views=3, max_steps=1)
     folder = folder_of(tmp_path / "run" / "feature_bank", "train")
@@ -398,8 +410,8 @@ def test_resumed_run_keeps_what_auto_chose_at_its_start(train, tmp_path):
     [("cut short", "memory"), ("cut short", "disk"), ("flipped bit", "memory"), ("record lost", "memory"),
      ("record lost", "disk")],
 )  # fmt: skip
-def test_damaged_bank_is_named(train, tmp_path, mode, damage):
-    train("run", max_steps=2, bank_mode=mode)
+def test_damaged_bank_is_named(train, begun, tmp_path, mode, damage):
+    shutil.copytree(begun, tmp_path / "run")
     folder = folder_of(tmp_path / "run" / "feature_bank", "train")
     path = next(folder.glob("train-*.tfrecord"))
     content = bytearray(path.read_bytes())

@@ -142,10 +142,13 @@ def test_no_layer_can_have_one():
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"strategy": "mirrored"}, {"xla": "on"}, {"precision": "mixed_bfloat16"},
-    {"model": own_networks.subclassed, "pooling": "cls"},
-    {"ema_decay": 0.9, "strategy": "mirrored", "layer_decay": 0.9},
-], ids=["one", "mirrored", "xla", "bfloat16", "subclassed", "averaged"])  # fmt: skip
+    pytest.param({}, id="one"),
+    pytest.param({"strategy": "mirrored"}, id="mirrored", marks=pytest.mark.slow),
+    pytest.param({"xla": "on"}, id="xla"),
+    pytest.param({"precision": "mixed_bfloat16"}, id="bfloat16", marks=pytest.mark.slow),
+    pytest.param({"model": own_networks.subclassed, "pooling": "cls"}, id="subclassed", marks=pytest.mark.slow),
+    pytest.param({"ema_decay": 0.9, "strategy": "mirrored", "layer_decay": 0.9}, id="averaged"),
+])  # fmt: skip
 def test_a_run_trains_and_its_saved_model_scores_the_same(data_dir, tmp_path, changes):
     run = tl.train(**flags(data_dir, tmp_path / "run", **changes))
     tolerance = 2e-2 if "precision" in changes else 1e-4

@@ -140,7 +140,7 @@ def browse() -> Iterator[Page]:
         os.dup2(given[0], 3)
         os.dup2(given[1], 4)
 
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [PROGRAM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe",
              "--no-first-run", f"--user-data-dir={profile}", "about:blank"],

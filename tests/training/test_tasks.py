@@ -169,7 +169,7 @@ def test_multi_label_from_a_bank_equals_plain_training(several, tmp_path):
     assert banks[0]["test_mean_average_precision"] == pytest.approx(banks[1]["test_mean_average_precision"], abs=1e-6)
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 def test_an_own_task_and_augmentation_go_on_where_they_stopped(one, tmp_path, precision):
     shared = {"task": own_tasks.Ordinal(2.0), "augmentation": own_tasks.brighter}
 
