@@ -233,6 +233,18 @@ def test_early_stopping_ends_a_phase(data_dir, tmp_path):
     assert again["steps"] == 23
 
 
+def test_validation_every_few_epochs_and_at_the_end(data_dir, tmp_path):
+    settings = {"learning_rate": 0.0, "validate_every_epochs": 2, "keep_checkpoints": 10}
+    train_and_evaluate(config(data_dir, tmp_path / "run", epochs=5, **settings))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    validated = [row["step"] for row in map(json.loads, lines) if "val_loss" in row]
+    assert validated == [15, 30, 38]  # of 60 images in batches of 8: two epochs, four, five
+    kept = {path.stem for path in (tmp_path / "run" / "checkpoints").glob("step-*.index")}
+    assert kept == {"step-15", "step-30", "step-38"}
+    stopped = train_and_evaluate(config(data_dir, tmp_path / "early", epochs=50, early_stopping_epochs=3, **settings))
+    assert stopped["steps"] == 45  # the first two epochs are the best, and the four after them bring nothing
+
+
 def test_other_settings_in_the_same_workdir_are_refused(finished, data_dir):
     folder, _, _ = finished
     with pytest.raises(UserError, match=r"other settings \(epochs 3 there, 2 here\)"):

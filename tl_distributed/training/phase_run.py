@@ -103,11 +103,11 @@ class PhaseRun:
         seconds = time.perf_counter() - start
         self.position = dataclasses.replace(self.position, step=step, seconds=self.position.seconds + seconds)
         progress.update((step - before) * self._parts.config.global_batch_size)
-        epoch_ended = step == self._epoch_end(before)
-        checkpoint_due = self._checkpoint_due(step, epoch_ended)
-        if (step - self._first) % self._log_every == 0 or epoch_ended or checkpoint_due or step == self._last:
+        validation_due = step == self._next_validation(before)
+        checkpoint_due = self._checkpoint_due(step, validation_due)
+        if (step - self._first) % self._log_every == 0 or validation_due or checkpoint_due or step == self._last:
             self._log_interval(progress)
-        if epoch_ended:
+        if validation_due:
             self._end_epoch(progress)
         elif step == self._last:  # --max_steps: shown, but not part of the choice of the best epoch
             self._validate(progress)
@@ -119,7 +119,7 @@ class PhaseRun:
         in_phase = step - self._first
         candidates = [
             self._last,
-            self._epoch_end(step),
+            self._next_validation(step),
             self._first + (in_phase // self._log_every + 1) * self._log_every,
         ]
         if config.checkpoint_every_steps:
@@ -127,19 +127,20 @@ class PhaseRun:
         candidates += [edge for edge in config.profile_steps if edge > step]
         return min(candidates)
 
-    def _epoch_end(self, step: int) -> int:
-        """Returns the step at which the epoch of this phase that `step` is in has been seen."""
+    def _next_validation(self, step: int) -> int:
+        """Returns the first step after `step` at which as many epochs of this phase have been seen as are validated."""
         sizes = {
             "num_examples": self._parts.train.num_examples, "global_batch_size": self._parts.config.global_batch_size,
         }  # fmt: skip
-        epoch = int((step - self._first) / self._steps_per_epoch)
-        while (end := self._first + steps_for_epochs(epoch, **sizes)) <= step:
-            epoch += 1
-        return end
+        every = self._parts.config.validate_every_epochs
+        validations = int((step - self._first) / (self._steps_per_epoch * every))
+        while (end := self._first + steps_for_epochs(validations * every, **sizes)) <= step:
+            validations += 1
+        return min(end, self._first + self._parts.phase.total_steps)
 
-    def _checkpoint_due(self, step: int, epoch_ended: bool) -> bool:
+    def _checkpoint_due(self, step: int, validation_due: bool) -> bool:
         every = self._parts.config.checkpoint_every_steps
-        return step % every == 0 if every else epoch_ended
+        return step % every == 0 if every else validation_due
 
     def _log_interval(self, progress: Progress) -> None:
         """Writes the means since the last log, and stops a run that has diverged."""
@@ -193,7 +194,8 @@ class PhaseRun:
         if validation.is_better_than(position.phase_best_score, None):
             position = dataclasses.replace(position, stale_epochs=0, phase_best_score=validation.score)
         else:
-            position = dataclasses.replace(position, stale_epochs=position.stale_epochs + 1)
+            stale_epochs = position.stale_epochs + self._parts.config.validate_every_epochs
+            position = dataclasses.replace(position, stale_epochs=stale_epochs)
         if validation.is_better_than(position.best_score, position.best_loss):
             position = dataclasses.replace(
                 position, best_score=validation.score, best_loss=validation.loss, best_step=position.step

@@ -85,6 +85,11 @@ class OptimizationSettings:
         0, "End a phase after this many epochs without a better measure of --select_by; 0 is off.",
         topic=OPTIMIZATION, minimum=0,
     )  # fmt: skip
+    validate_every_epochs: int = setting(
+        1, "Epochs between validations, and between checkpoints where --checkpoint_every_steps is 0; the end of a "
+        "phase is always validated. More than 1 suits few training and many validation images.", topic=OPTIMIZATION,
+        minimum=1,
+    )  # fmt: skip
     select_by: str = setting(
         "auto", "What chooses the epoch whose weights are kept, of equal ones the one with the lower validation loss: "
         "val_accuracy, val_loss, val_balanced_accuracy, or val_ and another metric of the task; auto is val_accuracy, "
@@ -126,7 +131,9 @@ class RunSettings:
     )
     seed: int = setting(0, "Seed of weights, order, augmentation and dropout.", topic=RUN, minimum=0, maximum=2**31 - 1)
     deterministic: bool = setting(False, "Use deterministic kernels only (slower on GPUs).", topic=RUN)
-    checkpoint_every_steps: int = setting(0, "Steps between checkpoints; 0 is once an epoch.", topic=RUN, minimum=0)
+    checkpoint_every_steps: int = setting(
+        0, "Steps between checkpoints; 0 is at each validation.", topic=RUN, minimum=0
+    )
     keep_checkpoints: int = setting(2, "Newest checkpoints kept, beside the best.", topic=RUN, minimum=1)
     log_every_steps: int = setting(
         0, "Steps between lines of metrics.jsonl; 0 is about 20 an epoch.", topic=RUN, minimum=0
