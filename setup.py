@@ -58,6 +58,7 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "hub": ["keras-hub>=0.32,<0.33"],
         "beam": ["apache-beam>=2.70,<3"],
         "litert": ["ai-edge-litert>=1.3"],  # runs .tflite; without it TensorFlow's own interpreter does
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.16.1"],

@@ -60,6 +60,8 @@ def open_model(path: str) -> SavedModel:
         predict, shape, outputs = _open(path)
     except (ValueError, OSError, TypeError, KeyError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "keras_hub" in str(error):
+            raise UserError(f"{path}: is made of KerasHub's layers; pip install 'tl_distributed[hub]'") from None
         if found := _UNKNOWN_CLASS.search(str(error)):
             raise UserError(
                 f"{path}: its {found[1]} is code of its maker; if you trust it, --plugin=MODULE (in Python "

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 
 from tl_distributed.errors import UserError
+from tl_distributed.models.hub import is_hub, preset_image_size
 from tl_distributed.models.plugins import function_of, is_own
 
 NORMALIZATIONS = ("tf", "torch", "caffe", "internal")
@@ -138,11 +139,15 @@ BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
 def get_backbone(name: str) -> Backbone:
     """Returns the row of `name`; of `MODULE:FUNCTION` one that says nothing of it, but that its module was imported.
 
+    Of `hub:PRESET` it says the size of its images.
+
     Raises:
       UserError: No such backbone, the nearest names are suggested; or no such function.
     """
     if name in BACKBONES:
         return BACKBONES[name]
+    if is_hub(name):
+        return Backbone(name=name, normalization="internal", default_size=preset_image_size(name), pretrained=True)
     if is_own(name):
         function_of("backbone", name)
         return Backbone(name=name, normalization="internal")

@@ -3,6 +3,7 @@
 Importing this module imports no TensorFlow, so that a backbone can be registered before the flags are read.
 """
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from tl_distributed.errors import UserError
 from tl_distributed.models.backbones import BACKBONES, NORMALIZATIONS, Backbone
 from tl_distributed.models.construction import construct
+from tl_distributed.models.hub import build_from_preset, is_hub
 from tl_distributed.models.plugins import function_of, is_own
 from tl_distributed.models.settings import ModelSettings
 
@@ -72,6 +74,8 @@ def build_backbone(
     build_function = _BUILD_FUNCTIONS.get(backbone.name)
     if build_function is None and is_own(backbone.name):
         build_function = function_of("backbone", backbone.name)
+    if is_hub(backbone.name):
+        build_function = functools.partial(build_from_preset, backbone.name, load_weights=weights == "own")
     return construct(backbone, build_function, image_size, weights, normalize)
 
 
@@ -132,7 +136,7 @@ def build_model(
         head_units=settings.head_units,
         dropout=settings.dropout,
     )
-    if is_own(settings.backbone):
+    if is_own(settings.backbone) or is_hub(settings.backbone):
         refuse_what_cannot_be_saved(classifier, f"--backbone={settings.backbone}")
     if not named:
         reset = (lambda _: "--reset_head") if settings.reset_head else why_new_head

@@ -140,6 +140,8 @@ def _drop_rates(layer: Any) -> list[str]:
     dropouts = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
     if isinstance(layer, dropouts):  # the spatial dropouts are kinds of Dropout
         return ["rate"]
+    if type(layer).__name__.endswith("DropPath"):  # KerasHub's stochastic depth
+        return [name for name in ("rate", "drop_prob") if hasattr(layer, name)]
     return ["drop_path_rate"] if hasattr(layer, "drop_path_rate") else []  # ConvNeXt's StochasticDepth
 
 

@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tl_distributed.errors import UserError, one_line
+from tl_distributed.models.hub import is_hub
 
 _GIVEN_PREFIX = "python="
 _given: dict[str, tuple[Any, str]] = {}  # by the setting's text: the object and the digest of what it is
 
 
 def is_own(text: str) -> bool:
-    """Whether a setting names code of one's own, and nothing of this package's tables."""
-    return ":" in text or text.startswith(_GIVEN_PREFIX)
+    """Whether a setting names code of one's own, and nothing of this package's tables nor of KerasHub."""
+    return (":" in text and not is_hub(text)) or text.startswith(_GIVEN_PREFIX)
 
 
 def give(thing: Any, name: str, content: bytes) -> str:

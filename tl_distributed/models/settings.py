@@ -17,8 +17,9 @@ class ModelSettings:
 
     backbone: str = setting(
         "mobilenet_v2",
-        "Backbone; --backbone=list prints them all. Or MODULE:FUNCTION of your own, which maps an image side in pixels "
-        "to a keras.Model from float32 images to features, or with --head=own to logits.",
+        "Backbone; --backbone=list prints them all. Or hub:PRESET or hub:FOLDER of KerasHub. Or MODULE:FUNCTION of "
+        "your own, which maps an image side in pixels to a keras.Model from float32 images to features, or with "
+        "--head=own to logits.",
         topic=MODEL,
     )
     weights: str | None = setting(

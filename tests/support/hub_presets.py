@@ -1,0 +1,50 @@
+"""Tiny presets of KerasHub with random weights, in folders."""
+
+import pathlib
+
+SIZE = 32
+FAMILIES = ("vit", "dinov2", "resnet", "swin", "siglip")
+
+
+def save_preset(family: str, folder: pathlib.Path) -> str:
+    """Writes a preset of a family and its image converter; returns what `--backbone` takes."""
+    import keras
+    import keras_hub
+
+    keras.utils.set_random_seed(0)
+    models, layers, shape = keras_hub.models, keras_hub.layers, (SIZE, SIZE, 3)
+    if family == "vit":
+        backbone = models.ViTBackbone(
+            image_shape=shape, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32
+        )
+        converter = layers.ViTImageConverter(image_size=(SIZE, SIZE), scale=1 / 127.5, offset=-1.0)
+    elif family == "dinov2":
+        backbone = models.DINOV2Backbone(
+            patch_size=8, num_layers=3, hidden_dim=16, num_heads=2, intermediate_dim=32, image_shape=shape,
+            position_embedding_shape=(2 * SIZE, 2 * SIZE, 3), num_register_tokens=2,
+        )  # fmt: skip
+        converter = layers.DINOV2ImageConverter(
+            image_size=(SIZE, SIZE), scale=[1 / 58.4, 1 / 57.1, 1 / 57.4], offset=[-2.1, -2.0, -1.8]
+        )
+    elif family == "swin":
+        backbone = models.SwinTransformerBackbone(
+            image_shape=shape, embed_dim=8, depths=(2, 2), num_heads=(2, 2), window_size=4
+        )
+        converter = layers.SwinTransformerImageConverter(image_size=(SIZE, SIZE), scale=1 / 255)
+    elif family == "siglip":
+        sizes = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "intermediate_dim": 32}
+        from keras_hub.src.models.siglip.siglip_vision_encoder import SigLIPVisionEncoder  # not exported
+
+        vision = SigLIPVisionEncoder(patch_size=8, image_shape=shape, **sizes)
+        text = models.SigLIPTextEncoder(vocabulary_size=20, embedding_dim=16, max_sequence_length=8, **sizes)
+        backbone = models.SigLIPBackbone(vision, text)
+        converter = layers.SigLIPImageConverter(image_size=(SIZE, SIZE), scale=1 / 127.5, offset=-1.0)
+    else:
+        backbone = models.ResNetBackbone(
+            input_conv_filters=[8], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 64],
+            stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block",
+        )  # fmt: skip
+        converter = layers.ResNetImageConverter(image_size=(SIZE, SIZE), scale=1 / 255)
+    backbone.save_to_preset(str(folder))
+    converter.save_to_preset(str(folder))
+    return f"hub:{folder}"
