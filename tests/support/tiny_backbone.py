@@ -39,11 +39,30 @@ def _build_depthwise(image_size: int):
     return keras.Model(inputs, layers.ReLU(max_value=6.0, name="relu2")(x), name="tiny_depthwise")
 
 
+def _build_positions(image_size: int):
+    """Tokens with learnt positions by an Embedding, as vision transformers have them."""
+    import keras
+    from keras import layers, ops
+
+    class Positions(layers.Layer):
+        def build(self, shape):
+            self.table = layers.Embedding(*shape[1:], name="table")
+            self.table.build(shape[1])
+
+        def call(self, tokens):
+            return tokens + self.table(ops.arange(tokens.shape[1]))
+
+    inputs = keras.Input((image_size, image_size, 3))
+    x = layers.Conv2D(8, 4, strides=4, name="conv2")(inputs)
+    x = Positions(name="positions")(layers.Reshape((-1, 8))(x))
+    return keras.Model(inputs, layers.Dense(8, activation="relu", name="relu2")(x), name="tiny_positions")
+
+
 def register_tiny_backbones() -> None:
-    """Adds `tiny` (no BatchNorm), `tiny_norm` (with it) and `tiny_depthwise` to the table, once a process."""
+    """Adds `tiny` (no BatchNorm), `tiny_norm` (with it), `tiny_depthwise` and `tiny_positions` to the table, once."""
     builders = {
         "tiny": lambda size: _build(size, norm=False), "tiny_norm": lambda size: _build(size, norm=True),
-        "tiny_depthwise": _build_depthwise,
+        "tiny_depthwise": _build_depthwise, "tiny_positions": _build_positions,
     }  # fmt: skip
     for name, build in builders.items():
         if name not in BACKBONES:

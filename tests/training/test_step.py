@@ -73,7 +73,9 @@ def test_adamw_with_decay_clipping_and_smoothing_equals_keras_fit():
     assert_same_weights(ours.weights(), theirs.get_weights(), rtol=2e-3, atol=5e-4)
 
 
-@pytest.mark.parametrize(("backbone", "freezing"), [("tiny", "full"), ("tiny_norm", "frozen")])
+@pytest.mark.parametrize(
+    ("backbone", "freezing"), [("tiny", "full"), ("tiny_norm", "frozen"), ("tiny_positions", "full")]
+)
 def test_replicas_give_the_same_losses_gradients_and_weights(backbone, freezing):
     runs = []
     for replicas in (1, 2, 4):

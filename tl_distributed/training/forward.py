@@ -130,7 +130,8 @@ class ForwardBackward:
         )
         if self.buckets:
             return Results([tf.cast(pack(gradients), settings.all_reduce_dtype)], pack(statistics), sums)
-        return Results(gradients, statistics, sums)
+        # That of an embedding comes as rows of it, which the update does not take.
+        return Results([tf.convert_to_tensor(gradient) for gradient in gradients], statistics, sums)
 
 
 def read_scale(handle: tf.Tensor | None) -> tf.Tensor:
