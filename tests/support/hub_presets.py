@@ -3,7 +3,7 @@
 import pathlib
 
 SIZE = 32
-FAMILIES = ("vit", "dinov2", "resnet", "swin", "siglip")
+FAMILIES = ("vit", "dinov2", "dinov3", "resnet", "swin", "siglip", "mobilenetv5")
 
 
 def save_preset(family: str, folder: pathlib.Path) -> str:
@@ -26,6 +26,14 @@ def save_preset(family: str, folder: pathlib.Path) -> str:
         converter = layers.DINOV2ImageConverter(
             image_size=(SIZE, SIZE), scale=[1 / 58.4, 1 / 57.1, 1 / 57.4], offset=[-2.1, -2.0, -1.8]
         )
+    elif family == "dinov3":
+        backbone = models.DINOV3Backbone(
+            patch_size=8, num_layers=3, hidden_dim=16, num_heads=2, intermediate_dim=32, image_shape=shape,
+            num_register_tokens=2,
+        )  # fmt: skip
+        converter = layers.DINOV3ImageConverter(
+            image_size=(SIZE, SIZE), scale=[1 / 58.4, 1 / 57.1, 1 / 57.4], offset=[-2.1, -2.0, -1.8]
+        )
     elif family == "swin":
         backbone = models.SwinTransformerBackbone(
             image_shape=shape, embed_dim=8, depths=(2, 2), num_heads=(2, 2), window_size=4
@@ -39,12 +47,33 @@ def save_preset(family: str, folder: pathlib.Path) -> str:
         text = models.SigLIPTextEncoder(vocabulary_size=20, embedding_dim=16, max_sequence_length=8, **sizes)
         backbone = models.SigLIPBackbone(vision, text)
         converter = layers.SigLIPImageConverter(image_size=(SIZE, SIZE), scale=1 / 127.5, offset=-1.0)
-    else:
+    elif family == "mobilenetv5":
+        backbone = _mobilenetv5(shape)
+        converter = layers.MobileNetV5ImageConverter(image_size=(SIZE, SIZE), scale=1 / 255)
+    else:  # ResNet-D: three kernels in its stem, shortcuts by average pooling
         backbone = models.ResNetBackbone(
-            input_conv_filters=[8], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 64],
-            stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block",
+            input_conv_filters=[8, 8, 64], input_conv_kernel_sizes=[3, 3, 3], stackwise_num_filters=[64, 64],
+            stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block_vd",
         )  # fmt: skip
         converter = layers.ResNetImageConverter(image_size=(SIZE, SIZE), scale=1 / 255)
     backbone.save_to_preset(str(folder))
     converter.save_to_preset(str(folder))
     return f"hub:{folder}"
+
+
+def _mobilenetv5(shape: tuple[int, int, int]):
+    """Returns two stages: a fused convolution, then an inverted bottleneck and attention of many queries."""
+    import keras_hub
+
+    zeros = [[0], [0, 0]]
+    return keras_hub.models.MobileNetV5Backbone(
+        stackwise_block_types=[["er"], ["uir", "mqa"]], stackwise_num_blocks=[1, 2],
+        stackwise_num_filters=[[16], [24, 24]], stackwise_strides=[[2], [2, 1]],
+        stackwise_act_layers=[["relu"], ["relu", "relu"]], stackwise_exp_ratios=[[2.0], [2.0, 0.0]],
+        stackwise_se_ratios=[[0.0], [0.0, 0.0]], stackwise_dw_kernel_sizes=[[0], [3, 3]],
+        stackwise_dw_start_kernel_sizes=zeros, stackwise_dw_end_kernel_sizes=zeros,
+        stackwise_exp_kernel_sizes=[[3], [0, 0]], stackwise_pw_kernel_sizes=[[1], [0, 0]],
+        stackwise_num_heads=[[0], [0, 2]], stackwise_key_dims=[[0], [0, 8]], stackwise_value_dims=[[0], [0, 8]],
+        stackwise_kv_strides=[[0], [0, 1]], stackwise_use_cpe=[[False], [False, False]], stem_size=8, use_msfa=False,
+        image_shape=shape,
+    )  # fmt: skip

@@ -137,7 +137,9 @@ def _licence(facts: CardFacts) -> list[str]:
     settings = facts.config.get("config", {})
     if "weights" not in settings:
         return ["Which weights it began with is not known here."]
-    return [printable(weights_licence(settings.get("backbone", ""), settings["weights"]))]
+    # A run of before it was stored began with Keras's weights or none, of which nothing is looked up.
+    stored = facts.config.get("weights_licence")
+    return [printable(stored or weights_licence(settings.get("backbone", ""), settings["weights"]))]
 
 
 def _training(facts: CardFacts) -> list[str]:

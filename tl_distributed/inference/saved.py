@@ -22,6 +22,7 @@ from tl_distributed.inference.onnx_files import open_onnx, save_onnx
 from tl_distributed.inference.tflite import FLOAT32, Interpreter, Quantization, convert
 from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import use_fused_kernels
+from tl_distributed.models.hub_configs import mend_configs
 
 _LOG = logging.getLogger(__name__)
 _UNKNOWN_CLASS = re.compile(r"Could not locate ((?:class|function) '[^']*')")
@@ -61,7 +62,9 @@ def open_model(path: str) -> SavedModel:
     except (ValueError, OSError, TypeError, KeyError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "keras_hub" in str(error):
-            raise UserError(f"{path}: is made of KerasHub's layers; pip install 'tl_distributed[hub]'") from None
+            raise UserError(
+                f"{path}: is made of KerasHub's layers: pip install -e '.[hub]' in the package's folder"
+            ) from None
         if found := _UNKNOWN_CLASS.search(str(error)):
             raise UserError(
                 f"{path}: its {found[1]} is code of its maker; if you trust it, --plugin=MODULE (in Python "
@@ -166,6 +169,7 @@ def save_model(model: keras.Model, path: str, kind: str, info: ModelInfo, quanti
     """
     from tl_distributed.inference.stock_layers import with_stock_layers
 
+    mend_configs()
     with tempfile.TemporaryDirectory() as folder, _silence():
         made = f"{folder}/model{ENDINGS[kind]}"
         if kind == "h5":

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 
 from tl_distributed.errors import UserError
-from tl_distributed.models.hub import is_hub, preset_image_size
+from tl_distributed.models.hub_files import is_hub, preset_image_size
 from tl_distributed.models.plugins import function_of, is_own
 
 NORMALIZATIONS = ("tf", "torch", "caffe", "internal")

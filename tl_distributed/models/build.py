@@ -11,7 +11,8 @@ from typing import Any
 from tl_distributed.errors import UserError
 from tl_distributed.models.backbones import BACKBONES, NORMALIZATIONS, Backbone
 from tl_distributed.models.construction import construct
-from tl_distributed.models.hub import build_from_preset, is_hub
+from tl_distributed.models.hub import build_from_preset
+from tl_distributed.models.hub_files import is_hub
 from tl_distributed.models.plugins import function_of, is_own
 from tl_distributed.models.settings import ModelSettings
 

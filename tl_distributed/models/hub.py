@@ -1,44 +1,18 @@
 """Backbones of KerasHub (extra `hub`): `hub:PRESET` or `hub:FOLDER`, with the normalisation of their image converter.
 
-A preset is data: its JSON names a class of KerasHub, and nothing else is made of it. Importing this module imports
-neither TensorFlow nor KerasHub.
+Importing this module imports neither TensorFlow nor KerasHub.
 """
 
-import functools
-import json
 import logging
-import os
-import re
 from typing import Any
 
 from tl_distributed.errors import UserError, one_line
+from tl_distributed.models.hub_configs import mend_configs
+from tl_distributed.models.hub_files import CONFIG, name_of, preset_image_size, preset_licence, read_part
 
 _LOG = logging.getLogger(__name__)
-_PREFIX = "hub:"
-_CONFIG, _CONVERTER, _README = "config.json", "image_converter.json", "README.md"
 _PACKAGE = "keras_hub."
-_LICENCE = re.compile(r"^license:\s*[\"']?([^\"'\n]+)", re.MULTILINE)
 _FEWEST_BLOCKS = 2  # of one class, that make a layer a stack of blocks
-
-
-def is_hub(text: str) -> bool:
-    """Whether a setting names a preset of KerasHub."""
-    return text.startswith(_PREFIX)
-
-
-@functools.cache
-def preset_image_size(text: str) -> int:
-    """Returns the side in pixels that a preset's images have; 0 where it does not say.
-
-    Raises:
-      UserError: No such preset or folder, one of no images, or KerasHub is not installed.
-    """
-    config, converter = _checked(text, _CONFIG), _checked(text, _CONVERTER)
-    shapes = (
-        converter["config"].get("image_size"), config["config"].get("image_shape"),
-        config["config"].get("vision_encoder", {}).get("config", {}).get("image_shape"),
-    )  # fmt: skip
-    return next((int(shape[0]) for shape in shapes if shape and shape[0]), 0)
 
 
 def build_from_preset(text: str, image_size: int, *, load_weights: bool) -> Any:
@@ -56,12 +30,13 @@ def build_from_preset(text: str, image_size: int, *, load_weights: bool) -> Any:
       `keras.Model` from `[batch, image_size, image_size, 3] float32` in [0, 255] to features of rank 2, 3 or 4.
 
     Raises:
-      UserError: As `preset_image_size`, another size than its weights take, or a backbone of other inputs.
+      UserError: As `hub_files.preset_image_size`, another size than its weights take, or a backbone of other inputs.
     """
     import keras
 
     preset_image_size(text)  # says what is wrong with the preset, before anything of it is made
     backbone = _vision_part(_from_preset(text, image_size, load_weights), text)
+    mend_configs()
     converter = _converter(text)
     image = keras.Input((image_size, image_size, 3), name="image")
     scale, offset = converter.scale, converter.offset
@@ -69,23 +44,24 @@ def build_from_preset(text: str, image_size: int, *, load_weights: bool) -> Any:
         1.0 if scale is None else scale, 0.0 if offset is None else offset, name="rescaling"
     )(image)
     model = keras.Model(image, _opened(backbone, image, normalized, text))
-    licence = _licence(text)
     _LOG.info(
-        "KerasHub %s of %s: %s parameters, licence of its weights %s.", type(backbone).__name__,
-        text.removeprefix(_PREFIX), f"{model.count_params():,}", licence or "not named there: see where it is from",
+        "KerasHub's %s of %s: %s parameters. Licence of its weights: %s.", type(backbone).__name__, name_of(text),
+        f"{model.count_params():,}", preset_licence(text),
     )  # fmt: skip
     return model
 
 
 def _from_preset(text: str, image_size: int, load_weights: bool) -> Any:
-    import keras_hub
-
-    preset, shape = text.removeprefix(_PREFIX), (image_size, image_size, 3)
-    settings = _checked(text, _CONFIG)["config"]
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise UserError(f"--backbone={text}: keras-hub cannot be imported ({one_line(error)[:200]})") from None
+    shape = (image_size, image_size, 3)
+    settings = read_part(text, CONFIG)["config"]
     # Of a model of images and texts the image's part keeps the size that it was made for.
     given = {"image_shape": shape} if "image_shape" in settings else {}
     try:
-        return keras_hub.models.Backbone.from_preset(preset, load_weights=load_weights, **given)
+        return keras_hub.models.Backbone.from_preset(name_of(text), load_weights=load_weights, **given)
     except Exception as error:  # KerasHub raises whatever Keras, h5py and its downloads do
         native = preset_image_size(text)
         hint = f"; its weights are for --image_size={native}" if native not in (0, image_size) else ""
@@ -115,6 +91,8 @@ def _opened(backbone: Any, image: Any, normalized: Any, text: str) -> Any:
             f"--backbone={text}: takes images of {given.shape[1]} x {given.shape[2]} pixels; give "
             f"--image_size={given.shape[1]}"
         )
+    for operation in backbone.operations:
+        operation._inbound_nodes.clear()  # of the graph that is taken apart: what a layer's `input` is must be the new
 
     def call(layer: Any, *arguments: Any, **named: Any) -> Any:
         arguments, named = keras.tree.map_structure(
@@ -148,71 +126,6 @@ def _converter(text: str) -> Any:
     import keras_hub
 
     try:
-        return keras_hub.layers.ImageConverter.from_preset(text.removeprefix(_PREFIX))
+        return keras_hub.layers.ImageConverter.from_preset(name_of(text))
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise UserError(f"--backbone={text}: its image converter cannot be read ({one_line(error)[:200]})") from error
-
-
-def _checked(text: str, name: str) -> dict[str, Any]:
-    """Reads a file of JSON of the preset, that names a class of KerasHub."""
-    try:
-        content = json.loads(_read(text, name))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"--backbone={text}: its {name} is no JSON ({one_line(error)})") from None
-    module = content.get("module") if isinstance(content, dict) else None
-    if module is None:  # of the Transformers library or of timm, which KerasHub converts
-        raise UserError(
-            f"--backbone={text}: its {name} is not of KerasHub's format; Backbone.from_preset(...) reads it, "
-            "save_to_preset(FOLDER) of it and of its ImageConverter makes a folder that is, for hub:FOLDER"
-        )
-    if not isinstance(module, str) or not module.startswith(_PACKAGE) or "config" not in content:
-        raise UserError(
-            f"--backbone={text}: its {name} names {module}, and a preset is made of KerasHub's own classes; "
-            "for others there is --backbone=MODULE:FUNCTION"
-        )
-    return content
-
-
-def _read(text: str, name: str) -> str:
-    preset = text.removeprefix(_PREFIX)
-    if not preset:
-        raise UserError("--backbone=hub: takes hub:PRESET or hub:FOLDER")
-    if os.path.isdir(preset):
-        path = f"{preset.rstrip('/')}/{name}"
-        if not os.path.exists(path):
-            raise UserError(
-                f"--backbone={text}: no {name} in this folder; save_to_preset of KerasHub's backbone and of its image "
-                "converter write it"
-            )
-    else:
-        path = _fetched(text, preset, name)
-    with open(path, encoding="utf-8") as file:
-        return file.read()
-
-
-def _fetched(text: str, preset: str, name: str) -> str:
-    """Downloads a file of a preset by its name; returns where it is."""
-    try:
-        from keras_hub.src.utils.preset_utils import get_file
-    except ImportError as error:
-        raise UserError(
-            f"--backbone={text}: KerasHub is missing ({one_line(error)}); pip install 'tl_distributed[hub]'"
-        ) from None
-    try:
-        return get_file(preset, name)
-    except Exception as error:  # of kagglehub, huggingface_hub, requests
-        raise UserError(
-            f"--backbone={text}: no such folder, and KerasHub cannot fetch it ({one_line(error)[:200]}); without "
-            "internet: Backbone.from_preset(...).save_to_preset(FOLDER) where there is one, then hub:FOLDER"
-        ) from None
-
-
-def _licence(text: str) -> str:
-    """Returns the licence that the preset's README names, as Hugging Face's model cards do; empty where none is."""
-    preset = text.removeprefix(_PREFIX)
-    path = f"{preset.rstrip('/')}/{_README}"
-    if not os.path.isfile(path):
-        return ""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        found = _LICENCE.search(file.read())
-    return found[1].strip() if found else ""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tl_distributed.errors import UserError, one_line
-from tl_distributed.models.hub import is_hub
+from tl_distributed.models.hub_files import is_hub
 
 _GIVEN_PREFIX = "python="
 _given: dict[str, tuple[Any, str]] = {}  # by the setting's text: the object and the digest of what it is

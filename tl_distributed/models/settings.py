@@ -4,6 +4,7 @@ import dataclasses
 
 from tl_distributed.errors import UserError
 from tl_distributed.models.backbones import NORMALIZATIONS, Backbone, get_backbone
+from tl_distributed.models.hub_files import is_hub, preset_sources
 from tl_distributed.models.plugins import import_plugins, is_own, modules_of, sources_of
 from tl_distributed.settings.flags import setting
 
@@ -104,8 +105,9 @@ class ModelSettings:
         return modules_of(self._may_name_modules())
 
     def plugin_sources(self) -> dict[str, str]:
-        """Returns the SHA-256 of the source of each module of one's own, by its name."""
-        return sources_of(self._may_name_modules())
+        """Returns the SHA-256 of the source of each module of one's own, and of a preset of KerasHub, by its name."""
+        preset = preset_sources(self.backbone) if is_hub(self.backbone) else {}
+        return {**sources_of(self._may_name_modules()), **preset}
 
     def _may_name_modules(self) -> dict[str, str | tuple[str, ...]]:
         return {name: getattr(self, name) for name in ("backbone", "normalization", "plugin")}

@@ -1,6 +1,7 @@
 """Under which licence the weights are that a model began with, as far as their makers say."""
 
 from tl_distributed.models.backbones import BACKBONES
+from tl_distributed.models.hub_files import is_hub, name_of, preset_licence
 
 # By family. The older ones: "License" on https://keras.io/api/applications/ of before 2021; the others: the repository
 # that published the weights which Keras converted. Where neither names one, nothing is claimed.
@@ -23,6 +24,10 @@ def weights_licence(backbone: str, weights: str) -> str:
     """
     if weights == "none":
         return "Trained from random weights: no one else's are in it."
+    if is_hub(backbone) and weights == "own":
+        return f"It began with the weights of KerasHub's preset {name_of(backbone)}. Their licence: " + (
+            f"{preset_licence(backbone)}."
+        )
     if weights != "imagenet":
         return (
             f"It began with {'the weights of ' + backbone if weights == 'own' else weights}, whose licence is not "

@@ -20,6 +20,7 @@ from tl_distributed.data.records import DatasetInfo
 from tl_distributed.errors import UserError
 from tl_distributed.files import path_exists, read_json, write_json
 from tl_distributed.inference.run_data import absolute
+from tl_distributed.models.weight_licences import weights_licence
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.settings.config import Config
 from tl_distributed.training.checkpoints import Position
@@ -234,6 +235,7 @@ def write_config(
         "order_version": ORDER_VERSION,
         "class_weights": _by_name(info, class_weights),
         "plugin_sha256": config.plugin_sources(),
+        "weights_licence": weights_licence(config.backbone, config.weights),
         # From these the data set is found after the run, or both, have moved (`inference.run_data`).
         "absolute_paths": {"data_dir": absolute(config.data_dir), "workdir": absolute(config.workdir)},
     }
