@@ -4,6 +4,19 @@ import pathlib
 
 SIZE = 32
 FAMILIES = ("vit", "dinov2", "dinov3", "resnet", "swin", "siglip", "mobilenetv5")
+BLOCKS = 2  # of the transformers
+
+
+class Presets(dict):
+    """What `--backbone` takes, by the family; each is saved when it is first asked for."""
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__()
+        self._folder = folder
+
+    def __missing__(self, family: str) -> str:
+        self[family] = save_preset(family, self._folder / family)
+        return self[family]
 
 
 def save_preset(family: str, folder: pathlib.Path) -> str:
@@ -15,12 +28,12 @@ def save_preset(family: str, folder: pathlib.Path) -> str:
     models, layers, shape = keras_hub.models, keras_hub.layers, (SIZE, SIZE, 3)
     if family == "vit":
         backbone = models.ViTBackbone(
-            image_shape=shape, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32
+            image_shape=shape, patch_size=8, num_layers=BLOCKS, num_heads=2, hidden_dim=16, mlp_dim=32
         )
         converter = layers.ViTImageConverter(image_size=(SIZE, SIZE), scale=1 / 127.5, offset=-1.0)
     elif family == "dinov2":
         backbone = models.DINOV2Backbone(
-            patch_size=8, num_layers=3, hidden_dim=16, num_heads=2, intermediate_dim=32, image_shape=shape,
+            patch_size=8, num_layers=BLOCKS, hidden_dim=16, num_heads=2, intermediate_dim=32, image_shape=shape,
             position_embedding_shape=(2 * SIZE, 2 * SIZE, 3), num_register_tokens=2,
         )  # fmt: skip
         converter = layers.DINOV2ImageConverter(
@@ -28,7 +41,7 @@ def save_preset(family: str, folder: pathlib.Path) -> str:
         )
     elif family == "dinov3":
         backbone = models.DINOV3Backbone(
-            patch_size=8, num_layers=3, hidden_dim=16, num_heads=2, intermediate_dim=32, image_shape=shape,
+            patch_size=8, num_layers=BLOCKS, hidden_dim=16, num_heads=2, intermediate_dim=32, image_shape=shape,
             num_register_tokens=2,
         )  # fmt: skip
         converter = layers.DINOV3ImageConverter(
@@ -40,7 +53,7 @@ def save_preset(family: str, folder: pathlib.Path) -> str:
         )
         converter = layers.SwinTransformerImageConverter(image_size=(SIZE, SIZE), scale=1 / 255)
     elif family == "siglip":
-        sizes = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "intermediate_dim": 32}
+        sizes = {"hidden_dim": 16, "num_layers": BLOCKS, "num_heads": 2, "intermediate_dim": 32}
         from keras_hub.src.models.siglip.siglip_vision_encoder import SigLIPVisionEncoder  # not exported
 
         vision = SigLIPVisionEncoder(patch_size=8, image_shape=shape, **sizes)

@@ -33,7 +33,7 @@ def is_hub(text: str) -> bool:
 
 def name_of(text: str) -> str:
     """Returns a preset as KerasHub takes it."""
-    return text.removeprefix(_PREFIX)
+    return os.path.expanduser(text.removeprefix(_PREFIX))
 
 
 @functools.cache

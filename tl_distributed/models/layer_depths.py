@@ -66,10 +66,16 @@ def _segments(classifier: Any) -> list[list[Any]]:
     operations = classifier.operations
     order = {id(operation): index for index, operation in enumerate(operations)}
     last_use = [0] * len(operations)
+    of_image: set[int] = set()  # operations without weights on the image alone
     for index, operation in enumerate(operations):
-        for tensor in operation.input if isinstance(operation.input, (list, tuple)) else [operation.input]:
-            producer = order[id(tensor._keras_history.operation)]
-            last_use[producer] = max(last_use[producer], index)
+        inputs = operation.input if isinstance(operation.input, (list, tuple)) else [operation.input]
+        producers = [order[id(tensor._keras_history.operation)] for tensor in inputs]
+        if of_image.issuperset(producer for producer in producers if producer != index) and not _weights(operation):
+            of_image.add(index)
+        # Positions that are turned in every block (DINOv3's) join nothing.
+        for producer in producers:
+            if producer not in of_image:
+                last_use[producer] = max(last_use[producer], index)
     in_backbone = {id(layer) for layer in backbone_layers(classifier)}
     segments: list[list[Any]] = [[]]
     reach = 0  # the last operation that what came before this one leads to
@@ -80,3 +86,7 @@ def _segments(classifier: Any) -> list[list[Any]]:
             segments.append([])
         reach = max(reach, last_use[index])
     return [segment for segment in segments if any(layer.weights for layer in segment)]
+
+
+def _weights(operation: Any) -> list[Any]:
+    return getattr(operation, "weights", [])  # of layers
