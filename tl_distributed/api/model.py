@@ -102,9 +102,9 @@ class Model:
         """
         if not self.path.endswith((".keras", ".h5")):
             raise UserError(f"{self.path}: no file of Keras; a run's model.keras is one")
-        import keras
+        from tl_distributed.inference.saved import load_keras
 
-        return keras.models.load_model(self.path, compile=False, safe_mode=True)
+        return load_keras(self.path)
 
     def __repr__(self) -> str:
         height, width, _ = self.image_shape

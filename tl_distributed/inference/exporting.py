@@ -17,7 +17,7 @@ from tl_distributed.inference.model_info import ModelInfo, info_path
 from tl_distributed.inference.onnx_files import TOLERANCE, refuse_without_onnx
 from tl_distributed.inference.packaging import calibrate_model
 from tl_distributed.inference.run_data import find_data_dir
-from tl_distributed.inference.saved import DEFAULT_NAMES, ENDINGS, open_model, save_model, stored_info
+from tl_distributed.inference.saved import DEFAULT_NAMES, ENDINGS, load_keras, open_model, save_model, stored_info
 from tl_distributed.inference.tflite import Interpreter, Quantization, Quantize
 from tl_distributed.inference.use_script import use_script
 
@@ -52,7 +52,7 @@ def export_run(request: ExportRequest) -> str:
     if request.kind == "onnx":
         refuse_without_onnx(to_write=True)
     source, output = _source(request), _output(request)
-    model = keras.models.load_model(source, compile=False, safe_mode=True)
+    model = load_keras(source)
     stored = stored_info(source, model)
     if request.calibrated:
         model, stored = _calibrated(model, stored, source)

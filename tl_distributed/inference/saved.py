@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import logging
 import os
@@ -25,6 +26,7 @@ from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.models.hub_configs import mend_configs
 
 _LOG = logging.getLogger(__name__)
+_NOT_OPENED = (ValueError, OSError, TypeError, KeyError, tf.errors.OpError)
 _UNKNOWN_CLASS = re.compile(r"Could not locate ((?:class|function) '[^']*')")
 
 
@@ -59,18 +61,8 @@ def open_model(path: str) -> SavedModel:
         raise UserError(f"{path}: no such model; a finished run has model.keras in its workdir")
     try:
         predict, shape, outputs = _open(path)
-    except (ValueError, OSError, TypeError, KeyError, tf.errors.OpError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if "keras_hub" in str(error):
-            raise UserError(
-                f"{path}: is made of KerasHub's layers: pip install -e '.[hub]' in the package's folder"
-            ) from None
-        if found := _UNKNOWN_CLASS.search(str(error)):
-            raise UserError(
-                f"{path}: its {found[1]} is code of its maker; if you trust it, --plugin=MODULE (in Python "
-                "`import`) brings the module that registers it"
-            ) from None
-        raise UserError(f"{path}: cannot be opened as a model ({reason})") from None
+    except _NOT_OPENED as error:
+        raise _why_not(path, error) from None
     if len(shape) != 3 or shape[-1] != 3 or None in shape:
         raise UserError(
             f"{path}: takes inputs of shape {shape}, not images (height, width, 3); is it a model of a run?"
@@ -79,6 +71,30 @@ def open_model(path: str) -> SavedModel:
         raise UserError(f"{path}: gives outputs of shape {outputs}, not a probability for each class")
     info = _stored(path, tuple(shape), outputs[0])
     return SavedModel(path=path, predict=predict, num_classes=outputs[0], **dataclasses.asdict(info))
+
+
+def load_keras(path: str) -> keras.Model:
+    """Opens a `.keras` or `.h5` file as Keras does, without running its code.
+
+    Raises:
+      UserError: A damaged file, one of code of its maker, or of a package that is not installed.
+    """
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except _NOT_OPENED as error:
+        raise _why_not(path, error) from None
+
+
+def _why_not(path: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "keras_hub" in str(error) and importlib.util.find_spec("keras_hub") is None:
+        return UserError(f"{path}: is made of KerasHub's layers: pip install -e '.[hub]' in the package's folder")
+    if found := _UNKNOWN_CLASS.search(str(error)):
+        return UserError(
+            f"{path}: its {found[1]} is code of its maker; if you trust it, --plugin=MODULE (in Python "
+            "`import`) brings the module that registers it"
+        )
+    return UserError(f"{path}: cannot be opened as a model ({reason})")
 
 
 def _stored(path: str, shape: tuple[int, ...], num_outputs: int) -> ModelInfo:

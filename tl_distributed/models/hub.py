@@ -12,6 +12,7 @@ from tl_distributed.models.hub_files import CONFIG, name_of, preset_image_size, 
 
 _LOG = logging.getLogger(__name__)
 _PACKAGE = "keras_hub."
+_PATCHES_OF_SWIN = ("keras_hub.src.models.swin_transformer.swin_transformer_layers", "PatchEmbedding")
 _FEWEST_BLOCKS = 2  # of one class, that make a layer a stack of blocks
 
 
@@ -98,6 +99,8 @@ def _opened(backbone: Any, image: Any, normalized: Any, text: str) -> Any:
         arguments, named = keras.tree.map_structure(
             lambda value: normalized if value is image else value, (arguments, named)
         )
+        if (type(layer).__module__, type(layer).__name__) == _PATCHES_OF_SWIN:
+            return _swin_patches(layer, *arguments)
         if not _is_stack(layer):
             return layer(*arguments, **named)
         for inner in layer._flatten_layers(include_self=False, recursive=False):
@@ -110,6 +113,16 @@ def _opened(backbone: Any, image: Any, normalized: Any, text: str) -> Any:
     )
     (output,) = keras.tree.flatten(model.output)
     return output
+
+
+def _swin_patches(layer: Any, images: Any) -> Any:
+    """Calls the parts of a layer that itself could not be read back: only data, and not its shape, builds it."""
+    import keras
+
+    for inner in filter(None, (layer.proj, layer.norm)):
+        inner.name = f"{layer.name}_{inner.name}"
+    patches = keras.layers.Reshape((-1, layer.embed_dim), name=f"{layer.name}_in_a_row")(layer.proj(images))
+    return patches if layer.norm is None else layer.norm(patches)
 
 
 def _is_stack(layer: Any) -> bool:
