@@ -1,15 +1,19 @@
 """The reader of a record's few bytes, against protobuf's own parser."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl_distributed.data.example_fields import find_bytes_and_number
-from tl_distributed.data.records import encode_example
+from tl_distributed.data.example_fields import AlikeExamples, find_bytes_and_numbers
+from tl_distributed.data.records import DatasetInfo, encode_example
+from tl_distributed.data.shards import image_format
 
 
 def find(record: bytes):
-    return find_bytes_and_number(memoryview(record), b"image", b"label")
+    locate = image_format(DatasetInfo(("a", "b"), (2, 2, 3), 0, "toy", {}, {}, storage="jpeg")).locate
+    return locate(memoryview(record))
 
 
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 16_383, 16_384, 150_528, 3_000_000])
@@ -64,3 +68,34 @@ def test_damaged_bytes_are_refused_or_give_a_span_within():
         else:
             assert 0 <= start <= end <= len(damaged) and number >= 0
     assert refused > 1000
+
+
+def test_alike_examples_are_found_as_any_other():
+    """In turns, so that each is met by what another of its length left: other ids, labels, layouts, damaged bytes."""
+    generator = np.random.default_rng(0)
+    examples = [
+        encode_example(bytes(40), label, id=name, height=5, width=width)
+        for label, name, width in itertools.product((0, 1, 200), (b"a", b"b", b"image", b"longer"), (3, 300))
+    ]
+    other = tf.train.Example()
+    other.features.feature["label"].int64_list.value.append(3)
+    other.features.feature["image"].bytes_list.value.append(bytes(40))
+    other.features.feature["id"].bytes_list.value.append(b"x")
+    examples += [other.SerializeToString(deterministic=True), other.SerializeToString()]
+    for _ in range(2000):
+        damaged = bytearray(examples[generator.integers(0, len(examples))])
+        damaged[generator.integers(0, len(damaged))] = generator.integers(0, 256)
+        examples += [bytes(damaged), examples[generator.integers(0, 24)]]
+    alike, found = AlikeExamples(b"image", b"label"), set()
+    for example in examples:
+        expected = _found_or_refused(find_bytes_and_numbers, example, b"image", b"label")
+        assert _found_or_refused(alike.find, example) == expected
+        found.add(str(expected))
+    assert len(found) > 100
+
+
+def _found_or_refused(find, example: bytes, *keys: bytes):
+    try:
+        return find(memoryview(example), *keys)
+    except ValueError as error:
+        return str(error)

@@ -182,7 +182,19 @@ def test_keys_are_splitmix64s_numbers():
     assert order._splitmix(tf.constant(states, tf.uint64)).numpy().tolist() == expected
 
 
+@pytest.mark.parametrize("known", [1, 3, 5])
+def test_keys_that_are_known_are_those_that_are_worked_out(monkeypatch, known):
+    """Whether no epoch of a batch is among the known, some are, or all."""
+    expected = indices(np.arange(60), 10, seed=4)
+    monkeypatch.setattr(order, "_KNOWN_EPOCHS", known)
+    order._known_keys.cache_clear()
+    for part in (slice(0, 60), slice(0, 30), slice(25, 35), slice(50, 60)):
+        np.testing.assert_array_equal(indices(np.arange(60)[part], 10, seed=4), expected[part])
+    order._known_keys.cache_clear()
+
+
 def test_epochs_would_come_again_if_the_key_were_not_mixed(monkeypatch):
+    monkeypatch.setattr(order, "_known_keys", lambda stream: np.zeros([0, 3], np.int32))
     positions = np.arange(600 * 100)
     assert len(np.unique(indices(positions, 100, 0).reshape(600, 100), axis=0)) == 600
     monkeypatch.setattr(order, "_splitmix", lambda words: words)

@@ -138,15 +138,16 @@ class _Source:
         return files, labels
 
     def _contents(self, numbers: np.ndarray) -> Iterator[tuple[memoryview, int, int, int | list[int]]]:
+        records, locate = self._reader.read(numbers), self._format.locate
         try:
-            records = self._reader.read(numbers)
+            for number, record in zip(numbers.tolist(), records, strict=True):
+                try:
+                    found = locate(record)
+                except ValueError as error:
+                    raise self._reader.bad_record(number, str(error)) from None
+                yield record, *found
         except UserError as error:
             raise self._keep(error) from None
-        for number, record in zip(numbers.tolist(), records, strict=True):
-            try:
-                yield record, *self._format.locate(record)
-            except ValueError as error:
-                raise self._keep(self._reader.bad_record(number, str(error))) from None
 
     def _keep(self, error: UserError) -> UserError:
         self._error = self._error or error

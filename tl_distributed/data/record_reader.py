@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 
 import crc32c
 import numpy as np
@@ -12,7 +13,7 @@ from tl_distributed.data.record_files import ByteCounter, Span, file_bytes
 from tl_distributed.data.record_index import FOOTER_BYTES, FRAME_BYTES, HEADER_BYTES, map_index
 from tl_distributed.errors import UserError, one_line
 
-_LENGTH_BYTES = 8  # of a frame's first word: the record's length
+_LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")  # of a record, before and after it
 _MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h: a checksum that is stored is turned and shifted
 
 
@@ -45,7 +46,7 @@ class RecordReader:
         self._files, self._remedy = files, remedy
         self._first = np.cumsum([0, *(file.num_records for file in files)])
         self._bytes, self._counter = file_bytes(files[0].path), ByteCounter()
-        self._index = functools.cache(map_index)
+        self._offsets = functools.cache(self._map_offsets)  # of a shard by its number
         self.num_records = int(self._first[-1])
 
     @property
@@ -53,14 +54,17 @@ class RecordReader:
         """Of shards, so far."""
         return self._counter.total
 
-    def read(self, numbers: np.ndarray) -> list[memoryview]:
-        """Returns the content of the records at `numbers [k]`, each in [0, num_records).
+    def read(self, numbers: np.ndarray) -> Iterator[memoryview]:
+        """Yields the content of the records at `numbers [k]`, each in [0, num_records), in turn.
+
+        Each is checked when it is its turn, so that what is done with it next finds it in the processor's cache.
 
         Raises:
           UserError: A file that cannot be read, that does not hold the records where its index says, or a record that
             is not what was written.
         """
-        spans = [self._span(number) for number in numbers.tolist()]
+        numbers = np.asarray(numbers)
+        spans = self._spans(numbers)
         try:
             frames = self._bytes.read(spans)
         except (OSError, tf.errors.OpError, ValueError) as error:  # ValueError: of mmap, an empty file
@@ -68,12 +72,13 @@ class RecordReader:
             raise UserError(f"{path} or a shard beside it cannot be read ({one_line(error)})") from None
         self._counter.add(sum(map(len, frames)))
         for number, frame, (_, start, end) in zip(numbers.tolist(), frames, spans, strict=True):
-            length = int.from_bytes(frame[:_LENGTH_BYTES], "little")
-            if len(frame) != end - start or length != len(frame) - FRAME_BYTES:
+            content = frame[HEADER_BYTES:-FOOTER_BYTES]
+            is_whole = len(frame) == end - start >= FRAME_BYTES
+            if not is_whole or _LENGTH.unpack_from(frame)[0] != len(content):
                 raise self.bad_record(number, "it is not where the index says")
-            if int.from_bytes(frame[-FOOTER_BYTES:], "little") != _checksum(frame[HEADER_BYTES:-FOOTER_BYTES]):
+            if _CHECKSUM.unpack_from(frame, len(frame) - FOOTER_BYTES)[0] != _checksum(content):
                 raise self.bad_record(number, "its bytes are not those that were written: the checksum differs")
-        return [frame[HEADER_BYTES:-FOOTER_BYTES] for frame in frames]
+            yield content
 
     def bad_record(self, number: int, reason: str) -> UserError:
         """Returns what to say of a record."""
@@ -84,15 +89,22 @@ class RecordReader:
     def _shard(self, number: int) -> int:
         return int(np.searchsorted(self._first, number, side="right")) - 1
 
-    def _span(self, number: int) -> Span:
-        shard = self._shard(number)
-        file, place = self._files[shard], number - int(self._first[shard])
+    def _spans(self, numbers: np.ndarray) -> list[Span]:
+        shards = np.searchsorted(self._first, numbers, side="right") - 1
+        places = numbers - self._first[shards]
+        return [self._span(shard, place) for shard, place in zip(shards.tolist(), places.tolist(), strict=True)]
+
+    def _span(self, shard: int, place: int) -> Span:
+        file = self._files[shard]
         if not file.is_indexed:
             length = file.num_bytes // file.num_records
             return file.path, place * length, (place + 1) * length
-        offsets = self._index(file.path, num_records=file.num_records)
-        end = int(offsets[place + 1]) if place + 1 < file.num_records else file.num_bytes
-        return file.path, int(offsets[place]), end
+        offsets = self._offsets(shard)
+        return file.path, offsets[place], offsets[place + 1] if place + 1 < file.num_records else file.num_bytes
+
+    def _map_offsets(self, shard: int) -> memoryview:
+        file = self._files[shard]
+        return memoryview(map_index(file.path, num_records=file.num_records))  # whose items are Python's own numbers
 
 
 def _checksum(content: memoryview) -> int:

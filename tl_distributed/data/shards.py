@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.data.canvas import decode_to_canvas
-from tl_distributed.data.example_fields import find_bytes_and_number, find_bytes_and_numbers
+from tl_distributed.data.example_fields import AlikeExamples, find_bytes_and_numbers
 from tl_distributed.data.machine import usable_cores
 from tl_distributed.data.record_reader import RecordFile
 from tl_distributed.data.records import IMAGE_FEATURE, LABEL_FEATURE, DatasetInfo, Shard, parse_files, parse_pixels
@@ -53,26 +53,28 @@ class RecordFormat:
 
 def image_format(info: DatasetInfo) -> RecordFormat:
     """Returns the format of a data set's own records."""
-    most = info.most_labels
-    locate = functools.partial(_locate_labels, most_labels=most) if most else _locate
+    most, keys = info.most_labels, (IMAGE_FEATURE.encode(), LABEL_FEATURE.encode())
     if info.storage == "pixels":
         return RecordFormat(
-            info.image_shape, tf.uint8, lambda records: parse_pixels(records, info.image_shape, most), locate, VERIFY,
-            label_shape=info.label_shape,
+            info.image_shape, tf.uint8, lambda records: parse_pixels(records, info.image_shape, most),
+            functools.partial(_locate, AlikeExamples(*keys).find, most), VERIFY, label_shape=info.label_shape,
         )  # fmt: skip
     return RecordFormat(
-        (info.canvas_size, info.canvas_size, 3), tf.uint8, lambda records: parse_files(records, most), locate, VERIFY,
+        (info.canvas_size, info.canvas_size, 3), tf.uint8, lambda records: parse_files(records, most),
+        functools.partial(_locate, lambda record: find_bytes_and_numbers(record, *keys), most), VERIFY,
         lambda file: decode_to_canvas(file, image_size=info.image_size, canvas_size=info.canvas_size),
         info.label_shape,
     )  # fmt: skip
 
 
-def _locate(record: memoryview) -> tuple[int, int, int]:
-    return find_bytes_and_number(record, IMAGE_FEATURE.encode(), LABEL_FEATURE.encode())
-
-
-def _locate_labels(record: memoryview, *, most_labels: int) -> tuple[int, int, list[int]]:
-    start, end, labels = find_bytes_and_numbers(record, IMAGE_FEATURE.encode(), LABEL_FEATURE.encode())
+def _locate(
+    find: Callable[[memoryview], tuple[int, int, list[int]]], most_labels: int, record: memoryview
+) -> tuple[int, int, int | list[int]]:
+    start, end, labels = find(record)
+    if not most_labels:
+        if len(labels) != 1:
+            raise ValueError(f"{len(labels)} labels where one is expected")
+        return start, end, labels[0]
     if len(labels) > most_labels:
         raise ValueError(f"{len(labels)} labels, dataset.json says {most_labels} at most")
     return start, end, labels + [-1] * (most_labels - len(labels))
@@ -155,7 +157,8 @@ def decoded(batches: tf.data.Dataset, record_format: RecordFormat) -> tf.data.Da
             canvas, size = record_format.decode(file)
         return canvas, label, size
 
-    return batches.unbatch().map(decode, num_parallel_calls=usable_cores(), deterministic=True)
+    # Pictures come in order, so one that takes long holds those behind it: twice as many as cores keep all at work.
+    return batches.unbatch().map(decode, num_parallel_calls=2 * usable_cores(), deterministic=True)
 
 
 def bad_record(
