@@ -1,6 +1,10 @@
 """A split that stays in its shards: of each batch the records are read that it holds, and no others."""
 
+import atexit
+import contextlib
 import dataclasses
+import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -16,6 +20,7 @@ from tl_distributed.data.splits import Batch, EvalBatch, TrainFeed, eval_rows
 from tl_distributed.errors import UserError
 
 _MOST_BATCHES_READY, _BYTES_READY = 4, 2**28  # read ahead: the smaller of the two, but at least one batch
+_STOPPED_SECONDS = 0.05  # in which no call begins once all have been told to stop
 _ALIGNMENT = 64  # bytes; TensorFlow takes an array over that lies so, and copies any other
 
 
@@ -52,13 +57,11 @@ class DiskSplit:
         return _DiskFeed(iter(source.batches(steps, len(own) * order.replica_batch_size)), source, order)
 
     def eval_batches(self, batch_size: int, *, rows: slice | None = None) -> Iterator[EvalBatch]:
-        own = len(range(batch_size)[rows or slice(None)])
+        own = np.arange(batch_size)[rows or slice(None)]
         source = _Source(self._reader, self._format, self._files)
-        examples = tf.data.Dataset.from_generator(
-            lambda: (examples for examples, _ in eval_rows(self.num_examples, batch_size, rows)),
-            output_signature=tf.TensorSpec([own], tf.int64),
-        )
-        batches = source.batches(examples, own).as_numpy_iterator()
+        starts = tf.data.Dataset.range(0, self.num_examples, batch_size)
+        examples = starts.map(lambda start: tf.minimum(start + own, self.num_examples - 1))  # as `eval_rows`
+        batches = source.batches(examples, len(own)).as_numpy_iterator()
         try:
             for (_, num_valid), batch in zip(eval_rows(self.num_examples, batch_size, rows), batches, strict=True):
                 images, labels, *sizes = batch
@@ -67,12 +70,30 @@ class DiskSplit:
             raise source.input_error(error) or error from None
 
 
+_SOURCES: weakref.WeakSet["_Source"] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for source in list(_SOURCES):
+        source.stop()
+
+
 class _Source:
     """What a pipeline reads from. An error that ends it is kept here, whole: TensorFlow passes on a text."""
 
     def __init__(self, reader: RecordReader, record_format: RecordFormat, files: list[str]):
         self._reader, self._format, self._files = reader, record_format, files
         self._buffers, self._error = _Buffers(), None
+        self._lock, self._begun, self._ended, self._is_stopped = threading.Lock(), 0, 0, False
+        _SOURCES.add(self)
+
+    def stop(self) -> None:
+        """Ends reading ahead: Python stops threads that come to it while it ends, and TensorFlow waits for them."""
+        self._is_stopped, begun = True, -1
+        while not begun == self._begun == self._ended:
+            begun = self._begun
+            time.sleep(_STOPPED_SECONDS)
 
     def batches(self, rows: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         """Maps `[batch_size] int64` numbers of records to batches, some of them ahead, in order."""
@@ -115,9 +136,22 @@ class _Source:
             method = reference()
             if method is None:
                 raise RuntimeError("read ahead for a feed that is gone")
-            return method(numbers)
+            with method.__self__._counted():
+                return method(numbers)
 
         return tf.numpy_function(call, [numbers], types)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self._begun += 1
+        try:
+            if self._is_stopped:
+                raise RuntimeError("read ahead for a process that ends")
+            yield
+        finally:
+            with self._lock:
+                self._ended += 1
 
     def _examples(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns examples as `[n, num_bytes] uint8`, copied once from where they lie, and their labels."""
