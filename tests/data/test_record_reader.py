@@ -75,9 +75,9 @@ def test_a_flipped_bit_is_found(data_dir, tmp_path, place):
     reader = RecordReader(
         [RecordFile(f"{tmp_path}/{shard.file}", shard.num_records, shard.num_bytes, is_indexed=True)], remedy="mend it"
     )
-    assert len(list(reader.read(np.array([0, 2, 4])))) == 3
+    assert len(reader.read(np.array([0, 2, 4]))) == 3
     with pytest.raises(UserError, match=rf"{shard.file}: record 3 is a bad record \(.*checksum differs\); mend it"):
-        list(reader.read(np.array([2, 3])))
+        reader.read(np.array([2, 3]))
 
 
 def test_near_ranges_are_read_in_one_go(monkeypatch):

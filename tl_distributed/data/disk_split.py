@@ -155,33 +155,36 @@ class _Source:
 
     def _examples(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns examples as `[n, num_bytes] uint8`, copied once from where they lie, and their labels."""
-        examples = self._buffers.take(len(numbers), self._format.num_bytes)
-        labels = np.empty([len(numbers), *self._format.label_shape], np.int32)
-        for row, (record, start, end, labels[row]) in enumerate(self._contents(numbers)):
-            if end - start != self._format.num_bytes:
-                reason = f"{end - start:,} bytes, an example has {self._format.num_bytes:,}"
-                raise self._keep(self._reader.bad_record(int(numbers[row]), reason))
-            examples[row] = np.frombuffer(record, np.uint8, end - start, start)
+        num_bytes = self._format.num_bytes
+        contents, labels = self._contents(numbers)
+        for number, content in zip(numbers.tolist(), contents, strict=True):
+            if len(content) != num_bytes:
+                reason = f"{len(content):,} bytes, an example has {num_bytes:,}"
+                raise self._keep(self._reader.bad_record(number, reason))
+        examples = self._buffers.take(len(numbers), num_bytes)
+        np.concatenate([np.frombuffer(content, np.uint8) for content in contents], out=examples.reshape(-1))
         return examples, labels
 
     def _encoded(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns pictures as `[n]` files, and their labels."""
-        files, labels = np.empty(len(numbers), object), np.empty([len(numbers), *self._format.label_shape], np.int32)
-        for row, (record, start, end, labels[row]) in enumerate(self._contents(numbers)):
-            files[row] = bytes(record[start:end])
+        contents, labels = self._contents(numbers)
+        files = np.empty(len(numbers), object)
+        files[:] = [bytes(content) for content in contents]
         return files, labels
 
-    def _contents(self, numbers: np.ndarray) -> Iterator[tuple[memoryview, int, int, int | list[int]]]:
-        records, locate = self._reader.read(numbers), self._format.locate
+    def _contents(self, numbers: np.ndarray) -> tuple[list[memoryview], np.ndarray]:
+        contents, labels = [], []
         try:
-            for number, record in zip(numbers.tolist(), records, strict=True):
+            for number, record in zip(numbers.tolist(), self._reader.read(numbers), strict=True):
                 try:
-                    found = locate(record)
+                    start, end, label = self._format.locate(record)
                 except ValueError as error:
                     raise self._reader.bad_record(number, str(error)) from None
-                yield record, *found
+                contents.append(record[start:end])
+                labels.append(label)
         except UserError as error:
             raise self._keep(error) from None
+        return contents, np.array(labels, np.int32).reshape(len(labels), *self._format.label_shape)
 
     def _keep(self, error: UserError) -> UserError:
         self._error = self._error or error
@@ -195,7 +198,10 @@ class _Buffers:
         self._free: list[np.ndarray] = []
 
     def take(self, count: int, num_bytes: int) -> np.ndarray:
-        """Returns `[count, num_bytes] uint8`, of any content, which TensorFlow can take over without copying."""
+        """Returns `[count, num_bytes] uint8`, of any content, which TensorFlow can take over without copying.
+
+        It is used again once this array is gone, whatever views of it there are.
+        """
         try:
             whole = self._free.pop()
         except IndexError:
