@@ -9,7 +9,8 @@ import tensorflow as tf
 from keras import layers
 from replicas import replica_names, replica_strategy
 
-from tl_distributed.models.compiled_layers import compiled_layers, gelu, layer_norm
+from tl_distributed.models.compiled_activations import gelu, silu
+from tl_distributed.models.compiled_layers import compiled_layers, layer_norm
 
 # Of the largest value; half precisions differ by where Keras rounds and we do not.
 TOLERANCE = {"float32": 5e-6, "bfloat16": 4e-2, "float16": 5e-3}
@@ -103,6 +104,33 @@ def test_gelu_and_its_gradient(dtype):
     rounding = {"float32": 2e-7, "bfloat16": 2**-8, "float16": 2**-11}[dtype]
     np.testing.assert_allclose(found.numpy().astype(np.float64), wide * cdf, rtol=rounding, atol=1e-6)
     np.testing.assert_allclose(gradient.numpy().astype(np.float64), given * slope, rtol=2 * rounding, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_silu_and_its_gradient(dtype):
+    x, upstream = tf.cast(tf.linspace(-120.0, 120.0, 4801), dtype), noise(4801, dtype=dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        found = silu(x)
+    gradient = tape.gradient(found, x, output_gradients=upstream)
+    wide, given = x.numpy().astype(np.float64), upstream.numpy().astype(np.float64)
+    share = 1.0 / (1.0 + np.exp(-wide))
+    assert found.dtype == gradient.dtype == dtype
+    rounding = {"float32": 1e-6, "bfloat16": 2**-8, "float16": 2**-10}[dtype]
+    np.testing.assert_allclose(found.numpy().astype(np.float64), wide * share, rtol=rounding, atol=1e-6)
+    slope = share * (1.0 + wide * (1.0 - share))
+    np.testing.assert_allclose(gradient.numpy().astype(np.float64), given * slope, rtol=2 * rounding, atol=2e-6)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+def test_activations_of_layers_of_their_own(activation):
+    inputs = keras.Input((4, 5, 6))
+    model = keras.Model(inputs, layers.Activation(activation)(inputs))
+    before = results(model, noise(2, 4, 5, 6))
+    with compiled_layers(model):
+        assert_close(results(model, noise(2, 4, 5, 6)), before, TOLERANCE["float32"])
+        operations = operations_of(model, noise(2, 4, 5, 6))
+    assert not {"Sigmoid", "Erfc", "Mul"} & set(operations)
 
 
 @pytest.mark.parametrize("mean", [0.0, 300.0])

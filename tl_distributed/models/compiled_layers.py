@@ -1,4 +1,4 @@
-"""GELU, LayerNorm and scaled dense layers in few passes over memory, for a CPU's steps that XLA does not compile whole.
+"""Activations, LayerNorm and scaled dense layers in few passes over memory, for a CPU's steps without XLA as a whole.
 
 Run operation by operation, GELU with its gradient takes five times as long as in one pass forward and one back, and was
 a third of ConvNeXt's step on a CPU; LayerNorm likewise, with less to gain. Here XLA compiles each of them to one pass,
@@ -7,7 +7,6 @@ All compute the same as Keras, to rounding.
 """
 
 import contextlib
-import math
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -15,20 +14,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tl_distributed.models.compiled_activations import gelu, run_program, silu
 from tl_distributed.models.fused_kernels import is_depthwise
 from tl_distributed.models.layer_pairs import pairs_of_layers
 from tl_distributed.models.replacing import replaced_methods
 
-_DENSITY_AT_0 = 1.0 / math.sqrt(2.0 * math.pi)
+_ACTIVATIONS = {keras.activations.gelu: gelu, keras.activations.silu: silu}
 
 
 @contextlib.contextmanager
 def compiled_layers(model: keras.Model) -> Iterator[None]:
     """Makes calls of a built model within it (the trace of a training step on a CPU) take fewer passes.
 
-    GELU as any layer's activation, LayerNorm over the last axis, dense layers on maps, LayerScale after one of these,
-    and the gradients of depthwise convolutions of small maps. Without this context they are what they were, also in
-    files and exports.
+    GELU and SiLU as any layer's activation, LayerNorm over the last axis, dense layers on maps, LayerScale after one of
+    these, and the gradients of depthwise convolutions of small maps. Without this context they are what they were, also
+    in files and exports.
     """
     layers = list(model._flatten_layers())
     norms = {layer: types.MethodType(_compiled_layer_norm, layer) for layer in layers if _is_plain_layer_norm(layer)}
@@ -39,26 +39,15 @@ def compiled_layers(model: keras.Model) -> Iterator[None]:
     depthwise = {
         layer: types.MethodType(_depthwise_convolution, layer) for layer in layers if _is_depthwise_of_small_maps(layer)
     }
-    gelus = [layer for layer in layers if getattr(layer, "activation", None) is keras.activations.gelu]
+    activations = {
+        layer: _ACTIVATIONS[layer.activation] for layer in layers if getattr(layer, "activation", None) in _ACTIVATIONS
+    }
     with (
         replaced_methods("call", norms | dense),
         replaced_methods("convolution_op", depthwise),
-        replaced_methods("activation", dict.fromkeys(gelus, gelu)),
+        replaced_methods("activation", activations),
     ):
         yield
-
-
-@tf.custom_gradient
-def gelu(x: tf.Tensor) -> Any:
-    """Returns `x * P(X <= x)` of a standard normal X (Hendrycks and Gimpel, arXiv:1606.08415), by the error function.
-
-    In float32 inside, to 2e-7 of |x|: `1 + erf` is one pass where Keras's `erfc`, exact far below 0 too, is two.
-
-    Args:
-      x: Floating-point, of any shape.
-    """
-    x = tf.convert_to_tensor(x)
-    return _run(_gelu, x), lambda upstream: _run(_gelu_gradient, x, upstream)
 
 
 def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
@@ -73,38 +62,15 @@ def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) 
 
     @tf.custom_gradient
     def normalized(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
-        outputs, mean, factor = _run(_layer_norm, x, gamma, beta, tf.constant(epsilon))
+        outputs, mean, factor = run_program(_layer_norm, x, gamma, beta, tf.constant(epsilon))
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            inputs, products = _run(_layer_norm_gradient, x, mean, factor, gamma, upstream)
+            inputs, products = run_program(_layer_norm_gradient, x, mean, factor, gamma, upstream)
             return inputs, _sum_of_rows(products), _sum_of_rows(upstream)
 
         return outputs, gradient
 
     return normalized(x, gamma, beta)
-
-
-def _run(program: Any, *arguments: tf.Tensor) -> Any:
-    """Calls a program; without TensorFlow's warning of many traces, which here are as many as there are shapes."""
-    return program.get_concrete_function(*arguments)(*arguments)
-
-
-@tf.function(autograph=False, jit_compile=True)
-def _gelu(x: tf.Tensor) -> tf.Tensor:
-    wide = tf.cast(x, tf.float32)
-    return tf.cast(wide * _normal_cdf(wide), x.dtype)
-
-
-@tf.function(autograph=False, jit_compile=True)
-def _gelu_gradient(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
-    wide = tf.cast(x, tf.float32)
-    slope = _normal_cdf(wide) + wide * tf.exp(-0.5 * wide * wide) * _DENSITY_AT_0
-    return tf.cast(tf.cast(upstream, tf.float32) * slope, x.dtype)
-
-
-def _normal_cdf(x: tf.Tensor) -> tf.Tensor:
-    # XLA's error function does not quite reach -1, which a large |x| would show; what is left here is below 2e-8.
-    return tf.where(x < -5.5, 0.0, 0.5 + 0.5 * tf.math.erf(x * math.sqrt(0.5)))
 
 
 @tf.function(autograph=False, jit_compile=True)

@@ -21,13 +21,14 @@ from tl_distributed.models.replacing import replaced_methods
 def use_fused_kernels(model: keras.Model) -> None:
     """Changes what the layers of a built model call, nested models' too; twice is as once."""
     for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization) and _is_plain_batch_norm(layer):
+        if isinstance(layer, keras.layers.BatchNormalization) and is_plain_batch_norm(layer):
             layer.call = types.MethodType(_fused_batch_norm, layer)
         elif isinstance(layer, keras.layers.Conv2D) and is_depthwise(layer):
             layer.convolution_op = types.MethodType(_depthwise_convolution, layer)
 
 
-def _is_plain_batch_norm(layer: Any) -> bool:
+def is_plain_batch_norm(layer: Any) -> bool:
+    """Whether a BatchNorm is of the channels of maps, and of this replica's images alone."""
     return layer.input_spec.ndim == 4 and layer.axis in (-1, 3) and not (layer.renorm or layer.synchronized)
 
 
@@ -44,13 +45,25 @@ def _fused_batch_norm(layer: Any, inputs: Any, training: bool | None = None, mas
         # The kernel's variance is the unbiased one, n / (n - 1) of the batch's own, which Keras keeps.
         count = tf.cast(tf.size(x) // channels, x.dtype)
         variance *= (count - 1.0) / count
-        layer.moving_mean.assign(moving_mean * layer.momentum + mean * (1.0 - layer.momentum))
-        layer.moving_variance.assign(moving_variance * layer.momentum + variance * (1.0 - layer.momentum))
+        move_statistics(layer, mean, variance)
     else:
         outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
             x, scale, offset, mean=moving_mean, variance=moving_variance, epsilon=layer.epsilon, is_training=False
         )
     return keras.ops.cast(outputs, layer.compute_dtype)
+
+
+def move_statistics(layer: Any, mean: tf.Tensor, variance: tf.Tensor) -> None:
+    """Gives a BatchNorm layer's moving statistics their next values.
+
+    Args:
+      layer: In training.
+      mean: `[channels] float32`, of the batch.
+      variance: `[channels] float32`, of the batch, divided by the number of values.
+    """
+    for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        before = keras.ops.convert_to_tensor(moving)
+        moving.assign(before * layer.momentum + value * (1.0 - layer.momentum))
 
 
 def is_depthwise(layer: Any) -> bool:
@@ -83,13 +96,14 @@ def pointwise_products(model: keras.Model) -> Iterator[None]:
     They are, and oneDNN's product and its gradients take three quarters of the time of its convolution on a CPU. Where
     nothing trains the convolution stays: it takes bias and activation along.
     """
-    layers = [layer for layer in model._flatten_layers() if layer.trainable and _is_pointwise(layer)]
+    layers = [layer for layer in model._flatten_layers() if layer.trainable and is_pointwise(layer)]
     products = {layer: types.MethodType(_pointwise_product, layer) for layer in layers}
     with replaced_methods("convolution_op", products):
         yield
 
 
-def _is_pointwise(layer: Any) -> bool:
+def is_pointwise(layer: Any) -> bool:
+    """Whether a convolution is a matrix product of each cell's channels."""
     return (
         isinstance(layer, keras.layers.Conv2D)
         and layer.kernel_size == layer.strides == (1, 1)

@@ -16,6 +16,8 @@ from tl_distributed.errors import UserError
 from tl_distributed.models.compiled_layers import compiled_layers
 from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import pointwise_products, use_fused_kernels
+from tl_distributed.models.normalized_products import normalized_products
+from tl_distributed.models.same_padding import same_padding
 from tl_distributed.pixels.augment import augment_batch
 from tl_distributed.pixels.normalize import normalize
 from tl_distributed.pixels.seeds import per_image_seeds, threefry_2x32
@@ -119,7 +121,8 @@ class ForwardBackward:
             if self._use_products:
                 stack.enter_context(pointwise_products(model))
             if self._compile_layers:
-                stack.enter_context(compiled_layers(model))
+                for fewer_passes in (compiled_layers, normalized_products, same_padding):
+                    stack.enter_context(fewer_passes(model))
             tape = stack.enter_context(tf.GradientTape())
             tape.watch(trainable)
             logits, new_non_trainable = model.stateless_call(trainable, non_trainable, inputs, training=True)
