@@ -5,6 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tl_distributed.models.programs import run_program
+
 _DENSITY_AT_0 = 1.0 / math.sqrt(2.0 * math.pi)
 
 
@@ -30,11 +32,6 @@ def silu(x: tf.Tensor) -> Any:
     """
     x = tf.convert_to_tensor(x)
     return run_program(_silu, x), lambda upstream: run_program(_silu_gradient, x, upstream)
-
-
-def run_program(program: Any, *arguments: tf.Tensor) -> Any:
-    """Calls a program; without TensorFlow's warning of many traces, which here are as many as there are shapes."""
-    return program.get_concrete_function(*arguments)(*arguments)
 
 
 @tf.function(autograph=False, jit_compile=True)

@@ -14,9 +14,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tl_distributed.models.compiled_activations import gelu, run_program, silu
+from tl_distributed.models.compiled_activations import gelu, silu
 from tl_distributed.models.fused_kernels import is_depthwise
 from tl_distributed.models.layer_pairs import pairs_of_layers
+from tl_distributed.models.programs import run_program, sum_of_rows
 from tl_distributed.models.replacing import replaced_methods
 
 _ACTIVATIONS = {keras.activations.gelu: gelu, keras.activations.silu: silu}
@@ -66,7 +67,7 @@ def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) 
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             inputs, products = run_program(_layer_norm_gradient, x, mean, factor, gamma, upstream)
-            return inputs, _sum_of_rows(products), _sum_of_rows(upstream)
+            return inputs, sum_of_rows(products), sum_of_rows(upstream)
 
         return outputs, gradient
 
@@ -93,11 +94,6 @@ def _layer_norm_gradient(
     along = tf.reduce_mean(wanted * normal, axis=-1, keepdims=True)
     inputs = factor * (wanted - tf.reduce_mean(wanted, axis=-1, keepdims=True) - normal * along)
     return tf.cast(inputs, x.dtype), upstream * normal
-
-
-def _sum_of_rows(values: tf.Tensor) -> tf.Tensor:
-    """Returns `[channels] float32`; of all operations that sum so, this one is the fastest on a CPU."""
-    return tf.raw_ops.BiasAddGrad(out_backprop=tf.cast(values, tf.float32))
 
 
 def _is_plain_layer_norm(layer: Any) -> bool:

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tl_distributed.models.fused_kernels import is_plain_batch_norm, is_pointwise, move_statistics
 from tl_distributed.models.layer_pairs import pairs_of_layers
+from tl_distributed.models.programs import sum_of_rows
 from tl_distributed.models.replacing import replaced_methods
 
 # Below these the products of the narrow map with itself cost more than the passes over the wide one.
@@ -122,7 +123,7 @@ def normalized_product(
 
     @tf.custom_gradient
     def product(x: tf.Tensor, kernel: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
-        mean = _sum_of_rows(x) / rows
+        mean = sum_of_rows(x) / rows
         centred = x - mean
         # The covariance of x and x @ kernel, times rows.
         shared = tf.linalg.matmul(tf.linalg.matmul(centred, centred, transpose_a=True), kernel)
@@ -135,7 +136,7 @@ def normalized_product(
 
         def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
             upstream = _rectified_gradient(rectifier, upstream, outputs)
-            of_beta = _sum_of_rows(upstream)
+            of_beta = tf.linalg.matmul(tf.ones([1, x.shape[0]]), upstream)[0]  # of wide maps the fastest sum
             products = tf.linalg.matmul(centred, upstream, transpose_a=True)
             of_gamma = tf.reduce_sum(kernel * products, axis=0) * factor
             along = of_gamma * factor / rows
@@ -155,11 +156,6 @@ def _rectified_gradient(rectifier: Any | None, upstream: tf.Tensor, outputs: tf.
     if rectifier is tf.nn.relu6:
         return tf.raw_ops.Relu6Grad(gradients=upstream, features=outputs)
     return upstream
-
-
-def _sum_of_rows(values: tf.Tensor) -> tf.Tensor:
-    """Returns `[channels]`; of all operations that sum so, this one is the fastest on a CPU."""
-    return tf.raw_ops.BiasAddGrad(out_backprop=values)
 
 
 def _value(variable: Any) -> tf.Tensor:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tl_distributed.data.splits import Batch
 from tl_distributed.errors import UserError
+from tl_distributed.models.compiled_batch_norm import compiled_batch_norm
 from tl_distributed.models.compiled_layers import compiled_layers
 from tl_distributed.models.folding import folded_batch_norm
 from tl_distributed.models.fused_kernels import pointwise_products, use_fused_kernels
@@ -121,7 +122,7 @@ class ForwardBackward:
             if self._use_products:
                 stack.enter_context(pointwise_products(model))
             if self._compile_layers:
-                for fewer_passes in (compiled_layers, normalized_products, same_padding):
+                for fewer_passes in (compiled_batch_norm, normalized_products, compiled_layers, same_padding):
                     stack.enter_context(fewer_passes(model))
             tape = stack.enter_context(tf.GradientTape())
             tape.watch(trainable)
