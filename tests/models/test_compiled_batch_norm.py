@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from norm_layers import assert_equal, images, network, norms_left, results
+from norm_layers import SIZE, assert_equal, images, network, norms_left, results
 
 from tl_distributed.models import compiled_batch_norm as compiled
 from tl_distributed.models.compiled_batch_norm import batch_norm, compiled_batch_norm
@@ -28,9 +28,10 @@ def small_maps(monkeypatch):
         lambda: network(layers.Activation("relu6"), norm={"center": False, "momentum": 0.7, "epsilon": 0.1}),
         lambda: network(layers.Activation("relu")),
         lambda: network(layers.ReLU(negative_slope=0.1)),
+        lambda: network(lambda x: x * 2.0),
         lambda: network(),
     ],
-    ids=["relu6", "relu", "relu6 as activation", "relu as activation", "another activation", "none"],
+    ids=["relu6", "relu", "relu6 as activation", "relu as activation", "another activation", "an operation", "none"],
 )
 @pytest.mark.usefixtures("small_maps")
 def test_is_what_keras_computes(make):
@@ -81,6 +82,18 @@ def test_an_activation_that_is_not_the_only_taker_stays():
     with compiled_batch_norm(model):
         assert_equal(results(model, images()), before, 3e-5)
         assert norms_left(model) == 0
+
+
+@pytest.mark.usefixtures("small_maps")
+def test_layers_that_infer_within_a_training_step_infer():
+    """As Keras's guides have it for fine-tuning: `base(inputs, training=False)`."""
+    inputs = keras.Input(SIZE[1:], batch_size=SIZE[0])
+    model = keras.Model(inputs, network(layers.ReLU(6.0))(inputs, training=False))
+    use_fused_kernels(model)
+    before = results(model, images())
+    with compiled_batch_norm(model):
+        assert_equal(results(model, images()), before, 3e-5)
+        assert norms_left(model) == 1
 
 
 @pytest.mark.parametrize("mean", [0.0, 100.0])

@@ -22,9 +22,10 @@ from tl_distributed.models.normalized_products import normalized_product, normal
         lambda: network(layers.Activation("relu6"), norm={"center": False, "momentum": 0.7, "epsilon": 0.1}),
         lambda: network(layers.Activation("relu"), convolution={"kernel_initializer": "ones"}),
         lambda: network(layers.Activation("silu")),
+        lambda: network(lambda x: x * 2.0),
         lambda: network(),
     ],
-    ids=["relu6", "relu", "relu6 as activation", "equal channels", "another activation", "none"],
+    ids=["relu6", "relu", "relu6 as activation", "equal channels", "another activation", "an operation", "none"],
 )
 def test_is_what_keras_computes(make):
     model = make()
@@ -99,6 +100,17 @@ def test_with_convolutions_as_products():
     use_fused_kernels(model)
     with pointwise_products(model), normalized_products(model):
         assert_equal(results(model, images()), stock, 3e-5)
+
+
+def test_layers_that_infer_within_a_training_step_infer():
+    """As Keras's guides have it for fine-tuning: `base(inputs, training=False)`."""
+    inputs = keras.Input(SIZE[1:], batch_size=SIZE[0])
+    model = keras.Model(inputs, network(layers.ReLU(6.0))(inputs, training=False))
+    use_fused_kernels(model)
+    before = results(model, images())
+    with normalized_products(model):
+        assert_equal(results(model, images()), before, 3e-5)
+        assert norms_left(model) == 1
 
 
 @pytest.mark.parametrize("mean", [0.0, 100.0])

@@ -62,7 +62,7 @@ def _is_norm(layer: Any) -> bool:
 
 
 def _is_activation(layer: Any) -> bool:
-    return layer.compute_dtype == "float32" and _name_of(layer) != "linear"
+    return _name_of(layer) != "linear" and layer.compute_dtype == "float32"
 
 
 def _name_of(layer: Any | None) -> str:

@@ -11,7 +11,7 @@ wide map are made in place of seventeen. All is equal to Keras's to rounding.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -41,11 +41,25 @@ def normalized_products(model: keras.Model) -> Iterator[None]:
     calls: dict[Any, Callable] = {}
     for layer, norm in pairs_of_layers(model, _widens, _is_norm):
         rectifier = rectifiers.get(norm)
-        after = [norm] if rectifier is None else [norm, rectifier]
-        calls[layer] = _normalized_call(layer, norm, rectifier, [step.call for step in after])
-        calls |= dict.fromkeys(after, lambda inputs, training=None, mask=None: inputs)
-    with replaced_methods("call", calls):
+        calls[layer] = lambda inputs: inputs  # since BatchNorm alone is told whether it trains
+        calls[norm] = _norm_call(layer, norm, rectifier)
+        if rectifier is not None:
+            calls[rectifier] = lambda inputs: inputs
+    with _of_any_channels(filter(_is_norm, list(calls))), replaced_methods("call", calls):
         yield
+
+
+@contextlib.contextmanager
+def _of_any_channels(norms: Iterable[Any]) -> Iterator[None]:
+    """Has layers take any number of channels, which Keras checks before it calls them."""
+    before = {norm: norm.input_spec for norm in norms}
+    try:
+        for norm in before:
+            norm.input_spec = None
+        yield
+    finally:
+        for norm, spec in before.items():
+            norm.input_spec = spec
 
 
 def _widens(layer: Any) -> bool:
@@ -73,7 +87,9 @@ def _is_rectifier(layer: Any) -> bool:
 
 
 def _rectifier(layer: Any) -> Any | None:
-    """Returns TensorFlow's function of a ReLU layer, `None` for other layers."""
+    """Returns TensorFlow's function of a ReLU layer in float32, `None` for other layers."""
+    if type(layer) not in (keras.layers.ReLU, keras.layers.Activation) or layer.compute_dtype != "float32":
+        return None
     if type(layer) is keras.layers.ReLU and layer.threshold == layer.negative_slope == 0.0:
         return {None: tf.nn.relu, 6.0: tf.nn.relu6}.get(layer.max_value)
     if type(layer) is keras.layers.Activation:
@@ -81,14 +97,15 @@ def _rectifier(layer: Any) -> Any | None:
     return None
 
 
-def _normalized_call(layer: Any, norm: Any, rectifier: Any | None, others: list[Callable]) -> Callable:
-    """Returns `layer.call` with what `norm` and `rectifier` would do to its output; `others` are these two's `call`."""
+def _norm_call(layer: Any, norm: Any, rectifier: Any | None) -> Callable:
+    """Returns `norm.call` of what a convolution is given, with the convolution before it and the rectifier after it."""
+    convolution, plain, after = layer.call, norm.call, rectifier and rectifier.call
 
-    def call(inputs: Any) -> Any:
+    def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         channels, rows = inputs.shape[-1], inputs.shape[:-1].num_elements()
-        if rows is None or rows < _LEAST_ROWS_A_CHANNEL * channels:
-            outputs = others[0](layer.__class__.call(layer, inputs), training=True)
-            return others[1](outputs) if rectifier is not None else outputs
+        if not training or rows is None or rows < _LEAST_ROWS_A_CHANNEL * channels:
+            outputs = plain(convolution(inputs), training=training)
+            return outputs if after is None else after(outputs)
         kernel = tf.reshape(_value(layer.kernel), [channels, layer.filters])
         gamma = _value(norm.gamma) if norm.scale else tf.ones([layer.filters])
         beta = _value(norm.beta) if norm.center else tf.zeros([layer.filters])
