@@ -102,17 +102,6 @@ def test_with_convolutions_as_products():
         assert_equal(results(model, images()), stock, 3e-5)
 
 
-def test_layers_that_infer_within_a_training_step_infer():
-    """As Keras's guides have it for fine-tuning: `base(inputs, training=False)`."""
-    inputs = keras.Input(SIZE[1:], batch_size=SIZE[0])
-    model = keras.Model(inputs, network(layers.ReLU(6.0))(inputs, training=False))
-    use_fused_kernels(model)
-    before = results(model, images())
-    with normalized_products(model):
-        assert_equal(results(model, images()), before, 3e-5)
-        assert norms_left(model) == 1
-
-
 @pytest.mark.parametrize("mean", [0.0, 100.0])
 @pytest.mark.parametrize("rectifier", [None, tf.nn.relu, tf.nn.relu6])
 def test_against_float64(rectifier, mean):

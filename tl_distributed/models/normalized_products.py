@@ -6,8 +6,8 @@ narrow map with itself. With both known BatchNorm is a factor and an offset a ch
 
 Likewise backward: with BatchNorm's own gradient (Ioffe and Szegedy, arXiv:1502.03167, section 3) written out and
 `upstream - mean - normal * mean(upstream * normal)` multiplied by the narrow map, all that is left of the wide maps are
-`x' @ upstream` and `upstream @ kernel'`, the products that a convolution's gradients are anyway. So six passes over the
-wide map are made in place of seventeen. All is equal to Keras's to rounding.
+`x' @ upstream` and `upstream @ kernel'`, the products that a convolution's gradients are anyway. So there are seven
+passes over the wide map in place of seventeen. All is equal to Keras's to rounding.
 """
 
 import contextlib
