@@ -36,7 +36,7 @@ def build_from_preset(text: str, image_size: int, *, load_weights: bool) -> Any:
     import keras
 
     preset_image_size(text)  # says what is wrong with the preset, before anything of it is made
-    backbone = _vision_part(_from_preset(text, image_size, load_weights), text)
+    backbone = _with_own_positions(_vision_part(_from_preset(text, image_size, load_weights), text))
     mend_configs()
     converter = _converter(text)
     image = keras.Input((image_size, image_size, 3), name="image")
@@ -80,6 +80,24 @@ def _vision_part(backbone: Any, text: str) -> Any:
     if len(keras.tree.flatten(backbone.output)) != 1:
         raise UserError(f"--backbone={text}: {type(backbone).__name__} returns several outputs, of which none is meant")
     return backbone
+
+
+def _with_own_positions(backbone: Any) -> Any:
+    """Returns DINOv2's backbone with positions of the size that it is for.
+
+    It keeps those of its preset, and saves what has been trained interpolated to their size and back, which is not what
+    was trained.
+    """
+    config = backbone.get_config()
+    if config.get("position_embedding_shape") in (None, config.get("image_shape")):
+        return backbone
+    fresh = type(backbone).from_config({**config, "position_embedding_shape": config["image_shape"]})
+    for own, given in zip(fresh.weights, backbone.weights, strict=True):
+        if own.shape == given.shape:
+            own.assign(given)
+    (embedding,) = [layer for layer in fresh._flatten_layers() if hasattr(layer, "interpolated_position_embeddings")]
+    embedding.position_embeddings.assign(embedding.interpolated_position_embeddings)
+    return fresh
 
 
 def _opened(backbone: Any, image: Any, normalized: Any, text: str) -> Any:

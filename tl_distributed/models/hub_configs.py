@@ -1,4 +1,4 @@
-"""Configs of KerasHub's layers from which the layers cannot be made anew, as a model that is opened has to be.
+"""What KerasHub's layers write of themselves and cannot be made anew from, as a model that is opened has to be.
 
 Found in KerasHub 0.32. They are mended where a model is written, so that the file opens in stock Keras and KerasHub.
 """
@@ -12,6 +12,7 @@ _MODULE = "keras_hub.src.models.vit.vit_layers"
 # Theirs name what follows from the rest, which the constructors refuse, and leave out whether there is a bias.
 _CLASSES = ("ViTPatchingAndEmbedding", "ViTEncoderBlock")
 _OF_EVERY_LAYER = ("name", "trainable", "dtype")
+_DINOV2 = "keras_hub.src.models.dinov2.dinov2_layers"
 
 
 def mend_configs() -> None:
@@ -20,6 +21,9 @@ def mend_configs() -> None:
         kind = getattr(sys.modules.get(_MODULE), name, None)
         if kind is not None:
             _mend(kind)
+    if _DINOV2 in sys.modules:
+        # Trained positions are written where the sum of what they moved by is positive, and else those of before.
+        sys.modules[_DINOV2].DINOV2Embedding._is_interpolated_position_embeddings_updated = lambda _: True
 
 
 @functools.cache
