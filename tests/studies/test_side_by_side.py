@@ -1,5 +1,6 @@
 """Several runs on one node at a time: what each sees, and how they end together."""
 
+import contextlib
 import csv
 import os
 import pathlib
@@ -93,9 +94,10 @@ def test_a_run_is_confined_to_its_share(tmp_path):
     psutil, core, seen = pytest.importorskip("psutil"), min(os.sched_getaffinity(0)), []
 
     def look() -> None:
-        seen.extend(
-            child.cpu_affinity() for child in psutil.Process().children() if "tl_distributed" in child.cmdline()[2]
-        )
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it, or what another test has left, has just ended
+                if "tl_distributed.studies.child" in child.cmdline():
+                    seen.append(child.cpu_affinity())
 
     arguments, log = [f"--data_dir={tmp_path}/none"], tmp_path / "log"
     assert train_in_process(arguments, log, look, device=Device(cores=(core,))) == 2, log.read_text()

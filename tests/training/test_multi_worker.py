@@ -108,6 +108,21 @@ def test_four_workers_are_four_replicas(data_dir, tmp_path, cluster, alone):
 
 
 @pytest.mark.slow
+def test_a_task_of_ones_own_is_the_same_on_two_workers(data_dir, tmp_path, cluster):
+    own = {"task": "own_tasks:Ordinal", "class_weights": "none", "backbone": "tiny"}  # without BatchNorm of replicas
+    shared = settings(data_dir, tmp_path / "many", **own)
+    train_alone(**{**shared, "workdir": str(tmp_path / "alone")})
+    workers = cluster(2).start_all(*flags(**shared))
+    assert workers.wait() == [0, 0], workers.log(0) + workers.log(1)
+    for name in ("loss", "off_by", "gradient_norm", "val_loss", "val_off_by"):
+        expected = curve(tmp_path / "alone", name)
+        assert len(expected) > 1
+        np.testing.assert_allclose(curve(tmp_path / "many", name), expected, rtol=1e-5, err_msg=name)
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("alone", "many")]
+    assert results[1]["test_off_by"] == pytest.approx(results[0]["test_off_by"], rel=1e-5)
+
+
+@pytest.mark.slow
 def test_two_workers_of_two_replicas_stream_the_same_data(data_dir, tmp_path, cluster):
     shared = {"input_mode": "disk", "shuffle_blocks": 2, "ema_decay": 0.9}
     train_alone(**settings(data_dir, tmp_path / "alone", **shared))
