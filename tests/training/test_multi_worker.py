@@ -107,12 +107,12 @@ def test_four_workers_are_four_replicas(data_dir, tmp_path, cluster, alone):
     assert files[0] == files[1]  # the chief alone writes
 
 
-@pytest.mark.slow
 def test_a_task_of_ones_own_is_the_same_on_two_workers(data_dir, tmp_path, cluster):
+    """Of two replicas each, which evaluation gathers from: of what lies on the host it would wait for ever."""
     own = {"task": "own_tasks:Ordinal", "class_weights": "none", "backbone": "tiny"}  # without BatchNorm of replicas
     shared = settings(data_dir, tmp_path / "many", **own)
     train_alone(**{**shared, "workdir": str(tmp_path / "alone")})
-    workers = cluster(2).start_all(*flags(**shared))
+    workers = cluster(2).start_all(*flags(**shared, virtual_devices=2))
     assert workers.wait() == [0, 0], workers.log(0) + workers.log(1)
     for name in ("loss", "off_by", "gradient_norm", "val_loss", "val_off_by"):
         expected = curve(tmp_path / "alone", name)

@@ -167,9 +167,9 @@ class Evaluator:
             with tf.device(HOST):  # so that only the replica's own part goes to its device
                 first = (tf.cast(replica_id, tf.int32) - self._local_replicas.start) * size
                 own = [None if part is None else part[first : first + size] for part in batch]
-                labels = tf.cast(own[1], tf.int64)
+            part_of_batch = Batch(*(None if part is None else tf.identity(part) for part in own))
             arguments = (
-                Batch(*(None if part is None else tf.identity(part) for part in own)),
+                part_of_batch,
                 self._handles(self._model.trainable_variables, use_averages),
                 self._handles(self._model.non_trainable_variables, use_averages),
                 None if temperatures is None else tf.identity(temperatures),
@@ -177,7 +177,8 @@ class Evaluator:
             shape = (*own[0].shape, 0 if temperatures is None else temperatures.shape[0])
             if (program := self._concrete.get(shape)) is None:
                 program = self._concrete[shape] = self.function.get_concrete_function(*arguments)
-            found = {_LABELS: labels, **program(*arguments)}
+            # On the replica's device: of what lies elsewhere a gather over workers of several replicas never ends.
+            found = {_LABELS: tf.cast(part_of_batch.labels, tf.int64), **program(*arguments)}
             return {name: part for name, part in found.items() if keep_probabilities or name != _PROBABILITIES}
 
         def run(batch: Batch, temperatures: tf.Tensor | None) -> dict[str, tuple[tf.Tensor, ...]]:
