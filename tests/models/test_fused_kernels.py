@@ -5,26 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from norm_layers import results
 
 from tl_distributed.models.fused_kernels import pointwise_products, use_fused_kernels
-
-
-def compute(model: keras.Model, images: np.ndarray, *, training: bool) -> dict[str, list[np.ndarray]]:
-    """Returns what a model makes of images: outputs, gradients of a function of them, new statistics."""
-
-    @tf.function
-    def run(trainable, rest, inputs):
-        with tf.GradientTape() as tape:
-            tape.watch([inputs, trainable])
-            outputs, new_rest = model.stateless_call(trainable, rest, inputs, training=training)
-            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 3)
-        gradients = tape.gradient(loss, [inputs, *trainable], unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return {"outputs": [outputs], "gradients": gradients, "statistics": new_rest}
-
-    groups = (model.trainable_variables, model.non_trainable_variables)
-    values = [[tf.identity(variable.value) for variable in group] for group in groups]
-    results = run(*values, tf.constant(images))
-    return tf.nest.map_structure(lambda tensor: np.asarray(tensor, np.float64), results)
 
 
 def assert_unchanged(model: keras.Model, images: np.ndarray, *, training: bool, tolerance: float) -> None:
@@ -32,9 +15,9 @@ def assert_unchanged(model: keras.Model, images: np.ndarray, *, training: bool, 
     for variable in model.weights:  # what a layer begins with, 0 and 1, hides what it does with it
         noise = np.random.default_rng(len(variable.path)).uniform(0.5, 1.5, variable.shape)
         variable.assign(noise if len(variable.shape) < 2 else variable.numpy() * noise)
-    stock = compute(model, images, training=training)
+    stock = results(model, images, training=training)
     use_fused_kernels(model)
-    fused = compute(model, images, training=training)
+    fused = results(model, images, training=training)
     for kind, expected in stock.items():
         for one, other in zip(fused[kind], expected, strict=True):
             scale = max(np.abs(other).max(), 1e-3)
@@ -68,7 +51,7 @@ def test_batch_norm_of_one_value_a_channel_keeps_its_variance_of_nothing():
     inputs = keras.Input((1, 1, 6), batch_size=1)
     model = keras.Model(inputs, layers.BatchNormalization(momentum=0.5)(inputs))
     use_fused_kernels(model)
-    mean, variance = compute(model, images(1, 1, 1, 6), training=True)["statistics"]
+    mean, variance = results(model, images(1, 1, 1, 6), training=True)["statistics"]
     np.testing.assert_allclose(mean, images(1, 1, 1, 6).ravel() / 2, rtol=1e-6)
     np.testing.assert_allclose(variance, 0.5)
 
@@ -116,9 +99,9 @@ def test_a_whole_network_and_its_file(tmp_path):
 def test_pointwise_convolution_is_a_matrix_product(arguments):
     inputs = keras.Input((5, 4, 6), batch_size=3)
     model = keras.Model(inputs, layers.Conv2D(7, 1, **arguments)(inputs))
-    stock = compute(model, images(3, 5, 4, 6), training=True)
+    stock = results(model, images(3, 5, 4, 6), training=True)
     with pointwise_products(model):
-        found = compute(model, images(3, 5, 4, 6), training=True)
+        found = results(model, images(3, 5, 4, 6), training=True)
     tolerance = 5e-2 if "dtype" in arguments else 1e-5
     for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(stock), strict=True):
         scale = np.abs(other).max()

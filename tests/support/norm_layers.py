@@ -26,21 +26,24 @@ def network(*after: keras.layers.Layer, convolution: dict | None = None, norm: d
     return model
 
 
-def results(model: keras.Model, inputs: tf.Tensor) -> dict[str, list[np.ndarray]]:
-    """Returns what training steps take from a model: outputs, gradients of a function of them, new statistics."""
+def results(
+    model: keras.Model, inputs: np.ndarray | tf.Tensor, *, training: bool = True
+) -> dict[str, list[np.ndarray]]:
+    """Returns what steps take from a model: outputs, gradients of a function of them, new statistics."""
 
     @tf.function(autograph=False)
     def run(trainable, rest, inputs):
         with tf.GradientTape() as tape:
             tape.watch([inputs, trainable])
-            outputs, statistics = model.stateless_call(trainable, rest, inputs, training=True)
+            outputs, statistics = model.stateless_call(trainable, rest, inputs, training=training)
             loss = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 3)
         gradients = tape.gradient(loss, [inputs, *trainable], unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return {"outputs": [outputs], "gradients": gradients, "statistics": statistics}
 
     groups = (model.trainable_variables, model.non_trainable_variables)
     values = [[tf.identity(variable.value) for variable in group] for group in groups]
-    return tf.nest.map_structure(lambda tensor: tensor.numpy().astype(np.float64), run(*values, inputs))
+    found = run(*values, tf.convert_to_tensor(inputs))
+    return tf.nest.map_structure(lambda tensor: tensor.numpy().astype(np.float64), found)
 
 
 def norms_left(model: keras.Model) -> int:

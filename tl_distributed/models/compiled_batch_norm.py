@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tl_distributed.models.fused_kernels import is_plain_batch_norm, move_statistics
+from tl_distributed.models.fused_kernels import is_trained_batch_norm, move_statistics
+from tl_distributed.models.layer_values import factor_and_offset
 from tl_distributed.models.programs import run_program, sum_of_rows
 from tl_distributed.models.replacing import replaced_methods
 
@@ -34,13 +35,7 @@ def compiled_batch_norm(model: keras.Model) -> Iterator[None]:
 
 
 def _is_norm(layer: Any) -> bool:
-    return (
-        type(layer) is keras.layers.BatchNormalization
-        and is_plain_batch_norm(layer)
-        and layer.trainable
-        and layer.compute_dtype == "float32"
-        and layer.input_spec.axes[layer.axis] % _CHANNELS_OF_ONEDNN != 0
-    )
+    return is_trained_batch_norm(layer) and layer.input_spec.axes[layer.axis] % _CHANNELS_OF_ONEDNN != 0
 
 
 def _norm_call(norm: Any, plain: Callable) -> Callable:
@@ -50,8 +45,7 @@ def _norm_call(norm: Any, plain: Callable) -> Callable:
         rows, channels = inputs.shape[:-1].num_elements(), inputs.shape[-1]
         if not training or rows is None or rows % _ROWS_OF_A_SUM or rows * channels < _LEAST_VALUES:
             return plain(inputs, training=training)
-        gamma = _value(norm.gamma) if norm.scale else tf.ones([channels])
-        beta = _value(norm.beta) if norm.center else tf.zeros([channels])
+        gamma, beta = factor_and_offset(norm, channels)
         outputs, mean, variance = batch_norm(tf.reshape(inputs, [-1, channels]), gamma, beta, epsilon=norm.epsilon)
         move_statistics(norm, mean, variance)
         return tf.reshape(outputs, inputs.shape)
@@ -130,7 +124,3 @@ def _partial_sums(function: Callable, *values: tf.Tensor) -> tf.Tensor:
     while len(terms) > 1:
         terms = [one + other for one, other in zip(terms[::2], terms[1::2], strict=True)]
     return terms[0]
-
-
-def _value(variable: Any) -> tf.Tensor:
-    return tf.convert_to_tensor(keras.ops.convert_to_tensor(variable))

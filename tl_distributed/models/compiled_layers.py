@@ -17,6 +17,7 @@ import tensorflow as tf
 from tl_distributed.models.compiled_activations import gelu, silu
 from tl_distributed.models.fused_kernels import is_depthwise
 from tl_distributed.models.layer_pairs import pairs_of_layers
+from tl_distributed.models.layer_values import factor_and_offset, value_of
 from tl_distributed.models.programs import run_program, sum_of_rows
 from tl_distributed.models.replacing import replaced_methods
 
@@ -103,8 +104,7 @@ def _is_plain_layer_norm(layer: Any) -> bool:
 def _compiled_layer_norm(layer: Any, inputs: Any) -> Any:
     """`LayerNormalization.call`."""
     channels = inputs.shape[-1]
-    gamma = _value(layer.gamma) if layer.scale else tf.ones([channels])
-    beta = _value(layer.beta) if layer.center else tf.zeros([channels])
+    gamma, beta = factor_and_offset(layer, channels)
     return keras.ops.cast(layer_norm(inputs, gamma, beta, layer.epsilon), layer.compute_dtype)
 
 
@@ -132,9 +132,9 @@ def _dense_call(scale: Any | None) -> Any:
     def call(layer: Any, inputs: Any, training: bool | None = None) -> Any:
         if scale is None and inputs.shape.rank == 2:
             return type(layer).call(layer, inputs, training=training)
-        kernel, bias = _value(layer.kernel), _value(layer.bias) if layer.use_bias else None
+        kernel, bias = value_of(layer.kernel), value_of(layer.bias) if layer.use_bias else None
         if scale is not None:
-            gamma = _value(scale.gamma)
+            gamma = value_of(scale.gamma)
             kernel, bias = kernel * gamma, None if bias is None else bias * gamma
         outputs = tf.linalg.matmul(tf.reshape(inputs, [-1, inputs.shape[-1]]), kernel)
         if bias is not None:
@@ -164,7 +164,7 @@ def _is_depthwise_of_small_maps(layer: Any) -> bool:
 
 def _depthwise_convolution(layer: Any, inputs: Any, kernel: Any) -> Any:
     """`Conv2D.convolution_op` of as many groups as channels, `[batch, height, width, channels]`."""
-    kernel = tf.transpose(_value(kernel), [0, 1, 3, 2])  # [height, width, channels, 1], as the operation has it
+    kernel = tf.transpose(value_of(kernel), [0, 1, 3, 2])  # [height, width, channels, 1], as the operation has it
     padding = [((size - 1) // 2, size // 2) for size in layer.kernel_size]
 
     @tf.custom_gradient
@@ -191,7 +191,3 @@ def _kernel_gradient(x: tf.Tensor, upstream: tf.Tensor, padding: list[tuple[int,
     of_images = tf.nn.depthwise_conv2d(padded, upstream, [1, 1, 1, 1], "VALID")[0]
     height, width = of_images.shape[:2]
     return tf.reduce_sum(tf.reshape(of_images, [height, width, -1, channels]), axis=2)[..., tf.newaxis]
-
-
-def _value(variable: Any) -> tf.Tensor:
-    return tf.convert_to_tensor(keras.ops.convert_to_tensor(variable))  # Keras may give a variable of TensorFlow

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from tl_distributed.models.layer_pairs import pairs_of_layers
+from tl_distributed.models.layer_values import value_of
 from tl_distributed.models.replacing import replaced_methods
 
 
@@ -63,15 +64,15 @@ def _folded_call(norm: Any) -> Any:
     """Returns the `call` of a layer with what `norm` would do to its output."""
 
     def call(layer: Any, inputs: Any) -> tf.Tensor:
-        factor = tf.math.rsqrt(_value(norm.moving_variance) + norm.epsilon)
+        factor = tf.math.rsqrt(value_of(norm.moving_variance) + norm.epsilon)
         if norm.scale:
-            factor *= _value(norm.gamma)
-        mean = _value(norm.moving_mean)
+            factor *= value_of(norm.gamma)
+        mean = value_of(norm.moving_mean)
         if layer.use_bias:
-            mean -= _value(layer.bias)
+            mean -= value_of(layer.bias)
         offset = -mean * factor
         if norm.center:
-            offset += _value(norm.beta)
+            offset += value_of(norm.beta)
         return tf.nn.bias_add(_scaled(layer, inputs, factor), offset)
 
     return call
@@ -80,15 +81,11 @@ def _folded_call(norm: Any) -> Any:
 def _scaled(layer: Any, inputs: Any, factor: tf.Tensor) -> Any:
     """Returns a layer's output without bias, each channel times its factor."""
     if isinstance(layer, keras.layers.Conv2D):
-        return layer.convolution_op(inputs, _value(layer.kernel) * factor)
+        return layer.convolution_op(inputs, value_of(layer.kernel) * factor)
     how = {"strides": layer.strides, "padding": layer.padding, "dilation_rate": layer.dilation_rate}
     if isinstance(layer, keras.layers.SeparableConv2D):
-        pointwise = _value(layer.pointwise_kernel) * factor
-        return keras.ops.separable_conv(inputs, _value(layer.depthwise_kernel), pointwise, **how)
-    kernel = _value(layer.kernel)
+        pointwise = value_of(layer.pointwise_kernel) * factor
+        return keras.ops.separable_conv(inputs, value_of(layer.depthwise_kernel), pointwise, **how)
+    kernel = value_of(layer.kernel)
     # Channel c * multiplier + m of the output belongs to kernel[..., c, m].
     return keras.ops.depthwise_conv(inputs, kernel * tf.reshape(factor, kernel.shape[2:]), **how)
-
-
-def _value(variable: Any) -> tf.Tensor:
-    return keras.ops.convert_to_tensor(variable)

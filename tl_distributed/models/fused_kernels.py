@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tl_distributed.models.layer_values import factor_and_offset
 from tl_distributed.models.replacing import replaced_methods
 
 
@@ -32,13 +33,22 @@ def is_plain_batch_norm(layer: Any) -> bool:
     return layer.input_spec.ndim == 4 and layer.axis in (-1, 3) and not (layer.renorm or layer.synchronized)
 
 
+def is_trained_batch_norm(layer: Any) -> bool:
+    """Whether a layer is Keras's own BatchNorm, plain, trained and in float32."""
+    return (
+        type(layer) is keras.layers.BatchNormalization
+        and is_plain_batch_norm(layer)
+        and layer.trainable
+        and layer.compute_dtype == "float32"
+    )
+
+
 def _fused_batch_norm(layer: Any, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
     """`BatchNormalization.call` in one kernel; in float32 where the policy is a mixed one, as Keras does."""
     del mask  # of sequences; images have none
     x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
     channels = x.shape[-1]
-    scale = keras.ops.convert_to_tensor(layer.gamma) if layer.scale else tf.ones([channels])
-    offset = keras.ops.convert_to_tensor(layer.beta) if layer.center else tf.zeros([channels])
+    scale, offset = factor_and_offset(layer, channels)
     moving_mean, moving_variance = map(keras.ops.convert_to_tensor, (layer.moving_mean, layer.moving_variance))
     if training and layer.trainable:
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, scale, offset, epsilon=layer.epsilon)

@@ -17,8 +17,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tl_distributed.models.fused_kernels import is_plain_batch_norm, is_pointwise, move_statistics
+from tl_distributed.models.fused_kernels import is_pointwise, is_trained_batch_norm, move_statistics
 from tl_distributed.models.layer_pairs import pairs_of_layers
+from tl_distributed.models.layer_values import factor_and_offset, value_of
 from tl_distributed.models.programs import sum_of_rows
 from tl_distributed.models.replacing import replaced_methods
 
@@ -37,15 +38,15 @@ def normalized_products(model: keras.Model) -> Iterator[None]:
     Args:
       model: Called with `training=True`.
     """
-    rectifiers = dict(pairs_of_layers(model, _is_norm, _is_rectifier))
+    rectifiers = dict(pairs_of_layers(model, is_trained_batch_norm, _is_rectifier))
     calls: dict[Any, Callable] = {}
-    for layer, norm in pairs_of_layers(model, _widens, _is_norm):
+    for layer, norm in pairs_of_layers(model, _widens, is_trained_batch_norm):
         rectifier = rectifiers.get(norm)
         calls[layer] = lambda inputs: inputs  # since BatchNorm alone is told whether it trains
         calls[norm] = _norm_call(layer, norm, rectifier)
         if rectifier is not None:
             calls[rectifier] = lambda inputs: inputs
-    with _of_any_channels(filter(_is_norm, list(calls))), replaced_methods("call", calls):
+    with _of_any_channels(filter(is_trained_batch_norm, list(calls))), replaced_methods("call", calls):
         yield
 
 
@@ -73,15 +74,6 @@ def _widens(layer: Any) -> bool:
     )
 
 
-def _is_norm(layer: Any) -> bool:
-    return (
-        type(layer) is keras.layers.BatchNormalization
-        and is_plain_batch_norm(layer)
-        and layer.trainable
-        and layer.compute_dtype == "float32"
-    )
-
-
 def _is_rectifier(layer: Any) -> bool:
     return _rectifier(layer) is not None
 
@@ -106,15 +98,14 @@ def _norm_call(layer: Any, norm: Any, rectifier: Any | None) -> Callable:
         if not training or rows is None or rows < _LEAST_ROWS_A_CHANNEL * channels:
             outputs = plain(convolution(inputs), training=training)
             return outputs if after is None else after(outputs)
-        kernel = tf.reshape(_value(layer.kernel), [channels, layer.filters])
-        gamma = _value(norm.gamma) if norm.scale else tf.ones([layer.filters])
-        beta = _value(norm.beta) if norm.center else tf.zeros([layer.filters])
+        kernel = tf.reshape(value_of(layer.kernel), [channels, layer.filters])
+        gamma, beta = factor_and_offset(norm, layer.filters)
         outputs, mean, variance = normalized_product(
             tf.reshape(inputs, [-1, channels]), kernel, gamma, beta,
             epsilon=norm.epsilon, rectifier=_rectifier(rectifier),
         )  # fmt: skip
         if layer.use_bias:
-            mean += _value(layer.bias)  # which the normalisation takes out again
+            mean += value_of(layer.bias)  # which the normalisation takes out again
         move_statistics(norm, mean, variance)
         return tf.reshape(outputs, [*inputs.shape[:-1], layer.filters])
 
@@ -173,7 +164,3 @@ def _rectified_gradient(rectifier: Any | None, upstream: tf.Tensor, outputs: tf.
     if rectifier is tf.nn.relu6:
         return tf.raw_ops.Relu6Grad(gradients=upstream, features=outputs)
     return upstream
-
-
-def _value(variable: Any) -> tf.Tensor:
-    return tf.convert_to_tensor(keras.ops.convert_to_tensor(variable))

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tl_distributed.models.layer_pairs import pairs_of_layers
+from tl_distributed.models.layer_values import value_of
 from tl_distributed.models.replacing import replaced_methods
 
 
@@ -63,10 +64,10 @@ def _same_call(layer: Any) -> Callable:
     """Returns `DepthwiseConv2D.call` with SAME in place of its padding."""
 
     def call(inputs: Any) -> Any:
-        kernel = tf.convert_to_tensor(keras.ops.convert_to_tensor(layer.kernel))
+        kernel = value_of(layer.kernel)
         outputs = tf.nn.depthwise_conv2d(inputs, kernel, [1, *layer.strides, 1], "SAME")
         if layer.use_bias:
-            outputs = tf.nn.bias_add(outputs, keras.ops.convert_to_tensor(layer.bias))
+            outputs = tf.nn.bias_add(outputs, value_of(layer.bias))
         return layer.activation(outputs)
 
     return call
