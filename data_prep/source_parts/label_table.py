@@ -12,6 +12,8 @@ from tl_distributed.data.records import SPLITS
 from tl_distributed.errors import UserError
 
 _BOXES = "predictionstring"
+# What pandas and SQL write where there is no label; it may be a class's name too ("none": no defect).
+_LIKE_MISSING = frozenset({"nan", "-nan", "#n/a", "n/a", "na", "<na>", "null", "none", "?"})
 _LABEL_COLUMNS = (
     *("label", "labels", "class", "classname", "classlabel", "target", "category", "categoryname", "tag"),
     *("species", "breed", "diagnosis", "dx", "choice", "y", "labelname", "classid", "labelid", "categoryid"),
@@ -124,6 +126,12 @@ class _Reader:
         }
         left_out = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
         found.notes.append(f"{self._path}: {taken}" + (f"; lines left out: {left_out}" if left_out else ""))
+        for label in sorted(_LIKE_MISSING & self._spellings.keys()):
+            (name, count), *_ = self._spellings[label].most_common(1)
+            found.notes.append(
+                f"{self._path}: {name!r}, in {count:,} lines, is taken as it stands; where it means that nothing is "
+                "known, leave the field empty"
+            )
         if self._with_separator and not self._multi_label:
             found.notes.append(
                 f"{self._path}: {self._with_separator:,} labels hold a {SEPARATOR}; where it separates labels, add "

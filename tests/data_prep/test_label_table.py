@@ -92,6 +92,20 @@ def test_pictures_without_a_label_are_left_out_with_names(tmp_path):
     assert any("1 without a value" in note for note in layout.notes)
 
 
+@pytest.mark.parametrize("missing", ["NaN", "nan", "N/A", "NULL", "None"])
+def test_label_that_may_mean_a_missing_one_is_said(tmp_path, missing):
+    layout = layout_of(FLAT, labels_csv=table(tmp_path, "id,label", *rows("{}")[:4], f"4,{missing}"))
+    assert layout.class_names == tuple(sorted(["ant", "bee", missing]))
+    (note,) = (note for note in layout.notes if "is taken as it stands" in note)
+    assert repr(missing) in note
+    assert "1 lines" in note
+
+
+def test_ordinary_labels_are_not_said_to_be_missing(tmp_path):
+    layout = layout_of(FLAT, labels_csv=table(tmp_path, "id,label", *rows("{}")))
+    assert not any("is taken as it stands" in note for note in layout.notes)
+
+
 @pytest.mark.parametrize(
     ("header", "lines", "words"),
     [
