@@ -249,6 +249,18 @@ def test_unfinished_build_and_wrong_folder_are_told_apart(data_dir, tmp_path):
     fails(tmp_path / "nowhere", "no such folder")
     (tmp_path / "begun.partial").mkdir()
     fails(tmp_path / "begun", "an unfinished build")
+    (tmp_path / "empty").mkdir()
+    fails(tmp_path / "empty", "an unfinished build")
+
+
+def test_folder_of_pictures_in_place_of_a_data_set_is_told_how_to_become_one(tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    fails(tmp_path / "photos", "'ant' and 1 more.*--source=image_folder --input=.*photos --output_dir=.*photos_records")
+
+
+def test_folder_above_data_sets_names_them(data_dir):
+    fails(data_dir.parent, f"a folder of this one.*name --data_dir={data_dir}$")
 
 
 def test_manifest_survives_writing_and_reading(data_dir):

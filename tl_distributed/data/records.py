@@ -23,9 +23,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tl_distributed.data.fit_rules import DEFAULT_FIT, FIT_OF_VERSION_1, FITS, IN_WORDS, Fit
+from tl_distributed.data.missing_manifest import missing_manifest
 from tl_distributed.data.storage import STORAGES, Storage
 from tl_distributed.errors import UserError
-from tl_distributed.files import why_not_reached
 
 SCHEMA_VERSION = 2
 READ_VERSIONS = (1, SCHEMA_VERSION)
@@ -221,21 +221,13 @@ def read_manifest(data_dir: str) -> DatasetInfo:
     """Reads `dataset.json` of a finished data set.
 
     Raises:
-      UserError: No such folder, an unfinished build, or a manifest that `parse_manifest` refuses.
+      UserError: No such folder, an unfinished build, another folder, or a manifest that `parse_manifest` refuses.
     """
     import tensorflow as tf
 
     path = f"{data_dir.rstrip('/')}/{MANIFEST_FILE}"
     if not tf.io.gfile.exists(path):
-        # A build grows in `<folder>.partial`; killed between its last two renames, it leaves only that.
-        if reason := why_not_reached(path):
-            raise UserError(f"--data_dir={data_dir}: {path} cannot be reached ({reason}); check the path")
-        is_begun = tf.io.gfile.exists(data_dir) or tf.io.gfile.exists(data_dir.rstrip("/") + ".partial")
-        found = "an unfinished build" if is_begun else "no such folder"
-        raise UserError(
-            f"--data_dir={data_dir}: no {MANIFEST_FILE} there ({found}); "
-            "build the data set with python -m data_prep.build_tfrecords --output_dir=" + data_dir
-        )
+        raise missing_manifest(data_dir, MANIFEST_FILE)
     with tf.io.gfile.GFile(path) as file:
         return parse_manifest(file.read(), path)
 
