@@ -12,7 +12,16 @@ import pytest
 import tensorflow as tf
 from paths import PYTHONPATH
 
-from tl_distributed.files import LockedError, file_lock, holder_line, path_exists, why_not_reached, write_file
+from tl_distributed.errors import UserError
+from tl_distributed.files import (
+    LockedError,
+    file_lock,
+    holder_line,
+    path_exists,
+    read_json,
+    why_not_reached,
+    write_file,
+)
 
 HOLD = """
 import sys, time
@@ -122,6 +131,18 @@ def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_
     assert os.listdir(tmp_path) == ["results.json"]
     write_file("ram://disk/results.json", b"{}")  # which has nothing to wait for
     assert len(events) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"steps": 3', b"[]", b"3", b"\xff\xfe\x00"])
+def test_a_damaged_json_file_is_named(tmp_path, content):
+    path = tmp_path / "results.json"
+    assert read_json(str(path)) is None
+    path.write_bytes(b'{"steps": 3}')
+    assert read_json(str(path)) == {"steps": 3}
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"^{path}: damaged, no JSON object") as raised:
+        read_json(str(path))
+    assert "\n" not in str(raised.value)
 
 
 def test_why_a_path_cannot_be_reached(tmp_path):

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from tl_distributed.errors import UserError, one_line
+
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)  # folders of CIFS and of some FUSE mounts
 
 
@@ -47,14 +49,27 @@ def write_json(path: str, value: Any) -> None:
     write_file(path, text.encode())
 
 
-def read_json(path: str) -> Any:
-    """Returns the content of a JSON file, or `None` where there is none."""
+def read_json(path: str) -> dict[str, Any] | None:
+    """Returns the object that a JSON file holds, or `None` where there is no such file.
+
+    Raises:
+      UserError: A file that holds none: it was cut off or written over, since here files appear whole.
+    """
     import tensorflow as tf
 
     if not tf.io.gfile.exists(path):
         return None
-    with tf.io.gfile.GFile(path) as file:
-        return json.loads(file.read())
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = file.read()
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        cause = one_line(error)
+    else:
+        if isinstance(value, dict):
+            return value
+        cause = "its content is a value of another kind"
+    raise UserError(f"{path}: damaged, no JSON object ({cause}); restore it from a copy, or remove it")
 
 
 def write_file(path: str, content: bytes) -> None:

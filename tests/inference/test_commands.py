@@ -372,6 +372,21 @@ def test_models_that_cannot_be_opened(run, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [("keras", b"conv2d"), ("keras", b"PK\x03\x04"), ("h5", b"TREE"), ("h5", b"HEAP"), ("h5", b"SNOD")],
+)
+def test_damage_within_a_model_is_one_line(run, exported, tmp_path, kind, part):
+    path = tmp_path / f"model.{kind}"
+    content = pathlib.Path(model_path(run, exported, kind)).read_bytes()
+    assert part in content
+    path.write_bytes(content.replace(part, bytes(len(part))))
+    with pytest.raises(UserError, match=f"{path}: cannot be opened as a model") as raised:
+        open_model(str(path))
+    assert "File not found" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
 def test_model_with_a_lambda_is_not_run(tmp_path):
     import keras
 

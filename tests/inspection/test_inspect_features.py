@@ -314,7 +314,7 @@ def test_a_model_that_is_no_run_is_refused(runs, tmp_path):
     with pytest.raises(UserError, match=r"other.keras is no model of a run; takes the model.keras that a run leaves"):
         main(InspectConfig(workdir=str(runs / "source"), before=str(path)), [])
     path.write_bytes(b"no model")
-    with pytest.raises(UserError, match=r"--before=.*other.keras cannot be opened as a model") as raised:
+    with pytest.raises(UserError, match=r"--before=.*other.keras: cannot be opened as a model") as raised:
         main(InspectConfig(workdir=str(runs / "source"), before=str(path)), [])
     assert "\n" not in str(raised.value)
 

@@ -215,6 +215,25 @@ def test_strangers_are_named(tmp_path, name, content, message):
         load_backbone_weights(_classifier(), str(_write(tmp_path / name, content)))
 
 
+def _damage(path, part: bytes) -> None:
+    content = path.read_bytes()
+    assert part in content
+    path.write_bytes(content.replace(part, bytes(len(part))))
+
+
+@pytest.mark.parametrize("part", [b"TREE", b"SNOD", b"HEAP"])  # what HDF5 finds its groups by
+@pytest.mark.parametrize("name", ["m.weights.h5", "m.h5"])
+def test_damage_within_a_file_is_named(tmp_path, name, part):
+    path = tmp_path / name
+    if name == "m.h5":
+        _classifier().save(path)
+    else:
+        _classifier().save_weights(path)
+    _damage(path, part)
+    with pytest.raises(UserError, match=r"m\..*h5: damaged or incomplete HDF5 file \(.+\); copy it again"):
+        load_backbone_weights(_classifier(), str(path))
+
+
 def test_zip_that_is_no_keras_model(tmp_path):
     np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
     with pytest.raises(UserError, match=r"not a \.keras model"):

@@ -235,3 +235,12 @@ def test_fine_tuning_leaves_batch_norm_as_it_was(data_dir, tmp_path):
     assert before.keys() == after.keys()
     same = {path for path, value in before.items() if np.array_equal(value, after[path])}
     assert same and same == {path for path in before if path.startswith("bn")}
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.json"])
+def test_a_damaged_file_of_a_run_is_one_line(data_dir, tmp_path, short_run, name):
+    workdir = tmp_path / "run"
+    shutil.copytree(short_run, workdir)
+    (workdir / name).write_text('{"config": ')
+    with pytest.raises(UserError, match=f"{workdir}/{name}: damaged, no JSON object"):
+        train_and_evaluate(config(data_dir, workdir, epochs=2, **CONSTANT))

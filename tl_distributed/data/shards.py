@@ -165,13 +165,15 @@ def bad_record(
     files: Sequence[str], error: tf.errors.OpError | UnicodeDecodeError, record_format: RecordFormat
 ) -> UserError:
     cause = "no tf.train.Example" if isinstance(error, UnicodeDecodeError) else tensorflow_cause(error.message)
-    return UserError(
-        f"{files[0]} or one of the {len(files) - 1} shards beside it has a bad record ({cause}); {record_format.remedy}"
-    )
+    return UserError(f"{_one_of(files)} has a bad record ({cause}); {record_format.remedy}")
 
 
 def wrong_count(files: Sequence[str], record_format: RecordFormat) -> UserError:
     return UserError(
-        f"{files[0]} and the {len(files) - 1} shards beside it do not hold as many records as dataset.json says; "
-        f"{record_format.remedy}"
+        f"{files[0]}{' and the shards beside it do' if len(files) > 1 else ' does'} not hold as many records as "
+        f"dataset.json says; {record_format.remedy}"
     )
+
+
+def _one_of(files: Sequence[str]) -> str:
+    return files[0] if len(files) == 1 else f"{files[0]} or one of the {len(files) - 1} shards beside it"

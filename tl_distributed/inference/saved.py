@@ -9,6 +9,8 @@ import os
 import re
 import tempfile
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 
 import absl.logging
@@ -26,7 +28,11 @@ from tl_distributed.models.fused_kernels import use_fused_kernels
 from tl_distributed.models.hub_configs import mend_configs
 
 _LOG = logging.getLogger(__name__)
-_NOT_OPENED = (ValueError, OSError, TypeError, KeyError, tf.errors.OpError)
+# What Keras, h5py (RuntimeError: a tree of a file that is damaged), zipfile and TensorFlow raise of a file.
+_NOT_OPENED = (
+    *(ValueError, OSError, TypeError, KeyError, AttributeError, RuntimeError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, tf.errors.OpError),
+)
 _UNKNOWN_CLASS = re.compile(r"Could not locate ((?:class|function) '[^']*')")
 
 
@@ -94,6 +100,8 @@ def _why_not(path: str, error: Exception) -> UserError:
             f"{path}: its {found[1]} is code of its maker; if you trust it, --plugin=MODULE (in Python "
             "`import`) brings the module that registers it"
         )
+    if reason.startswith("File not found"):  # which Keras says of any file that is no zip archive
+        reason = "not a file that Keras wrote, or a damaged one"
     return UserError(f"{path}: cannot be opened as a model ({reason})")
 
 

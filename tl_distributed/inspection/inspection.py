@@ -1,6 +1,5 @@
 """A whole inspection: from a run's workdir to figures, numbers and what TensorBoard shows."""
 
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tl_distributed.data.records import DatasetInfo, read_manifest
 from tl_distributed.errors import UserError, printable
-from tl_distributed.files import write_file, write_json
+from tl_distributed.files import read_json, write_file, write_json
 from tl_distributed.inference.model_info import ModelInfo, read_model_info
 from tl_distributed.inference.pictures import PictureRule
 from tl_distributed.inference.run_data import find_data_dir
@@ -85,11 +84,8 @@ def _picture_rule(after: Network, info: DatasetInfo, stored: ModelInfo | None) -
 
 
 def _steps(workdir: str) -> int:
-    path = f"{workdir}/results.json"
-    if not tf.io.gfile.exists(path):
-        return 0
-    with tf.io.gfile.GFile(path) as file:
-        return int(json.loads(file.read())["best_step"])
+    results = read_json(f"{workdir}/results.json")
+    return int(results["best_step"]) if results else 0
 
 
 class _Inspection:

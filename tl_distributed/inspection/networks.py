@@ -11,6 +11,7 @@ import tensorflow as tf
 from tl_distributed.errors import UserError
 from tl_distributed.files import path_exists
 from tl_distributed.inference.kept_head import head_of_classes
+from tl_distributed.inference.saved import load_keras
 from tl_distributed.models.build import build_model
 from tl_distributed.models.plugins import import_plugins
 from tl_distributed.models.settings import ModelSettings
@@ -126,10 +127,9 @@ def _short(path: str) -> str:
 def _open_packaged(path: str, *, shown_as: str, description: str) -> Network:
     """Takes a model of `packaging.package_model` apart into its classifier and the layers before it."""
     try:
-        packaged = keras.models.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{shown_as}: {path} cannot be opened as a model ({reason})") from None
+        packaged = load_keras(path)
+    except UserError as error:
+        raise UserError(f"{shown_as}: {error}") from None
     layers = getattr(packaged, "layers", [])
     places = [place for place, layer in enumerate(layers) if isinstance(layer, keras.Model)]
     if len(places) != 1 or len(packaged.inputs) != 1 or packaged.input.dtype != "uint8":

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
-from tl_distributed.errors import UserError
+from tl_distributed.errors import UserError, one_line
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -59,7 +59,11 @@ def read_weight_file(file: str, *, shown_as: str) -> Iterator[StoredWeights]:
         magic = opened.read(len(_HDF5_MAGIC))
     if magic == _HDF5_MAGIC:
         with _open_hdf5(file, shown_as) as root:
-            yield _read_hdf5(root, shown_as)
+            try:
+                stored = _read_hdf5(root, shown_as)
+            except (OSError, RuntimeError, KeyError, ValueError, AttributeError) as error:
+                raise _damaged(shown_as, error) from None
+            yield stored
     elif magic.startswith(_ZIP_MAGIC):
         yield _read_keras_archive(file, shown_as)
     else:
@@ -81,11 +85,14 @@ def _open_hdf5(file: str, shown_as: str) -> Iterator[Any]:
     import h5py
 
     try:
-        root = h5py.File(file, "r")
-    except OSError as error:
-        raise UserError(f"--weights={shown_as}: damaged or incomplete HDF5 file ({error}); copy it again") from None
-    with root:
-        yield root
+        with h5py.File(file, "r") as root:
+            yield root
+    except OSError as error:  # also of an array that cannot be read when it is used
+        raise _damaged(shown_as, error) from None
+
+
+def _damaged(shown_as: str, error: Exception) -> UserError:
+    return UserError(f"--weights={shown_as}: damaged or incomplete HDF5 file ({one_line(error)}); copy it again")
 
 
 def _read_hdf5(root: Any, shown_as: str) -> StoredWeights:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import pathlib
 import tempfile
@@ -45,9 +44,7 @@ def open_study(workdir: str, plan: Plan, info: DatasetInfo) -> None:
     path = f"{workdir}/{PLAN_FILE}"
     known: dict[str, dict[str, Any]] = {}
     known_sources: dict[str, str] = {}
-    if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            saved = json.loads(file.read())
+    if saved := read_json(path):
         if saved["dataset_sha256"] != info.digest():
             raise UserError(f"--workdir={workdir} holds a study of another data set; choose another --workdir")
         known, known_sources = saved["arms"], saved.get("plugin_sha256", {})

@@ -71,8 +71,7 @@ def open_workdir(
         raise UserError(f"--resume=never: {config.workdir} holds a run already; choose another --workdir")
     if not exists or position is None:  # nothing to lose: a run that died before its first checkpoint starts again
         return config
-    with tf.io.gfile.GFile(path) as file:
-        saved = json.loads(file.read())
+    saved = read_json(path) or {}
     if saved.get("order_version", 1) != ORDER_VERSION:
         raise UserError(
             f"{config.workdir} holds a run whose images came in another order (order_version "
@@ -158,8 +157,7 @@ def settings_of(saved: dict[str, Any]) -> dict[str, Any]:
 
 def layout_change(workdir: str, runtime: Runtime) -> str:
     """Returns what to say where the run in `workdir` had other workers, replicas or precision so far, or nothing."""
-    with tf.io.gfile.GFile(f"{workdir}/config.json") as file:
-        saved = json.loads(file.read())
+    saved = read_json(f"{workdir}/config.json") or {}
     before = saved.get("workers", 1), saved["replicas"]
     now = runtime.workers.count, runtime.num_replicas
     other = ""
