@@ -26,6 +26,7 @@ from tl_distributed.settings.flags import setting  # noqa: E402
 
 LAYOUTS = ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 1))  # processes, replicas of each
 _COUNTS = {"train": 96, "val": 18, "test": 21}
+_LONGEST_RUN_SECONDS = 1200  # four processes on two cores that others use too
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def _train(folder: pathlib.Path, backbone: str, layout: tuple[int, int], data_di
             workers.start_all(*flags)
         else:
             workers.start(0, *flags, f"--strategy={'mirrored' if replicas > 1 else 'one_device'}")
-        codes = workers.wait()
+        codes = workers.wait(_LONGEST_RUN_SECONDS)
         if any(codes):
             raise UserError(f"{processes} x {replicas} ended with {codes}: {workers.log(0)}")
     results = json.loads((folder / "run" / "results.json").read_text())

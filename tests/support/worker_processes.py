@@ -62,9 +62,9 @@ class WorkerProcesses:
     def tf_config_of(self, index: int) -> str:
         return json.dumps({"cluster": {"worker": self.addresses}, "task": {"type": "worker", "index": index}})
 
-    def wait(self) -> list[int]:
-        """Waits for all; returns their exit codes by index."""
-        return [self.processes[index].wait(timeout=SECONDS) for index in sorted(self.processes)]
+    def wait(self, seconds: float = SECONDS) -> list[int]:
+        """Waits for all, so long for each; returns their exit codes by index."""
+        return [self.processes[index].wait(timeout=seconds) for index in sorted(self.processes)]
 
     def log(self, index: int) -> str:
         return (self.folder / f"{index}.log").read_text()
