@@ -54,6 +54,17 @@ def test_pictures_keep_their_shape_on_the_canvas(format_name, shape, expected):
     assert np.abs(canvas[:height, :width] - pillow).max() <= 1
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (20, 32), (32, 20), (64, 64), (40, 64)])
+def test_a_canvas_may_be_as_small_as_its_pictures(shape):
+    data = encoded(smooth(*shape), "PNG")
+    canvas, (height, width) = tf.function(decode_to_canvas)(data, image_size=IMAGE_SIZE, canvas_size=IMAGE_SIZE)
+    assert max(height, width) == IMAGE_SIZE and canvas.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+    expected = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), int)
+    pillow = Image.open(io.BytesIO(data)).resize((int(width), int(height)), Image.Resampling.BILINEAR)
+    expected[:height, :width] = np.asarray(pillow)
+    assert np.abs(canvas.numpy() - expected).max() <= 1
+
+
 @pytest.mark.parametrize("shape", [(33, 65), (64, 96), (97, 61), (600, 400), (50, 400)])
 def test_noise_is_shrunk_as_pillow_does(shape):
     """The hardest picture for a filter: no pixel is like its neighbour."""

@@ -86,7 +86,7 @@ def test_alike_examples_are_found_as_any_other():
         damaged = bytearray(examples[generator.integers(0, len(examples))])
         damaged[generator.integers(0, len(damaged))] = generator.integers(0, 256)
         examples += [bytes(damaged), examples[generator.integers(0, 24)]]
-    alike, found = AlikeExamples(b"image", b"label"), set()
+    alike, found = AlikeExamples(b"image", b"label", list), set()
     for example in examples:
         expected = _found_or_refused(find_bytes_and_numbers, example, b"image", b"label")
         assert _found_or_refused(alike.find, example) == expected

@@ -1,5 +1,6 @@
 """Any record by its number: mapped or in ranged reads, at any place of a set of any size, one copy for a machine."""
 
+import functools
 import json
 import pathlib
 import statistics
@@ -78,6 +79,36 @@ def test_a_flipped_bit_is_found(data_dir, tmp_path, place):
     assert len(reader.read(np.array([0, 2, 4]))) == 3
     with pytest.raises(UserError, match=rf"{shard.file}: record 3 is a bad record \(.*checksum differs\); mend it"):
         reader.read(np.array([2, 3]))
+
+
+def test_a_mapped_record_is_checked_once_and_one_of_a_bucket_each_time(data_dir):
+    """Here the bytes change under a run: in the page cache, and in what travels."""
+    on_disk = f"{data_dir}_again", False, functools.partial(open, mode="r+b")  # the same file, as it is mapped
+    in_bucket = "ram://again/toy", True, functools.partial(tf.io.gfile.GFile, mode="wb")
+    for folder, is_checked_again, open_for_writing in (on_disk, in_bucket):
+        tf.io.gfile.makedirs(folder)
+        for path in pathlib.Path(data_dir).iterdir():
+            with tf.io.gfile.GFile(f"{folder}/{path.name}", "wb") as file:
+                file.write(path.read_bytes())
+        split = load_splits(folder, read_manifest(folder), ("train",), input_mode="disk")["train"]
+        batches(split, steps=5)  # an epoch
+        for shard in read_manifest(folder).splits["train"].shards:
+            with tf.io.gfile.GFile(f"{folder}/{shard.file}", "rb") as file:
+                content = bytearray(file.read())
+            start = int(map_index(f"{data_dir}/{shard.file}", num_records=shard.num_records)[-1])
+            content[start + 12 + 60] ^= 1
+            if is_checked_again:  # this file system appends to what is there
+                tf.io.gfile.remove(f"{folder}/{shard.file}")
+            with open_for_writing(f"{folder}/{shard.file}") as file:
+                file.write(bytes(content))
+        if is_checked_again:
+            with pytest.raises(tf.errors.OpError):
+                batches(split, steps=5)
+        else:
+            assert len(batches(split, steps=5)) == 5
+        other = load_splits(folder, read_manifest(folder), ("train",), input_mode="disk")["train"]
+        with pytest.raises(tf.errors.OpError):
+            batches(other, steps=5)
 
 
 def test_near_ranges_are_read_in_one_go(monkeypatch):

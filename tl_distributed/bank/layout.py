@@ -175,7 +175,8 @@ def feature_format(layout: FeatureLayout, folder: str, label_shape: tuple[int, .
         return tf.bitcast(rows, dtype), labels
 
     def locate(record: memoryview) -> tuple[int, int, int | list[int]]:
-        return label_bytes, len(record), np.frombuffer(record, "<i4", math.prod(label_shape)).reshape(label_shape)
+        labels = np.frombuffer(record, "<i4", math.prod(label_shape)).reshape(label_shape)
+        return label_bytes, len(record), labels.tolist()
 
     remedy = f"delete {folder}, so that the bank is built again"
     return RecordFormat((layout.row_length,), dtype, parse, locate, remedy, label_shape=label_shape)

@@ -28,28 +28,39 @@ def decode_to_canvas(file: tf.Tensor, *, image_size: int, canvas_size: int) -> t
     )
     picture = tf.ensure_shape(picture, [None, None, 3])
     full = tf.shape(picture)[:2]
-    size = _fitted(full, image_size=image_size, canvas_size=canvas_size)
-    picture = tf.cond(tf.reduce_all(size == full), lambda: picture, lambda: _resized(picture, size))
+    fits = (tf.reduce_min(full) <= image_size) & (tf.reduce_max(full) <= canvas_size)
+    picture, size = tf.cond(
+        fits,
+        lambda: (picture, full),
+        lambda: _shrunk(picture, _shrunk_size(full, image_size=image_size, canvas_size=canvas_size)),
+    )
     return _laid_on_canvas(picture, size, canvas_size), size
 
 
 def _laid_on_canvas(picture: tf.Tensor, size: tf.Tensor, canvas_size: int) -> tf.Tensor:
-    """Returns a canvas by two concatenations, which copy rows."""
-    height, row_bytes = size[0], 3 * canvas_size
-    rows = tf.reshape(picture, [height, 3 * size[1]])
-    rows = tf.concat([rows, tf.zeros([height, row_bytes - 3 * size[1]], tf.uint8)], axis=1)
-    rows = tf.concat([rows, tf.zeros([canvas_size - height, row_bytes], tf.uint8)], axis=0)
+    """Returns a canvas by concatenations, which copy rows: to the right and below where the picture ends before."""
+    height, width = size[0], size[1]
+    picture_rows = tf.reshape(picture, [height, 3 * width])
+
+    def with_right() -> tf.Tensor:
+        return tf.concat([picture_rows, tf.zeros([height, 3 * (canvas_size - width)], tf.uint8)], axis=1)
+
+    rows = tf.cond(width < canvas_size, with_right, lambda: picture_rows)
+
+    def with_bottom() -> tf.Tensor:
+        return tf.concat([rows, tf.zeros([canvas_size - height, 3 * canvas_size], tf.uint8)], axis=0)
+
+    rows = tf.cond(height < canvas_size, with_bottom, lambda: rows)
     return tf.reshape(rows, [canvas_size, canvas_size, 3])
 
 
-def _fitted(full: tf.Tensor, *, image_size: int, canvas_size: int) -> tf.Tensor:
-    """Returns height and width as they fit, at the picture's aspect ratio."""
+def _shrunk(picture: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    resized = tf.image.resize(picture, size, antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8), size
+
+
+def _shrunk_size(full: tf.Tensor, *, image_size: int, canvas_size: int) -> tf.Tensor:
+    """Returns height and width as a picture that is too large fits, at its aspect ratio."""
     sides = tf.cast(full, tf.float64)
     scale = tf.minimum(image_size / tf.reduce_min(sides), canvas_size / tf.reduce_max(sides))
-    fitted = tf.cast(tf.maximum(tf.round(sides * scale), 1), tf.int32)
-    return tf.where(scale < 1, tf.minimum(fitted, canvas_size), full)
-
-
-def _resized(picture: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    resized = tf.image.resize(picture, size, antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+    return tf.minimum(tf.cast(tf.maximum(tf.round(sides * scale), 1), tf.int32), canvas_size)

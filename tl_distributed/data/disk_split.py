@@ -1,6 +1,7 @@
 """A split that stays in its shards: of each batch the records are read that it holds, and no others."""
 
 import atexit
+import collections
 import contextlib
 import dataclasses
 import threading
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_distributed.data.host import HOST
+from tl_distributed.data.known_records import KnownRecords
 from tl_distributed.data.order import BatchOrder
 from tl_distributed.data.record_reader import RecordFile, RecordReader
 from tl_distributed.data.shards import DECODING, RecordFormat, bad_record, decoded
@@ -27,6 +29,8 @@ _ALIGNMENT = 64  # bytes; TensorFlow takes an array over that lies so, and copie
 class DiskSplit:
     """A split in shards. Any position of it is as near as the first, and none is held for longer than its batch.
 
+    A record of a mapped file is checked when this process first reads it, of any other file each time: `RecordReader`.
+
     Attributes:
       bytes_read: Of the shards, by all feeds of this process so far.
     """
@@ -37,7 +41,10 @@ class DiskSplit:
         """`versions` are the files of each version, whose records are in the same order."""
         files = [file for version in versions for file in version]
         self._reader = RecordReader(files, remedy=record_format.remedy)
-        self._files, self._format = [file.path for file in files], record_format
+        self._files, self._format, self._buffers = [file.path for file in files], record_format, _Buffers()
+        self._known = KnownRecords(
+            self._reader.num_records, record_format.locate, share_places=record_format.decode is None
+        )
         self.num_examples = self._reader.num_records // len(versions)
 
     @property
@@ -53,12 +60,12 @@ class DiskSplit:
             )[0]
 
         steps = tf.data.Dataset.range(first_step, tf.int64.max).map(rows)
-        source = _Source(self._reader, self._format, self._files)
+        source = self._source()
         return _DiskFeed(iter(source.batches(steps, len(own) * order.replica_batch_size)), source, order)
 
     def eval_batches(self, batch_size: int, *, rows: slice | None = None) -> Iterator[EvalBatch]:
         own = np.arange(batch_size)[rows or slice(None)]
-        source = _Source(self._reader, self._format, self._files)
+        source = self._source()
         starts = tf.data.Dataset.range(0, self.num_examples, batch_size)
         examples = starts.map(lambda start: tf.minimum(start + own, self.num_examples - 1))  # as `eval_rows`
         batches = source.batches(examples, len(own)).as_numpy_iterator()
@@ -68,6 +75,9 @@ class DiskSplit:
                 yield EvalBatch(images, labels, num_valid, *sizes)
         except tf.errors.OpError as error:
             raise source.input_error(error) or error from None
+
+    def _source(self) -> "_Source":
+        return _Source(self._reader, self._known, self._format, self._files, self._buffers)
 
 
 _SOURCES: weakref.WeakSet["_Source"] = weakref.WeakSet()
@@ -82,9 +92,14 @@ def _stop_all() -> None:
 class _Source:
     """What a pipeline reads from. An error that ends it is kept here, whole: TensorFlow passes on a text."""
 
-    def __init__(self, reader: RecordReader, record_format: RecordFormat, files: list[str]):
-        self._reader, self._format, self._files = reader, record_format, files
-        self._buffers, self._error = _Buffers(), None
+    def __init__(
+        self, reader: RecordReader, known: KnownRecords, record_format: RecordFormat, files: list[str],
+        buffers: "_Buffers",
+    ):  # fmt: skip
+        self._reader, self._known, self._format, self._files, self._buffers = (
+            reader, known, record_format, files, buffers,
+        )  # fmt: skip
+        self._error: UserError | None = None
         self._lock, self._begun, self._ended, self._is_stopped = threading.Lock(), 0, 0, False
         _SOURCES.add(self)
 
@@ -162,22 +177,23 @@ class _Source:
                 reason = f"{len(content):,} bytes, an example has {num_bytes:,}"
                 raise self._keep(self._reader.bad_record(number, reason))
         examples = self._buffers.take(len(numbers), num_bytes)
-        np.concatenate([np.frombuffer(content, np.uint8) for content in contents], out=examples.reshape(-1))
+        np.concatenate(contents, out=examples.reshape(-1))
         return examples, labels
 
     def _encoded(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns pictures as `[n]` files, and their labels."""
         contents, labels = self._contents(numbers)
         files = np.empty(len(numbers), object)
-        files[:] = [bytes(content) for content in contents]
+        files[:] = [content.tobytes() for content in contents]
         return files, labels
 
-    def _contents(self, numbers: np.ndarray) -> tuple[list[memoryview], np.ndarray]:
+    def _contents(self, numbers: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         contents, labels = [], []
         try:
-            for number, record in zip(numbers.tolist(), self._reader.read(numbers), strict=True):
+            records = self._reader.read(numbers, self._known.were_read(numbers))
+            for number, record, place in zip(numbers.tolist(), records, self._known.places(numbers), strict=True):
                 try:
-                    start, end, label = self._format.locate(record)
+                    start, end, label = place or self._known.place(number, memoryview(record))
                 except ValueError as error:
                     raise self._reader.bad_record(number, str(error)) from None
                 contents.append(record[start:end])
@@ -195,20 +211,22 @@ class _Buffers:
     """Arrays for batches, used again once TensorFlow has let go of them: the system zeroes each page of a new one."""
 
     def __init__(self) -> None:
-        self._free: list[np.ndarray] = []
+        self._free: collections.defaultdict[int, list[np.ndarray]] = collections.defaultdict(list)  # by size in bytes
 
     def take(self, count: int, num_bytes: int) -> np.ndarray:
         """Returns `[count, num_bytes] uint8`, of any content, which TensorFlow can take over without copying.
 
         It is used again once this array is gone, whatever views of it there are.
         """
+        size = count * num_bytes
+        free = self._free[size]
         try:
-            whole = self._free.pop()
+            whole = free.pop()
         except IndexError:
-            whole = np.empty(count * num_bytes + _ALIGNMENT, np.uint8)
+            whole = np.empty(size + _ALIGNMENT, np.uint8)
         first = -whole.ctypes.data % _ALIGNMENT
-        taken = whole[first : first + count * num_bytes].reshape(count, num_bytes)
-        weakref.finalize(taken, self._free.append, whole).atexit = False
+        taken = whole[first : first + size].reshape(count, num_bytes)
+        weakref.finalize(taken, free.append, whole).atexit = False
         return taken
 
 

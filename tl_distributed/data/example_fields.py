@@ -6,7 +6,8 @@ where a value is `bytes_list = 1 { value = 1 }` or `int64_list = 3 { value = 1 }
 """
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 _MORE, _VARINT_BITS = 128, 7  # set in a varint's byte that is not its last; bits of a number in each
 _FIELD_1, _FIELD_2, _FIELD_3 = 0x0A, 0x12, 0x1A  # tags of fields whose length follows
@@ -56,33 +57,34 @@ class AlikeExamples:
     before the byte string is compared, and what comes after it is looked up.
     """
 
-    def __init__(self, bytes_key: bytes, number_key: bytes):
-        self._keys = bytes_key, number_key
+    def __init__(self, bytes_key: bytes, number_key: bytes, label_of: Callable[[list[int]], Any]):
+        """`label_of` makes a label of the numbers, the same one for the same numbers, or raises `ValueError`."""
+        self._keys, self._label_of = (bytes_key, number_key), label_of
         self._layouts: dict[int, _Layout] = {}  # by length
 
-    def find(self, example: memoryview) -> tuple[int, int, list[int]]:
-        """Returns where the byte string begins and ends, and the numbers, which are not to be changed."""
+    def find(self, example: memoryview) -> tuple[int, int, Any]:
+        """Returns where the byte string begins and ends, and the label, which is not to be changed."""
         layout = self._layouts.get(len(example))
-        if layout is not None and layout.before.match(example):
-            after = bytes(example[layout.end :])
-            if (numbers := layout.numbers.get(after)) is not None:
-                return layout.start, layout.end, numbers
+        if layout is not None and layout.is_alike(example):
+            found = layout.found.get(bytes(example[layout.end :]))
+            if found is not None:
+                return found
         skipped: list[tuple[int, int]] = []
         start, end, numbers = find_bytes_and_numbers(example, *self._keys, skipped)
-        if layout is None or layout.end != end or len(layout.numbers) >= _MOST_KNOWN:
+        found = start, end, self._label_of(numbers)
+        if layout is None or layout.end != end or len(layout.found) >= _MOST_KNOWN:
             if len(self._layouts) >= _MOST_KNOWN:
                 self._layouts.clear()
-            layout = self._layouts[len(example)] = _Layout(_pattern(example, start, skipped), start, end, {})
-        if layout.before.match(example):
-            layout.numbers[bytes(example[end:])] = numbers
-        return start, end, numbers
+            layout = self._layouts[len(example)] = _Layout(_pattern(example, start, skipped).match, end, {})
+        if layout.is_alike(example):
+            layout.found[bytes(example[end:])] = found
+        return found
 
 
 class _Layout(NamedTuple):
-    before: re.Pattern[bytes]
-    start: int
-    end: int
-    numbers: dict[bytes, list[int]]  # by what comes after the byte string
+    is_alike: Callable[[memoryview], re.Match[bytes] | None]  # up to where the byte string begins
+    end: int  # of the byte string
+    found: dict[bytes, tuple[int, int, Any]]  # by what comes after it
 
 
 def _pattern(example: memoryview, end: int, skipped: list[tuple[int, int]]) -> re.Pattern[bytes]:

@@ -54,31 +54,42 @@ class RecordReader:
         """Of shards, so far."""
         return self._counter.total
 
-    def read(self, numbers: np.ndarray) -> list[memoryview]:
-        """Returns the content of the records at `numbers [k]`, each in [0, num_records).
+    def read(self, numbers: np.ndarray, were_read: np.ndarray | None = None) -> list[np.ndarray]:
+        """Returns the content of the records at `numbers [k]`, each in [0, num_records), as `[length] uint8`.
+
+        A record is checked when it is first read: that it is where it should be, and its checksum. Of files that are
+        not mapped it is each time, since each time its bytes travel anew.
+
+        Args:
+          numbers: Of the records.
+          were_read: `[k] bool`, which of them were read before; none by default.
 
         Raises:
           UserError: A file that cannot be read, that does not hold the records where its index says, or a record that
             is not what was written.
         """
-        spans = self._spans(numbers)
         try:
-            frames = self._bytes.read(spans)
+            frames = self._bytes.read(self._spans(numbers))
         except (OSError, tf.errors.OpError, ValueError) as error:  # ValueError: of mmap, an empty file
             path = getattr(error, "filename", None) or self._files[0].path
             raise UserError(f"{path} or a shard beside it cannot be read ({one_line(error)})") from None
         self._counter.add(sum(map(len, frames)))
-        contents = [frame[HEADER_BYTES:-FOOTER_BYTES] for frame in frames]
-        for number, (_, start, end), frame, content in zip(numbers.tolist(), spans, frames, contents, strict=True):
-            is_whole = len(frame) == end - start >= FRAME_BYTES
-            if not is_whole or _LENGTH.unpack_from(frame)[0] != len(content):
+        if were_read is None or not self._bytes.lasts:
+            self._check(numbers, frames)
+        elif not were_read.all():
+            new = np.flatnonzero(~were_read)
+            self._check(numbers[new], [frames[index] for index in new.tolist()])
+        return [frame[HEADER_BYTES:-FOOTER_BYTES] for frame in frames]
+
+    def _check(self, numbers: np.ndarray, frames: list[np.ndarray]) -> None:
+        for number, frame in zip(numbers.tolist(), frames, strict=True):
+            if len(frame) < FRAME_BYTES or _LENGTH.unpack_from(frame)[0] != len(frame) - FRAME_BYTES:
                 raise self.bad_record(number, "it is not where the index says")
         # Without a word of Python between them, so that threads that read do not wait for one another.
-        checksums = list(map(crc32c.crc32c, contents))
+        checksums = list(map(crc32c.crc32c, [frame[HEADER_BYTES:-FOOTER_BYTES] for frame in frames]))
         for number, frame, checksum in zip(numbers.tolist(), frames, checksums, strict=True):
             if _CHECKSUM.unpack_from(frame, len(frame) - FOOTER_BYTES)[0] != _masked(checksum):
                 raise self.bad_record(number, "its bytes are not those that were written: the checksum differs")
-        return contents
 
     def bad_record(self, number: int, reason: str) -> UserError:
         """Returns what to say of a record."""

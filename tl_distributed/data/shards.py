@@ -54,30 +54,32 @@ class RecordFormat:
 def image_format(info: DatasetInfo) -> RecordFormat:
     """Returns the format of a data set's own records."""
     most, keys = info.most_labels, (IMAGE_FEATURE.encode(), LABEL_FEATURE.encode())
+    label_of = functools.partial(_label, most)
+
+    def locate(record: memoryview) -> tuple[int, int, int | list[int]]:
+        start, end, labels = find_bytes_and_numbers(record, *keys)
+        return start, end, label_of(labels)
+
     if info.storage == "pixels":
         return RecordFormat(
             info.image_shape, tf.uint8, lambda records: parse_pixels(records, info.image_shape, most),
-            functools.partial(_locate, AlikeExamples(*keys).find, most), VERIFY, label_shape=info.label_shape,
+            AlikeExamples(*keys, label_of).find, VERIFY, label_shape=info.label_shape,
         )  # fmt: skip
     return RecordFormat(
-        (info.canvas_size, info.canvas_size, 3), tf.uint8, lambda records: parse_files(records, most),
-        functools.partial(_locate, lambda record: find_bytes_and_numbers(record, *keys), most), VERIFY,
+        (info.canvas_size, info.canvas_size, 3), tf.uint8, lambda records: parse_files(records, most), locate, VERIFY,
         lambda file: decode_to_canvas(file, image_size=info.image_size, canvas_size=info.canvas_size),
         info.label_shape,
     )  # fmt: skip
 
 
-def _locate(
-    find: Callable[[memoryview], tuple[int, int, list[int]]], most_labels: int, record: memoryview
-) -> tuple[int, int, int | list[int]]:
-    start, end, labels = find(record)
+def _label(most_labels: int, labels: list[int]) -> int | list[int]:
     if not most_labels:
         if len(labels) != 1:
             raise ValueError(f"{len(labels)} labels where one is expected")
-        return start, end, labels[0]
+        return labels[0]
     if len(labels) > most_labels:
         raise ValueError(f"{len(labels)} labels, dataset.json says {most_labels} at most")
-    return start, end, labels + [-1] * (most_labels - len(labels))
+    return labels + [-1] * (most_labels - len(labels))
 
 
 def split_files(data_dir: str, info: DatasetInfo, split: str) -> list[RecordFile]:

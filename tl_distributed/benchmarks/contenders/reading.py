@@ -71,7 +71,9 @@ class _Reader(abc.ABC):
         return total
 
     def warm_up(self) -> None:
-        self._read(self._iterator(), tf.constant(0, tf.int64), tf.constant(1, tf.int64)).numpy()
+        """Reads an epoch, so that files are in the page cache, and ours from disk has checked each record once."""
+        steps = tf.constant(self._steps_per_epoch, tf.int64)
+        self._read(self._iterator(), tf.constant(0, tf.int64), steps).numpy()
 
     def block(self, amount: float) -> dict[str, float]:
         """Reads for so many seconds or longer."""
