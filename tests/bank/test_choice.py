@@ -110,6 +110,12 @@ def test_layout_joins_and_splits():
     assert feature_format(layout, "folder").shape == (10,)
 
 
+def test_a_layer_that_says_another_shape_than_it_returns_is_told():
+    layout = FeatureLayout(((17, 4),), ("float32",), "float32")
+    with pytest.raises(UserError, match=r"returns \[16, 4\] of an image where it says \[17, 4\]"):
+        tf.function(layout.join)([tf.zeros((2, 16, 4))])
+
+
 def test_only_unfinished_files_of_dead_builds_of_this_machine_are_removed(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()

@@ -121,3 +121,59 @@ def test_boundary_has_the_type_that_it_is_computed_in():
     model = classifier(build_backbone(get_backbone("resnet20"), image_size=SIZE, weights="none"))
     freeze(model)
     assert cut_at_frozen(model).dtypes == ("bfloat16",)
+
+
+class Angles(layers.Layer):
+    """What DINOv3 turns its tokens by: of the image it takes the size alone, and its output has no batch."""
+
+    def call(self, images):
+        side = images.shape[1] // 4
+        return keras.ops.cos(keras.ops.reshape(keras.ops.arange(side**2 * 6, dtype=images.dtype), (side**2, 6)))
+
+    def compute_output_shape(self, shape):
+        return ((shape[1] // 4) ** 2, 6)
+
+
+class Positions(layers.Layer):
+    """A table of positions, `[1, tokens, channels]`."""
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(1, *shape[1:]), initializer="random_normal")
+
+    def call(self, tokens):
+        return keras.ops.convert_to_tensor(self.table)
+
+    def compute_output_shape(self, shape):
+        return (1, *shape[1:])
+
+
+def of_tokens(kind: type) -> keras.Model:
+    """Three blocks of tokens, that each take an output without a batch."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Reshape((4, 6))(layers.Conv2D(6, 4, strides=4, name="patches")(inputs))
+    turned = kind(name="turned")(inputs if kind is Angles else x)
+    for index in range(3):
+        x = x + layers.Dense(6, activation="gelu", name=f"block{index}")(x * turned)
+    return classifier(keras.Model(inputs, x), pooling="avg", dropout=0.0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("kind", [Angles, Positions])
+def test_what_has_no_batch_is_no_part_of_a_row(kind, precision):
+    keras.config.set_dtype_policy(precision)
+    model = of_tokens(kind)
+    freeze(model, "block1")
+    cut = cut_at_frozen(model)
+    assert cut.shapes == ((4, 6),) * len(cut.shapes) and len(cut.tail.inputs) == len(cut.shapes)
+    images = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype(np.float32)  # as many as tokens
+    features = cut.prefix.predict(images, verbose=0)
+    features = features if isinstance(features, list) else [features]
+    shuffled = [2, 0, 3, 1]
+    parts = [keras.ops.convert_to_tensor(part[shuffled]) for part in features]
+    np.testing.assert_allclose(
+        cut.tail(parts, training=False), model(images[shuffled], training=False), rtol=1e-5, atol=1e-6
+    )
+    assert set(map(id, cut.tail.trainable_variables)) == set(map(id, model.trainable_variables))
+    if kind is Angles:  # a table may train, and what takes it with it
+        assert "block0" not in {layer.name for layer in cut.tail.layers}
+    assert all(len(layer._inbound_nodes) == 1 for layer in model.layers)

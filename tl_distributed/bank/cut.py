@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tl_distributed.bank.tail import model_from, tensors_of_shapes
 from tl_distributed.models.calls import bottlenecks, calls_in_order, macs_of
 
 # The most that computing frozen layers again in every step may cost, as a share of the tail's own forward pass, for
@@ -36,7 +37,8 @@ def cut_at_frozen(classifier: keras.Model) -> Cut | None:
     A layer is fixed if it is frozen, or has no variables at all, and so is whatever it is fed by. The boundary
     are the outputs of fixed layers that others take. Where shortcuts cross it, or it is wide (an expanded
     layer), the tail begins at an earlier single tensor that holds fewer numbers, as long as the layers in
-    between cost next to nothing.
+    between cost next to nothing. What has no batch is no part of an image's row: it is a constant of the tail
+    (angles of rotary positions), or computed there again (a table of positions).
 
     Args:
       classifier: Functional model after `freezing.freeze_for`, of static image size.
@@ -45,11 +47,13 @@ def cut_at_frozen(classifier: keras.Model) -> Cut | None:
       The two parts; `None` where nothing is frozen before the first layer that trains.
     """
     nodes = calls_in_order(classifier)
-    moving = _moving(nodes)
-    fixed = [node for node in nodes if id(node) not in moving]
+    of_shapes = tensors_of_shapes(nodes)
+    moving = _moving(nodes, of_shapes)
+    fixed = [node for node in nodes if id(node) not in moving and id(node.outputs[0]) not in of_shapes]
     producer = {id(tensor): node for node in nodes for tensor in node.outputs}
     consumed = [tensor for node in nodes if id(node) in moving for tensor in node.input_tensors]
-    boundary = list({id(tensor): tensor for tensor in consumed if id(producer[id(tensor)]) not in moving}.values())
+    banked = (tensor for tensor in consumed if id(producer[id(tensor)]) not in moving and id(tensor) not in of_shapes)
+    boundary = list({id(tensor): tensor for tensor in banked}.values())
     needed = _ancestors(boundary, producer)
     fixed = [node for node in fixed if id(node) in needed]
     if not any(map(_has_weights, fixed)):
@@ -58,20 +62,24 @@ def cut_at_frozen(classifier: keras.Model) -> Cut | None:
     boundary = _cheapest(boundary, fixed, _RECOMPUTED_SHARE * tail_macs)
     return Cut(
         keras.Model(classifier.input, boundary, name=f"{classifier.name}_prefix"),
-        _model_without_trace(classifier, boundary, name=f"{classifier.name}_tail"),
+        model_from(classifier, boundary, of_shapes, name=f"{classifier.name}_tail"),
         tuple(tuple(tensor.shape[1:]) for tensor in boundary),
         tuple(keras.backend.standardize_dtype(tensor.dtype) for tensor in boundary),
     )
 
 
-def _moving(nodes: list[Any]) -> set[int]:
-    """Returns the ids of the nodes whose output changes in training, from step to step or from draw to draw."""
+def _moving(nodes: list[Any], of_shapes: dict[int, Any]) -> set[int]:
+    """Returns the ids of the nodes whose output changes in training, from step to step or from draw to draw.
+
+    So do those whose output has no batch, and cannot be banked by image, unless it is of shapes alone.
+    """
     moving, moving_tensors = set(), set()
     for node in nodes:
         operation = node.operation
         # A dropout layer has a variable too: the state of its generator.
         changes = getattr(operation, "trainable", False) and bool(getattr(operation, "variables", ()))
-        if changes or any(id(tensor) in moving_tensors for tensor in node.input_tensors):
+        batchless = any(tensor.shape[:1] != (None,) and id(tensor) not in of_shapes for tensor in node.outputs)
+        if changes or batchless or any(id(tensor) in moving_tensors for tensor in node.input_tensors):
             moving.add(id(node))
             moving_tensors.update(map(id, node.outputs))
     return moving
@@ -108,17 +116,3 @@ def _has_weights(node: Any) -> bool:
 
 def _size(tensors: Any) -> int:
     return sum(math.prod(tensor.shape[1:]) for tensor in tensors)
-
-
-def _model_without_trace(classifier: keras.Model, inputs: list[Any], *, name: str) -> keras.Model:
-    """Returns the model from inner tensors to the classifier's output.
-
-    Keras notes the calls of such a model in the layers, which then have two outputs: `layer.output` raises. The
-    model itself does not need these notes, so they are taken back.
-    """
-    noted = [notes for layer in classifier.operations for notes in (layer._inbound_nodes, layer._outbound_nodes)]
-    lengths = [len(notes) for notes in noted]
-    model = keras.Model(inputs, classifier.output, name=name)
-    for notes, length in zip(noted, lengths, strict=True):
-        del notes[length:]
-    return model

@@ -28,6 +28,7 @@ from tl_distributed.data.record_reader import RecordFile
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.shards import RecordFormat, shard_paths
 from tl_distributed.data.splits import Split
+from tl_distributed.errors import UserError
 from tl_distributed.files import matching_files, replace_file, write_file
 
 FORMAT_VERSION = 3
@@ -59,7 +60,17 @@ class FeatureLayout:
         return self.row_length * tf.as_dtype(self.stored_dtype).size
 
     def join(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Returns `[batch, row_length] stored_dtype`."""
+        """Returns `[batch, row_length] stored_dtype`.
+
+        Raises:
+          UserError: A layer of somebody's own that says another shape of its output than it has.
+        """
+        for tensor, shape in zip(tensors, self.shapes, strict=True):
+            if tuple(tensor.shape[1:]) != shape:
+                raise UserError(
+                    f"--feature_bank: a frozen layer returns {list(tensor.shape[1:])} of an image where it says "
+                    f"{list(shape)} (its compute_output_shape); --feature_bank=off trains without"
+                )
         rows = [tf.cast(tf.reshape(tensor, [tensor.shape[0], -1]), self.stored_dtype) for tensor in tensors]
         return tf.concat(rows, axis=1)
 
