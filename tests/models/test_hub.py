@@ -44,6 +44,7 @@ def images(count: int = 2) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3)).astype(np.float32)
 
 
+@pytest.mark.filterwarnings("error:When providing `inputs` as a dict")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_features_are_keras_hubs_own(presets, family):
     folder = presets[family].removeprefix("hub:")
@@ -54,6 +55,10 @@ def test_features_are_keras_hubs_own(presets, family):
     model = built(presets[family])
     assert get_backbone(presets[family]).default_size == SIZE and model.input_shape == (None, SIZE, SIZE, 3)
     np.testing.assert_allclose(model(images(), training=False), expected, rtol=1e-4, atol=1e-4)
+    outputs = [tensor for layer in model.layers for tensor in keras.tree.flatten(layer.output)]
+    computed = keras.tree.flatten(keras.Model(model.input, outputs)(images(), training=False))
+    for said, got in zip(outputs, computed, strict=True):  # which the bank and the count of operations go by
+        assert said.shape[1:] == tuple(got.shape[1:]), said.name
     if family == "vit":  # --weights=none
         random = built(presets[family], weights="none")(images(), training=False)
         assert np.abs(np.asarray(random) - np.asarray(expected)).max() > 1e-2
@@ -73,8 +78,11 @@ def test_each_block_of_a_transformer_is_a_layer(presets, family):
     assert len(backbone_blocks(model)) == 1 + BLOCKS  # and the embeddings
 
 
-def test_blocks_of_every_stage_of_swin_are_layers(presets):
-    model = classifier(presets["swin"])
+def test_blocks_of_every_stage_of_swin_are_layers(presets, recwarn):
+    text = presets["swin"]
+    recwarn.clear()
+    model = classifier(text)
+    assert not [str(one.message) for one in recwarn if one.category is UserWarning]  # which each block is good for
     assert sum(type(layer).__name__ == "SwinTransformerBlock" for layer in model.layers) == 4
     freeze_for(model, "frozen", unfreeze_last_layers=0, unfreeze_from="")
     # A frozen backbone is a fixed function: its stochastic depth is off.

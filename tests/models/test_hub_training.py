@@ -52,6 +52,16 @@ RUNS = {
     "full, a CNN": ("resnet", {"transfer": "full"}),
     "LoRA": ("vit", {"transfer": "lora", "lora_rank": 2}),
 }  # fmt: skip
+# The head, then the last layers at rates of their own, both from banks.
+TWO_PHASES = {
+    "transfer": "two_phase", "head_epochs": 1, "unfreeze_last_layers": 3, "layer_decay": 0.5, "feature_bank": "on"
+}  # fmt: skip
+RUNS |= {f"two phases, {family}": (family, TWO_PHASES) for family in ("dinov3", "siglip", "swin", "mobilenetv5")}
+EXPORTS = [
+    *((name, kind) for name in ("frozen from a bank, 2 devices", "partial from a bank, XLA", "full, a CNN")
+      for kind in ("saved_model", "keras")),
+    *((name, "saved_model") for name in RUNS if name.startswith("two phases")),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +147,7 @@ def test_it_trains_and_the_saved_model_is_what_was_scored(trained, data_dir, nam
     np.testing.assert_allclose(open_model(str(workdir)).predict(pixels), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["frozen from a bank, 2 devices", "partial from a bank, XLA", "full, a CNN"])
-@pytest.mark.parametrize("kind", ["saved_model", "keras"])
+@pytest.mark.parametrize(("name", "kind"), EXPORTS)
 def test_exports_predict_the_same_and_name_the_licence(trained, data_dir, tmp_path, name, kind):
     output = tmp_path / {"saved_model": "model", "keras": "model.keras"}[kind]
     export(ExportConfig(workdir=str(trained[name]), format=kind, output=str(output)), [])

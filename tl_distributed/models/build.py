@@ -12,6 +12,7 @@ from tl_distributed.errors import UserError
 from tl_distributed.models.backbones import BACKBONES, NORMALIZATIONS, Backbone
 from tl_distributed.models.construction import construct
 from tl_distributed.models.hub import build_from_preset
+from tl_distributed.models.hub_configs import without_warnings
 from tl_distributed.models.hub_files import is_hub
 from tl_distributed.models.plugins import function_of, is_own
 from tl_distributed.models.settings import ModelSettings
@@ -137,8 +138,11 @@ def build_model(
         head_units=settings.head_units,
         dropout=settings.dropout,
     )
-    if is_own(settings.backbone) or is_hub(settings.backbone):
+    if is_own(settings.backbone):
         refuse_what_cannot_be_saved(classifier, f"--backbone={settings.backbone}")
+    if is_hub(settings.backbone):
+        with without_warnings():
+            refuse_what_cannot_be_saved(classifier, f"--backbone={settings.backbone}")
     if not named:
         reset = (lambda _: "--reset_head") if settings.reset_head else why_new_head
         _LOG.info("%s", load_head_weights(classifier, weights, reset))

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from tl_distributed.errors import UserError, one_line
-from tl_distributed.models.hub_configs import mend_configs
+from tl_distributed.models.hub_configs import mend_configs, without_warnings
 from tl_distributed.models.hub_files import CONFIG, name_of, preset_image_size, preset_licence, read_part
 
 _LOG = logging.getLogger(__name__)
@@ -16,6 +16,7 @@ _PATCHES_OF_SWIN = ("keras_hub.src.models.swin_transformer.swin_transformer_laye
 _FEWEST_BLOCKS = 2  # of one class, that make a layer a stack of blocks
 
 
+@without_warnings()
 def build_from_preset(text: str, image_size: int, *, load_weights: bool) -> Any:
     """Builds the backbone of a preset for images in [0, 255].
 
@@ -39,7 +40,9 @@ def build_from_preset(text: str, image_size: int, *, load_weights: bool) -> Any:
     backbone = _with_own_positions(_vision_part(_from_preset(text, image_size, load_weights), text))
     mend_configs()
     converter = _converter(text)
-    image = keras.Input((image_size, image_size, 3), name="image")
+    (given,) = keras.tree.flatten(backbone.input)
+    # By the preset's name: Keras warns where a model takes a dictionary, and its tensors have other names.
+    image = keras.Input((image_size, image_size, 3), name=given.name)
     scale, offset = converter.scale, converter.offset
     normalized = keras.layers.Rescaling(
         1.0 if scale is None else scale, 0.0 if offset is None else offset, name="rescaling"
