@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from toy_dataset import write_toy_dataset
 import tl_distributed as tl
 from tl_distributed.data.records import read_manifest
 from tl_distributed.inspection.networks import read_run_config
+from tl_distributed.reporting.run_facts import about_run
 from tl_distributed.settings.flags import parse_arguments
 from tl_distributed.studies.plan import StudyConfig, make_plan
 from tl_distributed.studies.runner import open_study
@@ -57,6 +59,8 @@ def test_a_given_model_trains_frozen_from_its_bank(flags):
     assert run.results["trainable_parameters"] == 16 * 3 + 3 < run.results["parameters"]
     assert run.results["forward_flops_per_image"] == 2 * (8 * 8 * 27 * 8 + 4 * 4 * 72 * 16 + 16 * 3)
     assert run.model.predict(images()).shape == (5, 3)
+    # What a command cannot say, only the program can.
+    assert about_run(run.config)[1] == shlex.join(["python", sys.argv[0]])
 
 
 def test_norms_and_biases_alone(flags):

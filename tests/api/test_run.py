@@ -1,9 +1,11 @@
 """Training, loading and predicting from Python, against the files of the run and the commands."""
 
+import dataclasses
 import json
 import logging
 import os
 import pathlib
+import shlex
 import signal
 import threading
 
@@ -14,6 +16,8 @@ from PIL import Image
 from toy_dataset import write_toy_dataset
 
 import tl_distributed as tl
+from tl_distributed.reporting.run_facts import about_run
+from tl_distributed.settings.flags import parse_arguments
 from tl_distributed.training import run as training_run
 
 SIZE = 16
@@ -53,6 +57,14 @@ def test_a_run_is_its_files(run):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert run.history == rows and sum("val_accuracy" in row for row in rows) == 2
     assert run.config["config"]["backbone"] == "tiny_norm"
+
+
+def test_the_command_that_its_card_and_page_name_trains_the_same(run):
+    line = about_run(run.config)[1]
+    program, *arguments = shlex.split(line.removeprefix("python -m "))
+    assert program == "tl_distributed.train"
+    config = parse_arguments(tl.Config, arguments)[0].resolved(native_size=SIZE)
+    assert json.loads(json.dumps(dataclasses.asdict(config))) == run.config["config"]
 
 
 def test_load_is_what_train_returned(run):

@@ -8,7 +8,7 @@ from tl_distributed.errors import UserError
 from tl_distributed.models.backbones import BACKBONES
 from tl_distributed.pixels.augment_settings import AUGMENTATIONS, NAMED_AUGMENTATIONS, AugmentSettings
 from tl_distributed.settings.config import Config
-from tl_distributed.settings.flags import parse_arguments
+from tl_distributed.settings.flags import parse_arguments, to_arguments
 
 
 def read(*arguments: str) -> Config:
@@ -172,3 +172,19 @@ def test_batch_norm_stays_where_pretrained_weights_are_fine_tuned(arguments, mod
 
 def test_workdir_of_ones_own_is_kept():
     assert read("--workdir=gs://bucket/run").resolved(native_size=32).workdir == "gs://bucket/run"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--backbone=resnet50", "--transfer=partial", "--unfreeze_last_layers=30", "--learning_rate=1e-5"),
+        ("--recipe=convnext_tiny_best", "--data_dir=data/my, photos", "--warmup_epochs=0.25"),
+        ("--workers=a:1,b:2", "--worker_index=1", "--profile_steps=2,4", "--ema_decay=0.999", "--deterministic"),
+    ],
+)  # fmt: skip
+def test_arguments_of_settings_make_the_same_settings(arguments):
+    config = read(*arguments)
+    assert dataclasses.replace(read(*to_arguments(config)), recipe=config.recipe) == config
+    resolved = config.resolved(native_size=32)
+    assert dataclasses.replace(read(*to_arguments(resolved)), recipe=resolved.recipe) == resolved

@@ -15,13 +15,13 @@ from typing import Any
 from tl_distributed.errors import UserError, one_line
 from tl_distributed.models.hub_files import is_hub
 
-_GIVEN_PREFIX = "python="
+GIVEN_PREFIX = "python="  # in a setting: what a program gave, under this name
 _given: dict[str, tuple[Any, str]] = {}  # by the setting's text: the object and the digest of what it is
 
 
 def is_own(text: str) -> bool:
     """Whether a setting names code of one's own, and nothing of this package's tables nor of KerasHub."""
-    return (":" in text and not is_hub(text)) or text.startswith(_GIVEN_PREFIX)
+    return (":" in text and not is_hub(text)) or text.startswith(GIVEN_PREFIX)
 
 
 def give(thing: Any, name: str, content: bytes) -> str:
@@ -32,7 +32,7 @@ def give(thing: Any, name: str, content: bytes) -> str:
       name: For people.
       content: What it is: another content under the same name is another setting for a run that goes on.
     """
-    text = f"{_GIVEN_PREFIX}{name}"
+    text = f"{GIVEN_PREFIX}{name}"
     _given[text] = thing, hashlib.sha256(content).hexdigest()
     return text
 
@@ -43,7 +43,7 @@ def function_of(flag: str, text: str) -> Callable[..., Any]:
     Raises:
       UserError: No such module or function, or one that a program gave, in a process to which it was not given.
     """
-    if text.startswith(_GIVEN_PREFIX):
+    if text.startswith(GIVEN_PREFIX):
         if text not in _given:
             raise UserError(f"--{flag}={text}: was given by a program; give it again, by tl.train(...)")
         return _given[text][0]
@@ -86,7 +86,7 @@ _Settings = Mapping[str, str | Sequence[str]]  # the values of flags that may na
 
 def modules_of(settings: _Settings) -> list[str]:
     """Returns the names of the modules that settings name, without importing them."""
-    return [text.partition(":")[0] for flag, text in _named(settings) if not text.startswith(_GIVEN_PREFIX)]
+    return [text.partition(":")[0] for flag, text in _named(settings) if not text.startswith(GIVEN_PREFIX)]
 
 
 def sources_of(settings: _Settings) -> dict[str, str]:
@@ -97,7 +97,7 @@ def sources_of(settings: _Settings) -> dict[str, str]:
     """
     sources = {}
     for flag, text in _named(settings):
-        if text.startswith(_GIVEN_PREFIX):
+        if text.startswith(GIVEN_PREFIX):
             function_of(flag, text)
             sources[text] = _given[text][1]
         else:

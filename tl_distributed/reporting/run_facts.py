@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tl_distributed.models.plugins import GIVEN_PREFIX
 from tl_distributed.reporting.page.render import Cell, Table, words
 
 _SPEEDS = (
@@ -57,6 +58,8 @@ def about_run(written: Mapping[str, Any]) -> tuple[tuple[tuple[str, str], ...], 
     ]
     command: Sequence[str] = written.get("command", ())
     line = shlex.join(["python", "-m", "tl_distributed.train", *command[1:]]) if command else ""
+    if GIVEN_PREFIX in line:  # no command can say what only the program has
+        line = shlex.join(["python", command[0]])
     return tuple((name, text) for name, text in facts if text), line
 
 

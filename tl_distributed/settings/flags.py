@@ -183,6 +183,24 @@ def parse_arguments(config_class: type, arguments: Sequence[str]) -> tuple[Any, 
     return config_class(**{name: flag_values[name].value for name in names}), positional
 
 
+def to_arguments(settings: Any) -> list[str]:
+    """Returns arguments, of what differs from its default, that `parse_arguments` makes the same settings of.
+
+    A recipe is left out: the settings are what became of it. `None` in place of another default cannot be said.
+    """
+    arguments = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if "topic" not in field.metadata or value is None or value == field.default or field.name == "recipe":
+            continue
+        if isinstance(value, bool):
+            arguments.append(f"--{'' if value else 'no'}{field.name}")
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            arguments.append(f"--{field.name}={text}")
+    return arguments
+
+
 def help_text(config_class: type, description: str) -> str:
     """Returns the command's description and its flags, grouped by topic in order of declaration."""
     topics: dict[str, list[str]] = {}

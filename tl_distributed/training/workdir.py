@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import platform
 import re
 import subprocess
@@ -23,6 +24,7 @@ from tl_distributed.inference.run_data import absolute
 from tl_distributed.models.weight_licences import weights_licence
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.settings.config import Config
+from tl_distributed.settings.flags import to_arguments
 from tl_distributed.training.checkpoints import Position
 
 _LOG = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ _FREE_SETTINGS = frozenset({
 _COMPARED = frozenset(
     {"data_dir", "recipe", "strategy", "xla", "all_reduce_dtype", "gradient_buckets", "steps_per_loop"}
 )
+_COMMANDS = ("train.py", "tl-train", "child.py")  # the last of a study; what they were given are flags
 # What runs did before there was the flag, where that is not its default now.
 _BEFORE_THE_FLAG = {"batch_norm": "train", "finetune_warmup_fraction": 0.0}
 
@@ -208,13 +211,19 @@ def _by_name(info: DatasetInfo, class_weights: Sequence[float] | None) -> dict[s
     return None if class_weights is None else dict(zip(info.class_names, class_weights, strict=True))
 
 
+def _command(config: Config) -> list[str]:
+    """Returns what was typed, or where a program trains its name and the flags that say the same."""
+    is_typed = os.path.basename(sys.argv[0]) in _COMMANDS
+    return sys.argv if is_typed else [sys.argv[0], *to_arguments(config)]
+
+
 def write_config(
     config: Config, info: DatasetInfo, runtime: Runtime, class_weights: Sequence[float] | None = None
 ) -> dict[str, Any]:
     """Writes `config.json`: resolved settings, versions, commit, devices, data set, class weights; returns it."""
     content = {
         "config": dataclasses.asdict(config),
-        "command": sys.argv,
+        "command": _command(config),
         "versions": {
             "tl_distributed": tl_distributed.__version__,
             "python": platform.python_version(),
