@@ -49,8 +49,8 @@ class ScaleConfig:
 
 def draw_pictures(config: ScaleConfig, processes: int) -> int:
     """Draws the pictures into class folders; returns how many the gigabytes allow."""
-    sample = [len(_jpeg(number, config.size)) for number in range(64)]
-    count = min(config.pictures, int(config.most_gigabytes * 1e9 / (2.1 * sum(sample) / len(sample))))
+    sample = [_bytes_of(number, config.size) for number in range(64)]
+    count = min(config.pictures, int(config.most_gigabytes * 1e9 / (sum(sample) / len(sample))))
     for label in range(_CLASSES):
         os.makedirs(f"{config.folder}/pictures/train/class_{label:03d}", exist_ok=True)
     starts = range(0, count, 1000)
@@ -192,10 +192,22 @@ def _draw(start: int, stop: int, config: ScaleConfig) -> None:
     for number in range(start, stop):
         path = f"{config.folder}/pictures/train/class_{number % _CLASSES:03d}/{number:08d}.jpg"
         with open(path, "wb") as file:
-            file.write(_jpeg(number, config.size))
+            file.write(_jpeg(_image(number, config.size), quality=85))
 
 
-def _jpeg(number: int, size: int) -> bytes:
+def _bytes_of(number: int, size: int) -> float:
+    """Returns what a picture takes, and takes in the data set, encoded anew, with a tenth more while it is built."""
+    image = _image(number, size)
+    return len(_jpeg(image, quality=85)) + 1.1 * len(_jpeg(image, quality=95, subsampling=0))
+
+
+def _jpeg(image: Any, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def _image(number: int, size: int) -> Any:
     """Returns a picture that no other number has: coarse colours, enlarged."""
     import numpy as np
     from PIL import Image
@@ -203,10 +215,7 @@ def _jpeg(number: int, size: int) -> bytes:
     random = np.random.default_rng(number)
     height, width = (size, size * 4 // 3) if number % 2 else (size * 4 // 3, size)
     coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 if __name__ == "__main__":
