@@ -7,6 +7,7 @@ import os
 import pathlib
 import shlex
 import signal
+import sys
 import threading
 
 import keras
@@ -59,7 +60,9 @@ def test_a_run_is_its_files(run):
     assert run.config["config"]["backbone"] == "tiny_norm"
 
 
-def test_the_command_that_its_card_and_page_name_trains_the_same(run):
+def test_the_command_that_its_card_and_page_name_trains_the_same(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--of_the_program=3"])  # which is not the package's
+    run = tl.train(**flags, max_steps=1, workdir=tmp_path / "python=3 run")
     line = about_run(run.config)[1]
     program, *arguments = shlex.split(line.removeprefix("python -m "))
     assert program == "tl_distributed.train"

@@ -12,7 +12,7 @@ def located(record: memoryview) -> tuple[int, int, list[int]]:
 
 def test_a_place_is_remembered_for_each_record(monkeypatch):
     monkeypatch.setattr(known_records, "_MOST_PLACES", 3)
-    known = KnownRecords(6, located, share_places=True)
+    known = KnownRecords(6, located, lasts=True, share_places=True)
     numbers = np.array([4, 0, 2, 5, 3])
     assert not known.were_read(numbers).any() and known.places(numbers) == [None] * 5
     records = [memoryview(bytes([label, 0])) for label in (7, 8, 7, 9, 8)]
@@ -23,7 +23,13 @@ def test_a_place_is_remembered_for_each_record(monkeypatch):
 
 
 def test_without_sharing_only_that_it_was_read():
-    known = KnownRecords(2, located, share_places=False)
+    known = KnownRecords(2, located, lasts=True, share_places=False)
     known.place(1, memoryview(b"ab"))
     assert known.were_read(np.array([0, 1])).tolist() == [False, True]
     assert known.places(np.array([0, 1])) == [None, None]
+
+
+def test_of_what_does_not_last_nothing_is_remembered():
+    known = KnownRecords(2, located, lasts=False, share_places=True)
+    assert known.place(1, memoryview(b"ab")) == (1, 2, [97])
+    assert not known.were_read(np.array([0, 1])).any() and known.places(np.array([0, 1])) == [None, None]

@@ -111,6 +111,27 @@ def test_a_mapped_record_is_checked_once_and_one_of_a_bucket_each_time(data_dir)
             batches(other, steps=5)
 
 
+def test_a_record_of_a_bucket_that_was_replaced_is_read_as_it_is_now(data_dir):
+    folder = "ram://replaced/toy"
+    tf.io.gfile.makedirs(folder)
+    for path in pathlib.Path(data_dir).iterdir():
+        with tf.io.gfile.GFile(f"{folder}/{path.name}", "wb") as file:
+            file.write(path.read_bytes())
+    split = load_splits(folder, read_manifest(folder), ("train",), input_mode="disk")["train"]
+    before = batches(split)
+    for shard in read_manifest(folder).splits["train"].shards:
+        records = [record.numpy() for record in tf.data.TFRecordDataset(f"{data_dir}/{shard.file}")]
+        tf.io.gfile.remove(f"{folder}/{shard.file}")
+        with tf.io.TFRecordWriter(f"{folder}/{shard.file}") as writer:
+            for record in records:
+                example = tf.train.Example.FromString(record)
+                example.features.feature["label"].int64_list.value[0] += 1
+                writer.write(example.SerializeToString(deterministic=True))
+    for (images, labels, *_), (images_before, labels_before, *_) in zip(batches(split), before, strict=True):
+        np.testing.assert_array_equal(images, images_before)
+        np.testing.assert_array_equal(labels, labels_before + 1)
+
+
 def test_near_ranges_are_read_in_one_go(monkeypatch):
     monkeypatch.setattr(record_files, "_REMOTE_READ_BYTES", 100)
     spans = [("b", 0, 50), ("a", 500, 600), ("a", 0, 50), ("a", 140, 190), ("a", 700, 800), ("a", 291, 300)]

@@ -184,7 +184,7 @@ def test_workdir_of_ones_own_is_kept():
     ],
 )  # fmt: skip
 def test_arguments_of_settings_make_the_same_settings(arguments):
-    config = read(*arguments)
-    assert dataclasses.replace(read(*to_arguments(config)), recipe=config.recipe) == config
+    config = dataclasses.replace(read(*arguments), recipe="")  # of which the settings are what became
+    assert read(*to_arguments(config)) == config
     resolved = config.resolved(native_size=32)
-    assert dataclasses.replace(read(*to_arguments(resolved)), recipe=resolved.recipe) == resolved
+    assert read(*to_arguments(resolved)) == resolved

@@ -29,7 +29,7 @@ from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.shards import RecordFormat, shard_paths
 from tl_distributed.data.splits import Split
 from tl_distributed.errors import UserError
-from tl_distributed.files import matching_files, replace_file, write_file
+from tl_distributed.files import matching_files, read_json, replace_file, write_file
 
 FORMAT_VERSION = 3
 _LABEL_BYTES = 4
@@ -234,9 +234,8 @@ def build_seconds(folder: str) -> float:
 
 def _build_times(path: str) -> dict[str, float]:
     try:
-        with tf.io.gfile.GFile(path) as file:
-            return json.loads(file.read())
-    except tf.errors.NotFoundError:
+        return read_json(path) or {}
+    except tf.errors.NotFoundError:  # removed meanwhile
         return {}
 
 

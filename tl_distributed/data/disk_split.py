@@ -43,8 +43,9 @@ class DiskSplit:
         self._reader = RecordReader(files, remedy=record_format.remedy)
         self._files, self._format, self._buffers = [file.path for file in files], record_format, _Buffers()
         self._known = KnownRecords(
-            self._reader.num_records, record_format.locate, share_places=record_format.decode is None
-        )
+            self._reader.num_records, record_format.locate,
+            lasts=self._reader.lasts, share_places=record_format.decode is None,
+        )  # fmt: skip
         self.num_examples = self._reader.num_records // len(versions)
 
     @property

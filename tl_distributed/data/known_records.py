@@ -17,9 +17,16 @@ class KnownRecords:
     record and label; those beyond the 65,535th are looked for each time.
     """
 
-    def __init__(self, num_records: int, locate: Callable[[memoryview], Place], *, share_places: bool):
-        """`locate` is of `RecordFormat`; without `share_places` it is asked each time."""
-        self._locate, self._share_places = locate, share_places
+    def __init__(self, num_records: int, locate: Callable[[memoryview], Place], *, lasts: bool, share_places: bool):
+        """Begins with none.
+
+        Args:
+          num_records: That there are.
+          locate: Of `RecordFormat`.
+          lasts: Whether a record stays what it was; else nothing is remembered, since each time its bytes travel anew.
+          share_places: Whether to remember places; else `locate` is asked each time.
+        """
+        self._locate, self._lasts, self._share_places = locate, lasts, share_places
         self._numbers = np.zeros(num_records, np.uint16)  # of places; 0 of a record that was not read yet
         self._places: list[Place | None] = [None, None]
         self._number_of: dict[tuple, int] = {}
@@ -36,7 +43,8 @@ class KnownRecords:
           ValueError: It is none of this format.
         """
         place = self._locate(record)
-        self._numbers[number] = self._number(place) if self._share_places else _SOUND
+        if self._lasts:
+            self._numbers[number] = self._number(place) if self._share_places else _SOUND
         return place
 
     def places(self, numbers: np.ndarray) -> list[Place | None]:

@@ -39,6 +39,7 @@ class RecordReader:
 
     Attributes:
       num_records: In all of them.
+      lasts: Whether a record that was read once is the same when it is read again: `FileBytes`.
     """
 
     def __init__(self, files: Sequence[RecordFile], *, remedy: str):
@@ -47,7 +48,7 @@ class RecordReader:
         self._first = np.cumsum([0, *(file.num_records for file in files)])
         self._bytes, self._counter = file_bytes(files[0].path), ByteCounter()
         self._offsets = functools.cache(self._map_offsets)  # of a shard by its number
-        self.num_records = int(self._first[-1])
+        self.num_records, self.lasts = int(self._first[-1]), self._bytes.lasts
 
     @property
     def bytes_read(self) -> int:
@@ -57,12 +58,11 @@ class RecordReader:
     def read(self, numbers: np.ndarray, were_read: np.ndarray | None = None) -> list[np.ndarray]:
         """Returns the content of the records at `numbers [k]`, each in [0, num_records), as `[length] uint8`.
 
-        A record is checked when it is first read: that it is where it should be, and its checksum. Of files that are
-        not mapped it is each time, since each time its bytes travel anew.
+        A record is checked when it is first read: that it is where it should be, and its checksum.
 
         Args:
           numbers: Of the records.
-          were_read: `[k] bool`, which of them were read before; none by default.
+          were_read: `[k] bool`, which of them were read before, of files that last; none by default.
 
         Raises:
           UserError: A file that cannot be read, that does not hold the records where its index says, or a record that
@@ -74,7 +74,7 @@ class RecordReader:
             path = getattr(error, "filename", None) or self._files[0].path
             raise UserError(f"{path} or a shard beside it cannot be read ({one_line(error)})") from None
         self._counter.add(sum(map(len, frames)))
-        if were_read is None or not self._bytes.lasts:
+        if were_read is None:
             self._check(numbers, frames)
         elif not were_read.all():
             new = np.flatnonzero(~were_read)

@@ -58,7 +58,8 @@ def about_run(written: Mapping[str, Any]) -> tuple[tuple[tuple[str, str], ...], 
     ]
     command: Sequence[str] = written.get("command", ())
     line = shlex.join(["python", "-m", "tl_distributed.train", *command[1:]]) if command else ""
-    if GIVEN_PREFIX in line:  # no command can say what only the program has
+    # No command can say what only the program has.
+    if any(word.partition("=")[2].startswith(GIVEN_PREFIX) for word in command):
         line = shlex.join(["python", command[0]])
     return tuple((name, text) for name, text in facts if text), line
 

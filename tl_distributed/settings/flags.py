@@ -186,12 +186,12 @@ def parse_arguments(config_class: type, arguments: Sequence[str]) -> tuple[Any, 
 def to_arguments(settings: Any) -> list[str]:
     """Returns arguments, of what differs from its default, that `parse_arguments` makes the same settings of.
 
-    A recipe is left out: the settings are what became of it. `None` in place of another default cannot be said.
+    `None` in place of another default cannot be said.
     """
     arguments = []
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if "topic" not in field.metadata or value is None or value == field.default or field.name == "recipe":
+        if "topic" not in field.metadata or value is None or value == field.default:
             continue
         if isinstance(value, bool):
             arguments.append(f"--{'' if value else 'no'}{field.name}")

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-import os
+import pathlib
 import platform
 import re
 import subprocess
@@ -44,7 +44,6 @@ _FREE_SETTINGS = frozenset({
 _COMPARED = frozenset(
     {"data_dir", "recipe", "strategy", "xla", "all_reduce_dtype", "gradient_buckets", "steps_per_loop"}
 )
-_COMMANDS = ("train.py", "tl-train", "child.py")  # the last of a study; what they were given are flags
 # What runs did before there was the flag, where that is not its default now.
 _BEFORE_THE_FLAG = {"batch_norm": "train", "finetune_warmup_fraction": 0.0}
 
@@ -213,8 +212,11 @@ def _by_name(info: DatasetInfo, class_weights: Sequence[float] | None) -> dict[s
 
 def _command(config: Config) -> list[str]:
     """Returns what was typed, or where a program trains its name and the flags that say the same."""
-    is_typed = os.path.basename(sys.argv[0]) in _COMMANDS
-    return sys.argv if is_typed else [sys.argv[0], *to_arguments(config)]
+    package = pathlib.Path(tl_distributed.__file__).resolve().parent
+    program = pathlib.Path(sys.argv[0]).resolve()  # of `python -m` a file of the package; a program may be a train.py
+    if program.is_relative_to(package) or program.name == "tl-train":
+        return sys.argv
+    return [sys.argv[0], *to_arguments(dataclasses.replace(config, recipe=""))]  # which the settings came of
 
 
 def write_config(
