@@ -185,6 +185,24 @@ def test_a_terminal_that_is_gone_ends_nothing(columns, tmp_path):
     assert (tmp_path / "done").exists()
 
 
+def test_a_log_file_on_a_full_disk_loses_lines_and_ends_nothing(tmp_path):
+    """The lines come again once there is room; what could not be written is not written later."""
+    log, script = tmp_path / "log", tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\n"
+        "from tl_distributed.progress import Progress\n"
+        "from tl_distributed.streams import show_line\n"
+        "show_line('lost')\n"
+        "with Progress(total=3, unit='images', label='Build') as progress:\n"
+        "    progress.update(3)\n"
+        f"os.dup2(os.open({str(log)!r}, os.O_WRONLY | os.O_CREAT), 2)\n"
+        "show_line('there is room')\n"
+    )
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, script], stderr=full, check=False).returncode == 0
+    assert log.read_text() == "there is room\n"
+
+
 def test_imports_no_tensorflow():
     code = "import sys, tl_distributed.progress; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

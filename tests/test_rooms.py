@@ -7,7 +7,7 @@ import pytest
 from paths import REPO
 
 FLOORS = (
-    ("errors", "files", "progress", "settings.flags"),  # the ground, with how a room declares its flags
+    ("errors", "files", "progress", "settings.flags", "streams"),  # the ground, with how a room declares its flags
     ("data", "models", "pixels", "reporting"),
     ("settings", "bank.settings", "runtime.settings", "training.settings"),  # the config, and all that it composes
     ("inference", "runtime"),

@@ -10,7 +10,9 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 
-_FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+from tl_distributed.streams import FULL_DISK
+
+_FULL_DISK = tuple(os.strerror(number) for number in FULL_DISK)
 _WHERE_IN_INPUT = re.compile(r"^(\{\{function_node \S+\}\} )?(Error in user-defined function .*? Iterator::\S+: )?")
 
 

@@ -10,7 +10,6 @@ model was trained on.
 
 import dataclasses
 import functools
-import sys
 
 from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.data.fit_rules import FITS, Fit
@@ -19,6 +18,7 @@ from tl_distributed.models.plugins import import_plugins
 from tl_distributed.models.settings import ModelSettings
 from tl_distributed.settings.command import import_tensorflow, run_command
 from tl_distributed.settings.flags import borrowed, setting
+from tl_distributed.streams import show_line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def main(config: PredictConfig, positional: list[str]) -> int:
     files, model = find_images(positional), open_model(config.model)
     fit, note = choose_fit(model, config.asked_fit)
     if note:
-        print(note, file=sys.stderr)
+        show_line(note)
     results = predict_files(
         model, files, top=config.top, batch_size=config.batch_size, fit=fit, max_megapixels=config.max_megapixels
     )

@@ -3,16 +3,15 @@
 Imports no TensorFlow, so that data preparation and `--help` stay quick.
 """
 
-import contextlib
-import errno
 import numbers
 import os
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from tl_distributed.streams import show_line, without_its_reader
 
 LOG_EVERY_SECONDS = 10.0
 
@@ -95,7 +94,7 @@ class Progress:
     def note(self, line: str) -> None:
         """Writes a line of its own, above the bar if there is one."""
         if self._bar is not None:
-            with _surviving_its_terminal(self._stream):
+            with without_its_reader(self._stream):
                 self._bar.write(line, file=self._stream)
                 self._stream.flush()
         else:
@@ -134,30 +133,6 @@ class Progress:
     def _write(self, line: str) -> None:
         if not self._silent:
             show_line(line, self._stream)
-
-
-def show_line(line: str, stream: TextIO) -> None:
-    """Writes a line at once; where the terminal has been closed, it and all that follows go nowhere."""
-    with _surviving_its_terminal(stream):
-        print(line, file=stream, flush=True)
-
-
-@contextlib.contextmanager
-def _surviving_its_terminal(stream: TextIO) -> Iterator[None]:
-    """What runs on without its terminal, as after `disown`, must not die of a line that nobody reads."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        to_nowhere(stream.fileno())
-
-
-def to_nowhere(descriptor: int) -> None:
-    """Throws away what is written to a file descriptor from now on, and what is left in Python's buffer for it."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
 
 
 class _Bar(tqdm):

@@ -259,6 +259,38 @@ def test_output_that_nobody_reads_is_no_defect():
     assert errors == []
 
 
+def run_with_streams(streams: str, *code: str) -> subprocess.CompletedProcess:
+    """Runs a command whose main is `code`, behind a shell's `streams`."""
+    body = "\n".join(f"    {line}" for line in code)
+    script = f"from tl_distributed.settings.command import run_to_exit\ndef main():\n{body}\nrun_to_exit(main)"
+    command = ["bash", "-c", f'"$0" -c "$1" {streams}', sys.executable, script]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("code", ["print('results', flush=True)", "print('results')"])
+def test_output_on_a_full_disk_is_one_line(code):
+    process = run_with_streams(">/dev/full", code)
+    assert process.returncode == UserError.exit_code
+    assert process.stderr == "error: standard output: no space left on device; make room, or send it elsewhere\n"
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_files_of_others(streams, tmp_path):
+    """A file that is opened first would be standard error, and hold the lines of C++ libraries."""
+    path = tmp_path / "shard"
+    process = run_with_streams(
+        streams,
+        "import os, sys",
+        f"file = open({str(path)!r}, 'wb')",
+        "print('results')",
+        "print('a warning', file=sys.stderr, flush=True)",
+        "os.write(2, b'of C++')",
+        "file.write(b'record')",
+    )
+    assert process.returncode == 0, process.stderr
+    assert path.read_bytes() == b"record"
+
+
 @pytest.mark.parametrize("argument", ["--name=~/runs", "--name=~"])
 def test_tilde_is_home_in_every_path(argument, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")

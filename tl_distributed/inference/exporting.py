@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import sys
 
 import keras
 import tensorflow as tf
@@ -20,6 +19,7 @@ from tl_distributed.inference.run_data import find_data_dir
 from tl_distributed.inference.saved import DEFAULT_NAMES, ENDINGS, load_keras, open_model, save_model, stored_info
 from tl_distributed.inference.tflite import Interpreter, Quantization, Quantize
 from tl_distributed.inference.use_script import use_script
+from tl_distributed.streams import show_line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,18 +141,17 @@ def _compared(
     with tf.io.gfile.GFile(output, "rb") as file:
         interpreter = Interpreter(file.read())
     if data is None:
-        print(f"Not scored: {missing}", file=sys.stderr)
+        show_line(f"Not scored: {missing}")
         return None, interpreter.in_float
     compared = data.compare(interpreter, most_images=request.test_images)
     if compared is None:
-        print("Not scored: the data set has neither a test nor a val split", file=sys.stderr)
+        show_line("Not scored: the data set has neither a test nor a val split")
         return None, interpreter.in_float
     print(compared.line())
     if compared.lost_points > LOUD_POINTS:
-        print(
+        show_line(
             f"WARNING: {output} lost {compared.lost_points:.1f} points of accuracy to {request.made_as}. Try "
             f"--quantize={'float16' if request.quantize == 'int8' else 'none'}, more --representative_images, or "
-            "another --backbone.",
-            file=sys.stderr,
+            "another --backbone."
         )
     return compared, interpreter.in_float

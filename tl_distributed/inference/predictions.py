@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from tl_distributed.files import path_exists
 from tl_distributed.inference.pictures import PictureRule, prepare_picture
 from tl_distributed.inference.saved import SavedModel
 from tl_distributed.reporting.label_scores import THRESHOLD
+from tl_distributed.streams import show_line
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
@@ -112,7 +112,7 @@ def print_predictions(results: Iterable[dict[str, Any]], *, as_table: bool) -> i
     for result in results:
         if "error" in result:
             errors += 1
-            print(f"{printable(result['file'])}: {printable(result['error'])}; left out", file=sys.stderr)
+            show_line(f"{printable(result['file'])}: {printable(result['error'])}; left out")
         elif as_table:
             print(f"{printable(result['file'])}  {_in_words(result)}", flush=True)
         else:

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import logging
 import pathlib
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +18,12 @@ import tensorflow as tf
 from tl_distributed.data.records import DatasetInfo, read_manifest
 from tl_distributed.errors import UserError
 from tl_distributed.files import is_remote, path_exists, read_json, to_json_values, write_file
-from tl_distributed.progress import format_duration, show_line
+from tl_distributed.progress import format_duration
 from tl_distributed.ranking.measure import RESULT_FILE
 from tl_distributed.ranking.settings import Candidate, RankConfig
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.workers import Workers
+from tl_distributed.streams import show_line
 from tl_distributed.studies.devices import NO_GPU, WHOLE
 from tl_distributed.studies.processes import STOPPED, reason_of, run_in_process
 
@@ -75,7 +75,7 @@ def measure_candidates(config: RankConfig, info: DatasetInfo, measure: MeasureJo
             folder = f"{config.folder}/{candidate.folder}"
             result = _known_result(folder, config, candidate, info)
             if result is None:
-                show_line(_title(place, candidates, time.monotonic() - started, done), sys.stderr)
+                show_line(_title(place, candidates, time.monotonic() - started, done))
                 job = job_of(config, candidate, next(sample), info)
                 reason = _measure_once(folder, job, measure, stop)
                 done += 1

@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from tl_distributed.errors import UserError
 from tl_distributed.runtime.cluster import Cluster, split_address
 from tl_distributed.runtime.connections import Connection, accept_all, connect_to_chief, dial, listen
 from tl_distributed.runtime.workers import Workers
+from tl_distributed.streams import show_line
 
 _LOG = logging.getLogger(__name__)
 
@@ -206,8 +206,7 @@ class ClusterWorkers(Workers):
                 connection.finish_sending()
             time.sleep(0.2)  # the readers take what is still coming in, so that TCP delivers the reason
         culprit = f"{self.name(who)}: " if who is not None else ""
-        print(f"error: {culprit}{reason}", file=sys.stderr)
-        sys.stderr.flush()
+        show_line(f"error: {culprit}{reason}")
         os._exit(code)
 
 

@@ -17,8 +17,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-from tl_distributed.progress import to_nowhere
 from tl_distributed.runtime.workers import Workers
+from tl_distributed.streams import to_nowhere
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from tl_distributed.errors import UserError, file_error_line, one_line
 from tl_distributed.settings.flags import help_text, parse_arguments
+from tl_distributed.streams import open_closed_streams, show_line, to_nowhere, unwritten_output
 
 HELP = ("--help", "-h", "-help", "--helpfull")
 QUIET_TENSORFLOW = "3"  # TF_CPP_MIN_LOG_LEVEL, unless the user set one: TensorFlow's chatter hides our own lines
@@ -38,10 +39,11 @@ def run_command(
 def run_to_exit(call: Callable[[], int | None]) -> None:
     """Calls, and exits with the code that it returns.
 
-    A `UserError`, or an error of a file system on some path, ends with its one line and exit code 2, Ctrl-C with 130, a
-    reader of the output that went away (`| head`) with 141; anything else is a defect and keeps its traceback. So does
-    an error of a file system under `python -X dev`.
+    A `UserError`, or an error of a file system on some path or of standard output, ends with its one line and exit code
+    2, Ctrl-C with 130, a reader of the output that went away (`| head`) with 141; anything else is a defect and keeps
+    its traceback. So does an error of a file system under `python -X dev`.
     """
+    open_closed_streams()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET_TENSORFLOW)
     try:
         code = call()
@@ -51,16 +53,18 @@ def run_to_exit(call: Callable[[], int | None]) -> None:
             raise
         raise SystemExit(128 + signal.SIGPIPE) from None
     except UserError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        show_line(f"error: {one_line(error)}")
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        show_line("interrupted")
         raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
-        line = None if sys.flags.dev_mode else file_error_line(error)
+        line = unwritten_output(error) if isinstance(error, OSError) else None
+        if line is None and not sys.flags.dev_mode:
+            line = file_error_line(error)
         if line is None:
             raise
-        print(f"error: {one_line(line)}", file=sys.stderr)
+        show_line(f"error: {one_line(line)}")
         raise SystemExit(UserError.exit_code) from None
     raise SystemExit(code or 0)
 
@@ -71,7 +75,7 @@ def _stdout_is_closed() -> bool:
     poll.register(sys.stdout.fileno(), 0)  # errors are reported whatever is asked for
     closed = any(event & select.POLLERR for _, event in poll.poll(0))
     if closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        to_nowhere(sys.stdout.fileno())
     return closed
 
 

@@ -1,15 +1,15 @@
 """What the user sees of the runs of a study while they train, and how they learn that they are to stop."""
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from tl_distributed.progress import format_duration, show_line
+from tl_distributed.progress import format_duration
 from tl_distributed.reporting.metrics_log import read_metrics
 from tl_distributed.runtime.preemption import StopRequest
+from tl_distributed.streams import show_line
 from tl_distributed.studies.clock import PlanClock
 from tl_distributed.studies.plan import Run
 
@@ -57,7 +57,7 @@ class Display:
             parts.append(f"{share:.0%} done, epoch {row['epoch']:.1f}")
         if left is not None:
             parts.append(f"about {format_duration(left / self._at_a_time)} left for the whole study")
-        show_line("; ".join(parts), sys.stderr)
+        show_line("; ".join(parts))
 
     def _last_row(self) -> dict[str, Any] | None:
         path = f"{self._folder}/metrics.jsonl"
