@@ -138,7 +138,7 @@ class ArmSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two arms compared at the largest size; `adjusted_p` allows for the number of all pairs (Holm)."""
+    """Two arms compared at one size; `adjusted_p` allows for the number of all pairs (Holm)."""
 
     first: str
     second: str
@@ -212,16 +212,27 @@ def compare_all(summaries: Sequence[ArmSummary]) -> list[Pair]:
     Raises:
       UserError: Runs that were scored on other images, or the same with other labels.
     """
-    found = []
-    for first, second in itertools.combinations(summaries, 2):
-        seeds = [record.run.seed for record in second.records]
-        shared = [record.run.seed for record in first.records if record.run.seed in seeds]
-        if shared:
-            runs = [[record for record in arm.records if record.run.seed in shared] for arm in (first, second)]
-            answers = [np.stack([one.right for one in same_images(records, runs[0][0])]) for records in runs]
-            found.append((first.name, second.name, compare(*answers)))
+    found = [
+        (first.name, second.name, comparison)
+        for first, second in itertools.combinations(summaries, 2)
+        if (comparison := compare_arms(first, second))
+    ]
     adjusted = holm([comparison.p_value for *_, comparison in found])
     return [Pair(*pair, p_value) for pair, p_value in zip(found, adjusted, strict=True)]
+
+
+def compare_arms(first: ArmSummary, second: ArmSummary) -> Comparison | None:
+    """Compares two arms on the same test images, over the seeds that both have; `None` where they share none.
+
+    Raises:
+      UserError: Runs that were scored on other images, or the same with other labels.
+    """
+    seeds = [record.run.seed for record in second.records]
+    shared = [record.run.seed for record in first.records if record.run.seed in seeds]
+    if not shared:
+        return None
+    runs = [[record for record in arm.records if record.run.seed in shared] for arm in (first, second)]
+    return compare(*(np.stack([one.right for one in same_images(records, runs[0][0])]) for records in runs))
 
 
 def same_images(records: Sequence[Record], first: Record) -> list[Answers]:

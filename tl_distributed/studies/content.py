@@ -26,6 +26,7 @@ from tl_distributed.studies.collect import (
     same_images,
     summarise,
 )
+from tl_distributed.studies.efficiency import data_efficiency
 from tl_distributed.studies.figures import Figures
 from tl_distributed.studies.plan import Plan
 from tl_distributed.studies.ranking import all_numbers, by_rank, pair_matrix, ranked_table
@@ -162,7 +163,7 @@ class _Builder:
         table = Table(
             ("arm", *(f"{size or 'all'} a class" for size in sizes)), tuple(rows), "Test accuracy, ± as above."
         )
-        sentences = tuple(findings.data_efficiency(self._summaries, self._plan.baseline))
+        sentences = tuple(data_efficiency(self._summaries, self._plan.baseline))
         return Section("data", "How much data", f"{len(sizes)} sizes", sentences, (plot,), (table,))
 
     def _by_class(self) -> Section:

@@ -1,6 +1,5 @@
 """What the numbers of a study say, in sentences; every sentence is computed."""
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +8,7 @@ from tl_distributed.reporting.spread import Spread
 from tl_distributed.studies.collect import ArmSummary, Pair, Record
 from tl_distributed.studies.statistics import holm
 
-_SIGNIFICANT = 0.05
+SIGNIFICANT = 0.05
 
 
 def percent(spread: Spread) -> str:
@@ -37,7 +36,7 @@ def headline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -
         return f"{best.name} gets {reached}; no other arm has a finished run to compare it with."
     level = [
         arm.name for arm in ordered[1:]
-        if (pair := _pair(pairs, best.name, arm.name)) is None or pair.adjusted_p >= _SIGNIFICANT
+        if (pair := _pair(pairs, best.name, arm.name)) is None or pair.adjusted_p >= SIGNIFICANT
     ]  # fmt: skip
     about = " (one seed: said of these runs)" if any(pair.comparison.num_seeds == 1 for pair in pairs) else ""
     if not level:
@@ -48,19 +47,20 @@ def headline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -
         which = "two arms" if len(ordered) == 2 else f"{len(ordered)} arms"
         none = "the two arms" if len(ordered) == 2 else f"{best.name} and any other of the {which}"
         return f"No winner: {best.name} leads with {reached}, but {none} are not told apart{about}."
-    listed = level[0] if len(level) == 1 else f"{len(level)} other arms" if len(level) > 3 else _listed(level)
+    near = f"{len(level)} other arms" if len(level) > 3 else listed(level)
     beaten = len(ordered) - 1 - len(level)
     rest = "the remaining arm is" if beaten == 1 else f"the other {beaten} are"
-    return f"{best.name} leads with {reached}, not told apart from {listed}; {rest} behind by more than noise{about}."
+    return f"{best.name} leads with {reached}, not told apart from {near}; {rest} behind by more than noise{about}."
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Returns e.g. `a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def told_apart(pairs: Sequence[Pair]) -> set[frozenset[str]]:
     """Returns the pairs of arms that differ by more than noise."""
-    return {frozenset((pair.first, pair.second)) for pair in pairs if pair.adjusted_p < _SIGNIFICANT}
+    return {frozenset((pair.first, pair.second)) for pair in pairs if pair.adjusted_p < SIGNIFICANT}
 
 
 def ranking(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -> list[str]:
@@ -84,10 +84,10 @@ def ranking(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) ->
     pair = _pair(pairs, best.name, second.name)
     if pair is not None and baseline not in (best.name, second.name):
         sentences.append(f"Between these two: {verdict(pair, best.name, p_value=pair.adjusted_p)}.")
-    unclear = [pair for pair in pairs if pair.adjusted_p >= _SIGNIFICANT]
+    unclear = [pair for pair in pairs if pair.adjusted_p >= SIGNIFICANT]
     if unclear:
-        listed = "; ".join(f"{pair.first} and {pair.second}" for pair in unclear)
-        sentences.append(f"Not told apart by these runs: {listed}.")
+        named = "; ".join(f"{pair.first} and {pair.second}" for pair in unclear)
+        sentences.append(f"Not told apart by these runs: {named}.")
     elif len(pairs) > 1:
         sentences.append(f"All {len(pairs)} pairs of arms differ by more than noise.")
     return sentences
@@ -103,7 +103,7 @@ def verdict(pair: Pair, first: str, *, p_value: float) -> str:
     """
     comparison, sign = pair.comparison, 1 if pair.first == first else -1
     ends = sorted((sign * comparison.low + 0.0, sign * comparison.high + 0.0))
-    ending = "more than noise" if p_value < _SIGNIFICANT else "not told from noise"
+    ending = "more than noise" if p_value < SIGNIFICANT else "not told from noise"
     if comparison.num_seeds == 1:
         ending += " of the test images, all that one seed can show: it is said of these two runs, not of the methods"
     return (
@@ -145,39 +145,6 @@ def fitting(arms: Sequence[ArmSummary]) -> list[str]:
             f"{np.mean([record.results['epochs'] for record in arm.records]):.3g}.{rising}"
         )
     return sentences
-
-
-def data_efficiency(summaries: Sequence[ArmSummary], baseline: str) -> list[str]:
-    """Says who is best at each size, and how many images an arm needs to do what the baseline does with most."""
-    sizes = list(dict.fromkeys(summary.images_per_class for summary in summaries))
-    if len(sizes) < 2:
-        return []
-    best = {
-        size: max((s for s in summaries if s.images_per_class == size), key=lambda s: s.test_accuracy.mean)
-        for size in sizes
-    }
-    listed = "; ".join(f"{_size(size)}: {arm.name} ({percent(arm.test_accuracy)})" for size, arm in best.items())
-    sentences = [f"Best by images of each class: {listed}."]
-    sentences += [
-        f"The lead passes from {best[smaller].name} to {best[larger].name} between {_size(smaller)} and "
-        f"{_size(larger)} images of each class."
-        for smaller, larger in itertools.pairwise(sizes)
-        if smaller in best and larger in best and best[smaller].name != best[larger].name
-    ]
-    most = [s for s in summaries if s.name == baseline][-1:]
-    for name in dict.fromkeys(s.name for s in summaries if s.name != baseline and most):
-        enough = [s for s in summaries if s.name == name and s.test_accuracy.mean >= most[0].test_accuracy.mean]
-        target = f"what {baseline} reaches with {_size(most[0].images_per_class)} ({percent(most[0].test_accuracy)})"
-        if enough:
-            own = f"{_size(enough[0].images_per_class)} ({percent(enough[0].test_accuracy)})"
-            sentences.append(f"{name} reaches {target} with {own}.")
-        else:
-            sentences.append(f"{name} does not reach {target} at any size tried.")
-    return sentences
-
-
-def _size(images_per_class: int) -> str:
-    return f"{images_per_class}" if images_per_class else "all"
 
 
 def incomplete(records: Sequence[Record]) -> list[str]:
