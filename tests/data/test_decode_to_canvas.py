@@ -83,3 +83,11 @@ def test_without_a_graph_it_is_the_same():
 def test_what_is_no_picture_is_refused():
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode(b"not a picture")
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (90, 70), (16, 100), (20, 20)])
+def test_jpegs_that_are_known_to_be_such_give_the_same(shape):
+    data = encoded(smooth(*shape), "JPEG")
+    known = decode_to_canvas(data, image_size=IMAGE_SIZE, canvas_size=CANVAS, is_jpeg=True)
+    for first, second in zip(decode(data), known, strict=True):
+        np.testing.assert_array_equal(first, second)

@@ -3,7 +3,9 @@
 import tensorflow as tf
 
 
-def decode_to_canvas(file: tf.Tensor, *, image_size: int, canvas_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+def decode_to_canvas(
+    file: tf.Tensor, *, image_size: int, canvas_size: int, is_jpeg: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes a picture, makes it smaller where it is too large, and lays it on a canvas.
 
     A JPEG is decoded in full by the accurate transform, never at a half or a quarter: libjpeg's scaled transforms are
@@ -14,6 +16,7 @@ def decode_to_canvas(file: tf.Tensor, *, image_size: int, canvas_size: int) -> t
       image_size: What the shorter side has at most, in pixels; a larger picture is resized, bilinear and antialiased,
         as `fitting.resize_image` does.
       canvas_size: What the longer side has at most; height and width of the canvas.
+      is_jpeg: Whether every file is a JPEG, and none has to be asked, which takes some 20 us of 800.
 
     Returns:
       `[canvas_size, canvas_size, 3] uint8`, black beyond the picture, and `[2] int32`, the picture's height and width.
@@ -21,20 +24,25 @@ def decode_to_canvas(file: tf.Tensor, *, image_size: int, canvas_size: int) -> t
     Raises:
       tf.errors.InvalidArgumentError: In the graph, for bytes that do not decode.
     """
-    picture = tf.cond(
-        tf.io.is_jpeg(file),
-        lambda: tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(file, channels=3, expand_animations=False),
-    )
+    picture = _jpeg(file) if is_jpeg else tf.cond(tf.io.is_jpeg(file), lambda: _jpeg(file), lambda: _other(file))
     picture = tf.ensure_shape(picture, [None, None, 3])
     full = tf.shape(picture)[:2]
-    fits = (tf.reduce_min(full) <= image_size) & (tf.reduce_max(full) <= canvas_size)
-    picture, size = tf.cond(
-        fits,
-        lambda: (picture, full),
-        lambda: _shrunk(picture, _shrunk_size(full, image_size=image_size, canvas_size=canvas_size)),
-    )
-    return _laid_on_canvas(picture, size, canvas_size), size
+    height, width = full[0], full[1]
+    fits = (tf.minimum(height, width) <= image_size) & (tf.maximum(height, width) <= canvas_size)
+
+    def shrunk() -> tuple[tf.Tensor, tf.Tensor]:
+        size = _shrunk_size(full, image_size=image_size, canvas_size=canvas_size)
+        return _laid_on_canvas(_shrunk(picture, size), size, canvas_size), size
+
+    return tf.cond(fits, lambda: (_laid_on_canvas(picture, full, canvas_size), full), shrunk)
+
+
+def _jpeg(file: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _other(file: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_image(file, channels=3, expand_animations=False)
 
 
 def _laid_on_canvas(picture: tf.Tensor, size: tf.Tensor, canvas_size: int) -> tf.Tensor:
@@ -54,9 +62,9 @@ def _laid_on_canvas(picture: tf.Tensor, size: tf.Tensor, canvas_size: int) -> tf
     return tf.reshape(rows, [canvas_size, canvas_size, 3])
 
 
-def _shrunk(picture: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _shrunk(picture: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     resized = tf.image.resize(picture, size, antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8), size
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 
 def _shrunk_size(full: tf.Tensor, *, image_size: int, canvas_size: int) -> tf.Tensor:

@@ -67,7 +67,9 @@ def image_format(info: DatasetInfo) -> RecordFormat:
         )  # fmt: skip
     return RecordFormat(
         (info.canvas_size, info.canvas_size, 3), tf.uint8, lambda records: parse_files(records, most), locate, VERIFY,
-        lambda file: decode_to_canvas(file, image_size=info.image_size, canvas_size=info.canvas_size),
+        functools.partial(
+            decode_to_canvas, image_size=info.image_size, canvas_size=info.canvas_size, is_jpeg=info.storage == "jpeg"
+        ),
         info.label_shape,
     )  # fmt: skip
 
