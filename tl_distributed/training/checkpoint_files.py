@@ -29,6 +29,25 @@ def checkpoint_paths(folder: str) -> list[str]:
     return [path for path in paths if tf.io.gfile.exists(f"{path}.index")]
 
 
+def mend_list(folder: str) -> None:
+    """Makes a folder's list of its checkpoints anew, of their files, where it is gone or damaged: a copy may lack it.
+
+    TensorFlow takes a list that it cannot read for none, so that a run would begin at its first step in silence.
+    """
+    try:
+        if tf.train.get_checkpoint_state(folder) is not None:
+            return
+    except ValueError:  # of an empty list, or bytes that are no text
+        pass
+    found = (path.removesuffix(".index") for path in matching_files(folder, "step-*.index"))
+    paths = sorted((path for path in found if _step_of(path).isdigit()), key=lambda path: int(_step_of(path)))
+    if paths:
+        _LOG.warning("%s/checkpoint, the list of the checkpoints there, is gone or damaged: made anew.", folder)
+        _list_as(folder, paths)
+    elif tf.io.gfile.exists(f"{folder}/checkpoint"):
+        tf.io.gfile.remove(f"{folder}/checkpoint")
+
+
 def verified_scalars(path: str) -> dict[str, Any]:
     """Reads every tensor of a checkpoint, which compares its checksum; returns the scalars.
 
@@ -113,7 +132,7 @@ def keep_only(folder: str, *, newest: int, steps: Collection[int]) -> None:
     `tf.train.CheckpointManager` would take the folder for a pattern, and delete nothing in `runs/lr[0.1]`.
     """
     paths = checkpoint_paths(folder)
-    kept = [path for place, path in enumerate(paths) if place < newest or int(path.rsplit("-", 1)[1]) in steps]
+    kept = [path for place, path in enumerate(paths) if place < newest or int(_step_of(path)) in steps]
     for path in set(paths) - set(kept):
         for file in _files_of(folder, path):
             tf.io.gfile.remove(file)
@@ -137,6 +156,10 @@ def sync_checkpoint(folder: str, path: str) -> None:
     for file in _files_of(folder, path):
         sync(file)
     sync(folder)
+
+
+def _step_of(path: str) -> str:
+    return path.rpartition("-")[2]
 
 
 def _files_of(folder: str, path: str) -> list[str]:

@@ -32,6 +32,7 @@ from tl_distributed.training.checkpoint_files import (
     checkpoint_paths,
     checkpoint_reader,
     keep_only,
+    mend_list,
     put_aside,
     remove_unfinished,
     restore_variables,
@@ -156,8 +157,9 @@ class Checkpoints:
         return Position(**position)
 
     def _find(self) -> tuple[str, dict[str, Any]] | None:
-        remove_unfinished(self._folder)
-        remove_unfinished(f"{self._folder}/best")
+        for folder in (self._folder, f"{self._folder}/best"):
+            remove_unfinished(folder)
+            mend_list(folder)
         paths = checkpoint_paths(self._folder)
         for path in paths:
             try:
