@@ -30,6 +30,8 @@ from tl_distributed.data.shards import image_format
 from tl_distributed.data.splits import Split
 from tl_distributed.errors import UserError
 from tl_distributed.files import write_json
+from tl_distributed.models.plugins import sources_of_layers
+from tl_distributed.models.weights import weight_bytes
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.workers import Workers
@@ -133,6 +135,8 @@ def open_banks(
         "shapes": [list(shape) for shape in layout.shapes],
         "stored_dtype": layout.stored_dtype,
     }
+    if own_sources := sources_of_layers(cut.prefix):
+        common["own_sources"] = own_sources
     if run.info.storage != "pixels":
         common["fit"] = run.features.fit
     workers = runtime.workers
@@ -205,9 +209,8 @@ def _split_bank(
 def _prefix_digest(prefix: keras.Model) -> str:
     """Returns the SHA-256 in hex of a model's architecture and weights."""
     digest = hashlib.sha256(prefix.to_json().encode())
-    for weight in prefix.weights:
-        if "seed_generator" not in weight.path:
-            digest.update(weight.numpy().tobytes())
+    for content in weight_bytes(prefix):
+        digest.update(content)
     return digest.hexdigest()
 
 
