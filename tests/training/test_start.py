@@ -38,7 +38,7 @@ def test_the_chief_downloads_before_the_others_look(index, weights, expected, mo
 
     def build_model(*_, **__):
         log.append("model")
-        return types.SimpleNamespace(weights=[])
+        return keras.Sequential()
 
     monkeypatch.setattr(start, "build_backbone", lambda *_, **__: log.append("download"))
     monkeypatch.setattr(start, "build_model", build_model)
@@ -46,10 +46,24 @@ def test_the_chief_downloads_before_the_others_look(index, weights, expected, mo
     assert log == expected
 
 
-def _start(weights: str, workers: Workers) -> None:
-    runtime = types.SimpleNamespace(workers=workers, strategy=types.SimpleNamespace(scope=contextlib.nullcontext))
-    config = Config(backbone="mobilenet_v2", weights=weights).resolved(native_size=32)
+def _start(weights: str, workers: Workers, **changes) -> None:
+    strategy = types.SimpleNamespace(scope=contextlib.nullcontext)
+    runtime = types.SimpleNamespace(workers=workers, strategy=strategy, num_replicas=workers.count)
+    config = Config(backbone="mobilenet_v2", weights=weights, **changes).resolved(native_size=32)
     start.start_model(config, get_backbone("mobilenet_v2"), runtime, num_classes=3, load_weights=True)
+
+
+def test_statistics_of_all_replicas_are_refused_where_they_would_train(monkeypatch):
+    """Keras sums them within the layer, in a program that is traced for one replica: it would end in a stack trace."""
+    inner = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.BatchNormalization(synchronized=True, name="norm")])
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, inner(inputs))
+    monkeypatch.setattr(start, "build_model", lambda *_, **__: model)
+    with pytest.raises(UserError, match=r"layer norm: .* trains on one replica alone"):
+        _start("none", _Two(0, []))
+    _start("none", Workers())
+    for transfer in ("frozen", "two_phase"):
+        _start("runs/other", _Two(0, []), transfer=transfer)
 
 
 class _OfDisksOfTheirOwn(Workers):
@@ -62,8 +76,8 @@ class _OfDisksOfTheirOwn(Workers):
 
 
 def test_workers_that_read_other_weights_are_refused(monkeypatch):
-    weight = keras.Variable([1.0, 2.0], name="kernel")
-    monkeypatch.setattr(start, "build_model", lambda *_, **__: types.SimpleNamespace(weights=[weight]))
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    monkeypatch.setattr(start, "build_model", lambda *_, **__: model)
     with pytest.raises(UserError, match=r"worker 1 has weights of SHA-256 others, .*the same file \(--weights\)"):
         _start("runs/other", _OfDisksOfTheirOwn())
     _start("none", _OfDisksOfTheirOwn())  # made by the strategy, which gives all the chief's

@@ -1,25 +1,21 @@
-"""The files of a folder of checkpoints: which there are, whether they are whole, and when every worker sees them."""
+"""The files of a folder of checkpoints: which there are, and whether they are whole."""
 
 import contextlib
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.errors import UserError
 from tl_distributed.files import matching_files, sync, write_file
-from tl_distributed.runtime.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 
 DAMAGED = (tf.errors.OpError, RuntimeError, ValueError, TypeError, LookupError)  # what TensorFlow's reader raises
 VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # how TensorFlow ends the name of a variable's value
-_VISIBLE_SECONDS = 30.0
 
 
 def checkpoint_paths(folder: str) -> list[str]:
@@ -164,23 +160,6 @@ def _step_of(path: str) -> str:
 
 def _files_of(folder: str, path: str) -> list[str]:
     return matching_files(folder, f"{path.rpartition('/')[2]}.*")
-
-
-def wait_until_visible(path: str, workers: Workers) -> None:
-    """Waits until this worker sees a file that the chief wrote: a network file system may be late.
-
-    Raises:
-      UserError: It does not appear.
-    """
-    deadline = time.monotonic() + _VISIBLE_SECONDS
-    while not tf.io.gfile.exists(path):
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"{workers.name(workers.index)} does not see {path}, which {workers.name(0)} wrote; put --workdir on a "
-                "file system that all workers share"
-            )
-        matching_files(path.rpartition("/")[0], "*")  # listing the folder makes NFS look again
-        time.sleep(0.1)
 
 
 def remove_unfinished(folder: str) -> None:

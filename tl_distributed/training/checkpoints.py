@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from tl_distributed.data.host import HOST
 from tl_distributed.errors import UserError, tensorflow_cause
+from tl_distributed.runtime.shared_files import wait_until_visible
 from tl_distributed.runtime.workers import Workers
 from tl_distributed.training.background_writer import BackgroundWriter
 from tl_distributed.training.checkpoint_files import (
@@ -38,7 +39,6 @@ from tl_distributed.training.checkpoint_files import (
     restore_variables,
     sync_checkpoint,
     verified_scalars,
-    wait_until_visible,
 )
 from tl_distributed.training.step import TrainStep
 
@@ -153,7 +153,7 @@ class Checkpoints:
         if found is None:
             return None
         self._newest, position = found
-        wait_until_visible(f"{self._newest}.index", self._workers)
+        wait_until_visible(f"{self._newest}.index", self._workers, flag="--workdir")
         return Position(**position)
 
     def _find(self) -> tuple[str, dict[str, Any]] | None:
@@ -264,7 +264,7 @@ class Checkpoints:
                 if id(variable) in step.averages:
                     variable.assign(step.averages[id(variable)])
             return
-        wait_until_visible(f"{path}.index", self._workers)
+        wait_until_visible(f"{path}.index", self._workers, flag="--workdir")
         restore_variables(path, {"weights": [variable.value for variable in _weights(model)]})
 
 

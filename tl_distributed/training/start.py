@@ -8,6 +8,7 @@ import keras
 
 from tl_distributed.inference.kept_head import head_of_classes
 from tl_distributed.models.backbones import Backbone
+from tl_distributed.models.batch_norm import refuse_synchronized_batch_norm
 from tl_distributed.models.build import build_backbone, build_model
 from tl_distributed.models.lora import enable_lora
 from tl_distributed.models.settings import ModelSettings
@@ -48,8 +49,8 @@ def start_model(
     Where several workers download ImageNet weights, perhaps into one home, the chief is first: the others find them.
 
     Raises:
-      UserError: As `build.build_model` does; or a worker has read other weights than the chief, as each may of its own
-        disk: gradients of different networks would be summed.
+      UserError: As `build.build_model` does; BatchNorm of all replicas' statistics is to train; or a worker has read
+        other weights than the chief, as each may of its own disk: gradients of different networks would be summed.
     """
     workers = runtime.workers
     if workers.count > 1 and load_weights and config.weights == "imagenet":
@@ -67,6 +68,9 @@ def start_model(
         )
         if config.transfer == "lora":
             _LOG.info("%s", enable_lora(model, config.lora_rank))
+    trains_batch_norm = config.batch_norm == "train" and config.transfer not in ("frozen", "lora")
+    if trains_batch_norm and runtime.num_replicas > 1:
+        refuse_synchronized_batch_norm(model)
     if workers.count > 1 and load_weights and config.weights != "none":
         digest = hashlib.sha256()
         for content in weight_bytes(model):
