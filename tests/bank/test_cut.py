@@ -51,6 +51,22 @@ def test_two_parts_make_the_whole(resnet, first_trained):
     assert all(layer.output.shape[0] is None for layer in resnet.layers)  # layer.output raises for a layer with two
 
 
+def test_what_follows_augmentation_by_a_layer_is_not_banked():
+    """A frozen network of one's own still augments in training; what dropout it has is off, and no reason."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    first = layers.Dropout(0.5)(layers.Conv2D(4, 3, name="first")(inputs))
+    flipped = layers.Conv2D(4, 3, name="second")(layers.RandomFlip("horizontal", name="flip")(first))
+    model = classifier(keras.Model(inputs, flipped, name="augmenting"))
+    freeze(model)
+    cut = cut_at_frozen(model)
+    assert "first" in {layer.name for layer in cut.prefix.layers}
+    assert {"flip", "second"} <= {layer.name for layer in cut.tail.layers}
+    at_once = layers.Conv2D(4, 3)(layers.RandomFlip("horizontal")(inputs))
+    model = classifier(keras.Model(inputs, at_once, name="at_once"))
+    freeze(model)
+    assert cut_at_frozen(model) is None
+
+
 def test_all_that_is_frozen_is_cut_off(resnet):
     freeze(resnet, "stage3_block2_2_conv")
     cut = cut_at_frozen(resnet)

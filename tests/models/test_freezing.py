@@ -145,6 +145,18 @@ def test_frozen_dropout_passes_through_and_comes_back():
     assert [getattr(model.get_layer(name), attribute) for name, attribute in rates] == [0.5, 0.5, 0.5]
 
 
+def test_frozen_noise_passes_through():
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(4, 3)(keras.layers.GaussianNoise(1.0, name="noise")(inputs))
+    model = _classifier(keras.Model(inputs, x, name="noisy"))
+    exact = _call(model, training=False)[0]
+    freeze_for(model, "frozen", **NOT_PARTIAL)
+    np.testing.assert_array_equal(_call(model, training=True)[0], exact)
+    freeze_for(model, "full", **NOT_PARTIAL)
+    assert model.get_layer("noise").stddev == 1.0
+    assert not np.allclose(_call(model, training=True)[0], exact, atol=1e-3)
+
+
 def test_parameter_counts():
     model = _tiny()
     head, convolutions, norms, moving = 16 * 3 + 3, 27 * 8 + 72 * 16, 2 * (8 + 16), 2 * (8 + 16)

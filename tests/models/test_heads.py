@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tl_distributed.errors import UserError
 from tl_distributed.models.backbones import get_backbone
 from tl_distributed.models.build import build_backbone
 from tl_distributed.models.heads import backbone_layers, build_classifier, head_layers
@@ -44,6 +45,14 @@ def test_layers_are_flat_shared_and_told_apart():
     names = ["head_pooling", "head_dense_1", "head_dropout_1", "head_logits"]
     assert [layer.name for layer in head_layers(model)] == names
     assert backbone_layers(backbone) == backbone.layers and head_layers(backbone) == []
+
+
+def test_a_backbone_has_no_layer_of_the_heads_name():
+    """It would train where the backbone is frozen."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    backbone = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="head_conv")(inputs))
+    with pytest.raises(UserError, match="layer head_conv would be taken for one of the head"):
+        build_classifier(backbone, num_classes=5, pooling="avg", head_units=(), dropout=0.0)
 
 
 def test_flat_features_are_not_pooled():

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from tl_distributed.errors import UserError
-from tl_distributed.models.backbones import Backbone, get_backbone
+from tl_distributed.models import build as build_module
+from tl_distributed.models.backbones import BACKBONES, Backbone, get_backbone
 from tl_distributed.models.build import build_backbone, build_model
 from tl_distributed.models.construction import feature_model
 from tl_distributed.models.flops import count_macs
@@ -187,6 +188,28 @@ def test_what_is_no_backbone_is_said(monkeypatch, make, line):
     assert "\n" not in str(error.value)
 
 
+def test_a_registered_backbone_that_cannot_be_saved_is_refused_before_it_trains(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "unsaved", Backbone(name="unsaved", normalization="tf"))
+    network = lambda size: keras.Sequential([keras.Input((size, size, 3)), Unregistered()])  # noqa: E731
+    monkeypatch.setitem(build_module._BUILD_FUNCTIONS, "unsaved", network)
+    with pytest.raises(UserError, match="--backbone=unsaved: could not be saved"):
+        build("", backbone="unsaved", normalization="", transfer="scratch")
+
+
+def test_penalties_and_constraints_are_said_to_be_left_out(monkeypatch, caplog):
+    def penalised(size: int) -> keras.Model:
+        kernel = {"kernel_regularizer": "l2", "kernel_constraint": "non_neg"}
+        layers = [keras.layers.Conv2D(4, 3, name="one", **kernel), keras.layers.Flatten(activity_regularizer="l1")]
+        return keras.Sequential([keras.Input((size, size, 3)), *layers])
+
+    build("vector")
+    assert not caplog.records
+    monkeypatch.setattr(own_networks, "vector", penalised)
+    build("vector")
+    for name in ("kernel_regularizer (of one first)", "kernel_constraint (of one first)", "activity_regularizer"):
+        assert name in caplog.text
+
+
 def test_heads_and_poolings_that_do_not_fit():
     with pytest.raises(UserError, match="--pooling=cls takes the first of several tokens"):
         build("functional", pooling="cls")
@@ -208,6 +231,9 @@ def test_heads_and_poolings_that_do_not_fit():
     ({"transfer": "frozen"}, "use --transfer=scratch, --pretrained or"),
     ({"weights": "own"}, "--pretrained says so"),
     ({"head": "own", "head_units": (4,)}, "--head_units has no effect with --head=own"),
+    ({"head": "own", "pooling": "max"}, "--pooling has no effect with --head=own"),
+    ({"head": "own", "dropout": 0.1}, "--dropout has no effect with --head=own"),
+    ({"head": "own", "weights": "runs/other", "reset_head": True}, "--reset_head has no effect with --head=own"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_meant(changes, line):
     with pytest.raises(UserError, match=line):

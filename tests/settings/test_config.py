@@ -58,6 +58,7 @@ def test_transfer_and_weights_follow_from_each_other(arguments, transfer, weight
         ("--backbone=mobilnet_v2", r"--backbone=mobilnet_v2: no such backbone; did you mean mobilenet_v2"),
         ("--backbone=ConvNeXt-Tiny", r"did you mean convnext_tiny"),
         ("--transfer=scratch --batch_norm=frozen", r"--batch_norm=frozen: --transfer=scratch trains BatchNorm"),
+        ("--transfer=lora --batch_norm=train", r"--batch_norm=train has no effect with --transfer=lora"),
         ("--batch_norm=frozen --batch_norm_momentum=0.9", r"--batch_norm_momentum=0.9 has no effect with"),
         ("--backbone=qqqq", r"--backbone=qqqq: no such backbone; all: vgg16, .*resnet20"),
         (

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,29 @@ def test_none_left_is_an_error_and_damaged_best_weights_are_chosen_anew(data_dir
         truncate(path)
     with pytest.raises(UserError, match="none of its 2 checkpoints can be read"):
         checkpoints.latest_position()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x80\xff", b'model_checkpoint_path: "step-'])
+def test_a_list_that_is_gone_or_damaged_is_made_anew(tmp_path, whole, caplog, content):
+    """TensorFlow takes it for no checkpoint at all: a run would begin anew, over those that are there."""
+    shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
+    folders = (tmp_path / "checkpoints", tmp_path / "checkpoints" / "best")
+    before = [tf.train.get_checkpoint_state(str(folder)).all_model_checkpoint_paths for folder in folders]
+    for folder in folders:
+        (folder / "checkpoint").unlink() if content is None else (folder / "checkpoint").write_bytes(content)
+    with caplog.at_level("WARNING", logger="tl_distributed"):
+        position = of(tmp_path).latest_position()
+    assert position == of(whole).latest_position() and position.step == 8
+    assert caplog.text.count("is gone or damaged: made anew") == 2
+    after = [tf.train.get_checkpoint_state(str(folder)).all_model_checkpoint_paths for folder in folders]
+    assert after == before and len(after[0]) == 2
+
+
+def test_a_damaged_list_of_nothing_is_no_obstacle(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint").touch()
+    assert of(tmp_path).latest_position() is None
+    assert not (tmp_path / "checkpoints" / "checkpoint").exists()  # TensorFlow could not add to it
 
 
 SECONDS = 60

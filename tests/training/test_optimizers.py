@@ -11,7 +11,7 @@ import tensorflow as tf
 from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import parse_arguments
 from tl_distributed.settings.recipes import read_recipe
-from tl_distributed.training.optimizers import make_optimizer
+from tl_distributed.training.optimizers import decayed_variables, make_optimizer
 
 UPDATES, RATE = 5, 0.02
 STOCK = {
@@ -69,6 +69,17 @@ def test_replicas_update_their_own_copies_alike(name):
         runs.append(run.weights())
     for one, two in zip(*runs, strict=True):
         np.testing.assert_allclose(one, two, rtol=2e-3, atol=5e-4)
+
+
+def test_kernels_alone_decay_whatever_the_shape_of_the_rest():
+    """A bias of attention is [heads, channels], and a norm over two axes is as wide and high as these."""
+    attention, norm = keras.layers.MultiHeadAttention(2, 3), keras.layers.LayerNormalization(axis=[1, 2])
+    attention.build((None, 4, 6), (None, 4, 6))
+    norm.build((None, 4, 6))
+    variables = [*attention.trainable_variables, *norm.trainable_variables]
+    assert sum(len(variable.shape) > 1 for variable in variables if variable.name != "kernel") == 3 + 2
+    for variable, decays in zip(variables, decayed_variables(variables), strict=True):
+        assert decays == (variable.name == "kernel"), variable.path
 
 
 def test_decay_of_the_sgd_recipe_is_the_papers_penalty():

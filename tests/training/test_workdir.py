@@ -237,6 +237,16 @@ def test_fine_tuning_leaves_batch_norm_as_it_was(data_dir, tmp_path):
     assert same and same == {path for path in before if path.startswith("bn")}
 
 
+@pytest.mark.parametrize(
+    ("resume", "line"), [("auto", "has checkpoints and no config.json"), ("never", "--resume=never")]
+)
+def test_checkpoints_of_unknown_settings_are_not_gone_on_with(data_dir, tmp_path, short_run, resume, line):
+    shutil.copytree(short_run, tmp_path / "run")
+    (tmp_path / "run/config.json").unlink()
+    with pytest.raises(UserError, match=line):
+        train_and_evaluate(config(data_dir, tmp_path / "run", epochs=2, **CONSTANT, seed=5, resume=resume))
+
+
 @pytest.mark.parametrize("name", ["config.json", "results.json"])
 def test_a_damaged_file_of_a_run_is_one_line(data_dir, tmp_path, short_run, name):
     workdir = tmp_path / "run"

@@ -8,6 +8,7 @@ import keras
 
 from tl_distributed.bank.tail import model_from, tensors_of_shapes
 from tl_distributed.models.calls import bottlenecks, calls_in_order, macs_of
+from tl_distributed.models.freezing import draws_at_random
 
 # The most that computing frozen layers again in every step may cost, as a share of the tail's own forward pass, for
 # the sake of a boundary that takes less memory. A training step is three forward passes: 20 % here is 7 % of it.
@@ -34,7 +35,8 @@ class Cut:
 def cut_at_frozen(classifier: keras.Model) -> Cut | None:
     """Cuts a classifier at the end of its frozen part.
 
-    A layer is fixed if it is frozen, or has no variables at all, and so is whatever it is fed by. The boundary
+    A layer is fixed if it is frozen and draws nothing at random, or has no variables at all, and so is whatever it is
+    fed by. The boundary
     are the outputs of fixed layers that others take. Where shortcuts cross it, or it is wide (an expanded
     layer), the tail begins at an earlier single tensor that holds fewer numbers, as long as the layers in
     between cost next to nothing. What has no batch is no part of an image's row: it is a constant of the tail
@@ -77,7 +79,7 @@ def _moving(nodes: list[Any], of_shapes: dict[int, Any]) -> set[int]:
     for node in nodes:
         operation = node.operation
         # A dropout layer has a variable too: the state of its generator.
-        changes = getattr(operation, "trainable", False) and bool(getattr(operation, "variables", ()))
+        changes = bool(getattr(operation, "variables", ())) and (operation.trainable or draws_at_random(operation))
         batchless = any(tensor.shape[:1] != (None,) and id(tensor) not in of_shapes for tensor in node.outputs)
         if changes or batchless or any(id(tensor) in moving_tensors for tensor in node.input_tensors):
             moving.add(id(node))

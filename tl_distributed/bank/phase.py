@@ -30,11 +30,15 @@ from tl_distributed.data.shards import image_format
 from tl_distributed.data.splits import Split
 from tl_distributed.errors import UserError
 from tl_distributed.files import write_json
+from tl_distributed.models.plugins import sources_of_layers
+from tl_distributed.models.weights import weight_bytes
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.preemption import StopRequest
+from tl_distributed.runtime.shared_files import wait_until_visible
 from tl_distributed.runtime.workers import Workers
 
 _LOG = logging.getLogger(__name__)
+_MANIFEST = "bank.json"  # of a bank's folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,7 @@ def open_banks(
       The splits of rows, in the data set's order, and the folder of each one's bank.
 
     Raises:
-      UserError: A shard that cannot be read, or no room.
+      UserError: A shard that cannot be read, no room, or a folder that not all workers see.
       SystemExit: 128 + the signal's number, when a signal asked to stop.
     """
     settings = run.settings
@@ -133,11 +137,15 @@ def open_banks(
         "shapes": [list(shape) for shape in layout.shapes],
         "stored_dtype": layout.stored_dtype,
     }
+    if own_sources := sources_of_layers(cut.prefix):
+        common["own_sources"] = own_sources
     if run.info.storage != "pixels":
         common["fit"] = run.features.fit
     workers = runtime.workers
     banks = {name: _split_bank(common, name, split, run, writes=workers.is_chief) for name, split in images.items()}
     missing = {name: bank.missing(workers) for name, bank in banks.items()}
+    for bank in banks.values():  # the chief wrote what lies there
+        wait_until_visible(f"{bank.folder}/{_MANIFEST}", workers, flag="--bank_dir")
     _log_bank(settings, layout, cut, banks, {name: split.num_examples for name, split in images.items()}, missing)
     num_missing = sum(len(shard.examples) for shards in missing.values() for shard in shards)
     if num_missing:
@@ -150,6 +158,8 @@ def open_banks(
             held = banks[name].is_part
             source = HeldImages(images[name]) if held else ShardImages(image_format(run.info))
             builder.build(shards, source, label=name, batch_size=run.batch_size, stop=stop)
+            for shard in shards if workers.count > 1 else ():
+                wait_until_visible(shard.path, workers, flag="--bank_dir")
     splits = {
         name: open_bank_split(
             bank.versions,
@@ -196,7 +206,7 @@ def _split_bank(
     folder = f"{run.settings.bank_dir}/{bank_key(content)}"
     tf.io.gfile.makedirs(folder)
     if writes:
-        write_json(f"{folder}/bank.json", content)
+        write_json(f"{folder}/{_MANIFEST}", content)
     if is_part:
         return _SplitBank(folder, part_shards(folder, name, images.num_examples, views), is_part)
     return _SplitBank(folder, bank_shards(folder, run.data.shard_dir, run.info, name, views), is_part)
@@ -205,9 +215,8 @@ def _split_bank(
 def _prefix_digest(prefix: keras.Model) -> str:
     """Returns the SHA-256 in hex of a model's architecture and weights."""
     digest = hashlib.sha256(prefix.to_json().encode())
-    for weight in prefix.weights:
-        if "seed_generator" not in weight.path:
-            digest.update(weight.numpy().tobytes())
+    for content in weight_bytes(prefix):
+        digest.update(content)
     return digest.hexdigest()
 
 

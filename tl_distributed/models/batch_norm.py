@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from tl_distributed.errors import UserError
+
 
 def set_batch_norm_momentum(model: keras.Model, momentum: float) -> None:
     """Sets the momentum of every BatchNorm layer, also of those inside nested layers."""
@@ -20,6 +22,16 @@ def initial_share_after(model: keras.Model, steps: int) -> float:
     """
     momenta = [layer.momentum for layer in _batch_norms(model) if layer.trainable]
     return max(momenta) ** steps if momenta else 0.0
+
+
+def refuse_synchronized_batch_norm(model: keras.Model) -> None:
+    """Raises `UserError` for a layer whose statistics are of all replicas: it sums within a program of each of them."""
+    for layer in _batch_norms(model):
+        if layer.synchronized:
+            raise UserError(
+                f"layer {layer.name}: BatchNormalization(synchronized=True) trains on one replica alone; without it "
+                "statistics are of each replica's part of a batch"
+            )
 
 
 def _batch_norms(model: keras.Model) -> list[Any]:

@@ -18,8 +18,9 @@ def freeze_for(
 
     A frozen layer behaves as in inference, also when the model is called with `training=True`: BatchNorm
     uses its moving statistics and leaves them as they are (Keras does that for `trainable=False`), and
-    dropout and stochastic depth pass their input through (Keras would go on dropping), so that a frozen
-    backbone is a fixed function of the image, as under the published `backbone(x, training=False)`.
+    dropout, noise and stochastic depth pass their input through (Keras would go on dropping), so that a frozen
+    backbone is a fixed function of the image, as under the published `backbone(x, training=False)`. Augmentation by
+    layers of a network of one's own goes on, see `draws_at_random`.
 
     Args:
       classifier: Model of `heads.build_classifier`.
@@ -133,13 +134,20 @@ def _set_trains(layer: Any, trains: bool) -> None:
             setattr(part, attribute, before if trains else 0.0)
 
 
+def draws_at_random(layer: Any) -> bool:
+    """Whether a layer or one inside may draw at random in training though it is frozen: not dropout and its kin."""
+    return any(part._seed_generators and not _drop_rates(part) for part in layer._flatten_layers())
+
+
 def _drop_rates(layer: Any) -> list[str]:
-    """Names of the attributes of `layer` that hold a probability of dropping."""
+    """Names of the attributes of `layer` that hold a probability of dropping, or how strong noise is."""
     import keras
 
     dropouts = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
     if isinstance(layer, dropouts):  # the spatial dropouts are kinds of Dropout
         return ["rate"]
+    if isinstance(layer, keras.layers.GaussianNoise):
+        return ["stddev"]
     if type(layer).__name__.endswith("DropPath"):  # KerasHub's stochastic depth
         return [name for name in ("rate", "drop_prob") if hasattr(layer, name)]
     return ["drop_path_rate"] if hasattr(layer, "drop_path_rate") else []  # ConvNeXt's StochasticDepth

@@ -30,10 +30,16 @@ def build_classifier(
 
     Raises:
       ValueError: An unknown pooling.
-      UserError: A pooling of tokens for a feature map.
+      UserError: A pooling of tokens for a feature map, or a layer of the backbone that is called as the head's are.
     """
     from keras import Model, layers
 
+    taken = head_layers(backbone_model)
+    if taken:  # it would train where the backbone is frozen
+        raise UserError(
+            f"the backbone's layer {taken[0].name} would be taken for one of the head, which are called "
+            f"{HEAD_PREFIX}*; give it another name"
+        )
     x = _pooled(backbone_model.output, pooling)
     for index, units in enumerate(head_units, start=1):
         x = layers.Dense(units, activation="relu", name=f"{HEAD_PREFIX}dense_{index}")(x)

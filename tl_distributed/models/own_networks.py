@@ -130,6 +130,23 @@ def refuse_what_cannot_be_saved(classifier: Any, flag: str) -> None:
         ) from None
 
 
+def not_applied(model: Any) -> str:
+    """Returns what to say of a network whose layers have penalties or constraints, which no step applies, or nothing.
+
+    The loss is the task's alone, and an update the optimizer's.
+    """
+    found = {}
+    for layer in model._flatten_layers():
+        for variable in layer._trainable_variables:
+            for kind in ("regularizer", "constraint"):
+                if getattr(variable, kind, None) is not None:
+                    found.setdefault(f"{variable.name}_{kind}", layer.name)
+        if getattr(layer, "activity_regularizer", None) is not None:
+            found.setdefault("activity_regularizer", layer.name)
+    listed = ", ".join(f"{name} (of {layer} first)" for name, layer in found.items())
+    return f"it has {listed}, which training here leaves out; --weight_decay decays kernels" if found else ""
+
+
 def copied(
     model: Any,
     inputs: Any,

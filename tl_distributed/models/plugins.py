@@ -15,6 +15,7 @@ from typing import Any
 from tl_distributed.errors import UserError, one_line
 from tl_distributed.models.hub_files import is_hub
 
+_KNOWN_PACKAGES = frozenset({"builtins", "keras", "keras_hub", "tensorflow", "tl_distributed"})
 GIVEN_PREFIX = "python="  # in a setting: what a program gave, under this name
 _given: dict[str, tuple[Any, str]] = {}  # by the setting's text: the object and the digest of what it is
 
@@ -103,6 +104,22 @@ def sources_of(settings: _Settings) -> dict[str, str]:
         else:
             name = text.partition(":")[0]
             sources[name] = _source_digest(import_plugin(flag, text, name))
+    return sources
+
+
+def sources_of_layers(model: Any) -> dict[str, str]:
+    """Returns the SHA-256 of the source of each module of one's own that a Keras model's layers are classes of.
+
+    What such a layer computes is in no config of the model; a class of a notebook counts by its own source.
+    """
+    kinds = {kind for layer in model._flatten_layers() for kind in type(layer).__mro__}
+    sources = {}
+    for kind in sorted(kinds, key=lambda kind: (kind.__module__, kind.__qualname__)):
+        if kind.__module__.partition(".")[0] in _KNOWN_PACKAGES:
+            continue
+        module = _source_digest(sys.modules.get(kind.__module__))
+        own = hashlib.sha256(source_of_function(kind)).hexdigest()
+        sources[kind.__module__ if module else f"{kind.__module__}.{kind.__qualname__}"] = module or own
     return sources
 
 

@@ -9,6 +9,7 @@ from tl_distributed.models.plugins import import_plugins, is_own, modules_of, so
 from tl_distributed.settings.flags import setting
 
 MODEL, TRANSFER = "Model", "Transfer"
+_OF_NEW_HEAD = ("head_units", "pooling", "dropout", "reset_head")
 _KEEP_BATCH_NORM = ("partial", "lora", "full", "two_phase")
 
 
@@ -151,8 +152,11 @@ class ModelSettings:
             raise UserError(
                 f"--normalization={self.normalization}: takes {', '.join(NORMALIZATIONS)}, or MODULE:FUNCTION"
             )
-        elif self.head == "own" and self.head_units:
-            raise UserError("--head_units has no effect with --head=own; drop it")
+        elif self.head == "own":
+            defaults = ModelSettings.__dataclass_fields__
+            given = [name for name in _OF_NEW_HEAD if getattr(self, name) != defaults[name].default]
+            if given:
+                raise UserError(f"--{given[0]} has no effect with --head=own; drop it")
 
     def _check_weights(self) -> None:
         row, (transfer, weights) = self.backbone_row(), self.transfer_and_weights()
@@ -175,6 +179,11 @@ class ModelSettings:
         transfer, _ = self.transfer_and_weights()
         if self.batch_norm == "frozen" and transfer in ("scratch", "norms"):
             raise UserError(f"--batch_norm=frozen: --transfer={transfer} trains BatchNorm; drop one of the two")
+        if self.batch_norm == "train" and transfer == "lora":
+            raise UserError(
+                "--batch_norm=train has no effect with --transfer=lora, of whose backbone the updates alone train; "
+                "drop one of the two"
+            )
         if self.batch_norm == "frozen" and self.batch_norm_momentum:
             raise UserError(
                 f"--batch_norm_momentum={self.batch_norm_momentum:g} has no effect with --batch_norm=frozen; drop one "

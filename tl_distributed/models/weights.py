@@ -20,6 +20,13 @@ def fetched_weights_file(backbone_name: str) -> str:
     return f"{backbone_name}_imagenet_notop.weights.h5"
 
 
+def weight_bytes(model: Any) -> Iterator[bytes]:
+    """Yields the bytes of each of a model's weights, for a digest; without the state of generators."""
+    for weight in model.weights:
+        if "seed_generator" not in weight.path:
+            yield weight.numpy().tobytes()
+
+
 def load_backbone_weights(classifier_or_backbone: Any, path: str) -> str:
     """Loads the weights of the backbone part; the head keeps its own.
 

@@ -1,25 +1,21 @@
-"""The files of a folder of checkpoints: which there are, whether they are whole, and when every worker sees them."""
+"""The files of a folder of checkpoints: which there are, and whether they are whole."""
 
 import contextlib
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tl_distributed.errors import UserError
 from tl_distributed.files import matching_files, sync, write_file
-from tl_distributed.runtime.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 
 DAMAGED = (tf.errors.OpError, RuntimeError, ValueError, TypeError, LookupError)  # what TensorFlow's reader raises
 VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # how TensorFlow ends the name of a variable's value
-_VISIBLE_SECONDS = 30.0
 
 
 def checkpoint_paths(folder: str) -> list[str]:
@@ -27,6 +23,25 @@ def checkpoint_paths(folder: str) -> list[str]:
     state = tf.train.get_checkpoint_state(folder)
     paths = reversed(state.all_model_checkpoint_paths) if state else ()
     return [path for path in paths if tf.io.gfile.exists(f"{path}.index")]
+
+
+def mend_list(folder: str) -> None:
+    """Makes a folder's list of its checkpoints anew, of their files, where it is gone or damaged: a copy may lack it.
+
+    TensorFlow takes a list that it cannot read for none, so that a run would begin at its first step in silence.
+    """
+    try:
+        if tf.train.get_checkpoint_state(folder) is not None:
+            return
+    except ValueError:  # of an empty list, or bytes that are no text
+        pass
+    found = (path.removesuffix(".index") for path in matching_files(folder, "step-*.index"))
+    paths = sorted((path for path in found if _step_of(path).isdigit()), key=lambda path: int(_step_of(path)))
+    if paths:
+        _LOG.warning("%s/checkpoint, the list of the checkpoints there, is gone or damaged: made anew.", folder)
+        _list_as(folder, paths)
+    elif tf.io.gfile.exists(f"{folder}/checkpoint"):
+        tf.io.gfile.remove(f"{folder}/checkpoint")
 
 
 def verified_scalars(path: str) -> dict[str, Any]:
@@ -113,7 +128,7 @@ def keep_only(folder: str, *, newest: int, steps: Collection[int]) -> None:
     `tf.train.CheckpointManager` would take the folder for a pattern, and delete nothing in `runs/lr[0.1]`.
     """
     paths = checkpoint_paths(folder)
-    kept = [path for place, path in enumerate(paths) if place < newest or int(path.rsplit("-", 1)[1]) in steps]
+    kept = [path for place, path in enumerate(paths) if place < newest or int(_step_of(path)) in steps]
     for path in set(paths) - set(kept):
         for file in _files_of(folder, path):
             tf.io.gfile.remove(file)
@@ -139,25 +154,12 @@ def sync_checkpoint(folder: str, path: str) -> None:
     sync(folder)
 
 
+def _step_of(path: str) -> str:
+    return path.rpartition("-")[2]
+
+
 def _files_of(folder: str, path: str) -> list[str]:
     return matching_files(folder, f"{path.rpartition('/')[2]}.*")
-
-
-def wait_until_visible(path: str, workers: Workers) -> None:
-    """Waits until this worker sees a file that the chief wrote: a network file system may be late.
-
-    Raises:
-      UserError: It does not appear.
-    """
-    deadline = time.monotonic() + _VISIBLE_SECONDS
-    while not tf.io.gfile.exists(path):
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"{workers.name(workers.index)} does not see {path}, which {workers.name(0)} wrote; put --workdir on a "
-                "file system that all workers share"
-            )
-        matching_files(path.rpartition("/")[0], "*")  # listing the folder makes NFS look again
-        time.sleep(0.1)
 
 
 def remove_unfinished(folder: str) -> None:

@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from tl_distributed.data.host import HOST
 from tl_distributed.errors import UserError, tensorflow_cause
+from tl_distributed.runtime.shared_files import wait_until_visible
 from tl_distributed.runtime.workers import Workers
 from tl_distributed.training.background_writer import BackgroundWriter
 from tl_distributed.training.checkpoint_files import (
@@ -32,12 +33,12 @@ from tl_distributed.training.checkpoint_files import (
     checkpoint_paths,
     checkpoint_reader,
     keep_only,
+    mend_list,
     put_aside,
     remove_unfinished,
     restore_variables,
     sync_checkpoint,
     verified_scalars,
-    wait_until_visible,
 )
 from tl_distributed.training.step import TrainStep
 
@@ -152,12 +153,13 @@ class Checkpoints:
         if found is None:
             return None
         self._newest, position = found
-        wait_until_visible(f"{self._newest}.index", self._workers)
+        wait_until_visible(f"{self._newest}.index", self._workers, flag="--workdir")
         return Position(**position)
 
     def _find(self) -> tuple[str, dict[str, Any]] | None:
-        remove_unfinished(self._folder)
-        remove_unfinished(f"{self._folder}/best")
+        for folder in (self._folder, f"{self._folder}/best"):
+            remove_unfinished(folder)
+            mend_list(folder)
         paths = checkpoint_paths(self._folder)
         for path in paths:
             try:
@@ -262,7 +264,7 @@ class Checkpoints:
                 if id(variable) in step.averages:
                     variable.assign(step.averages[id(variable)])
             return
-        wait_until_visible(f"{path}.index", self._workers)
+        wait_until_visible(f"{path}.index", self._workers, flag="--workdir")
         restore_variables(path, {"weights": [variable.value for variable in _weights(model)]})
 
 

@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from tl_distributed.training.settings import OptimizationSettings
 
+_NEVER_DECAYED = frozenset({"bias", "beta", "gamma", "scale"})
+
 
 def make_optimizer(settings: OptimizationSettings) -> keras.optimizers.Optimizer:
     """Returns the Keras optimizer that `settings.optimizer` names.
@@ -30,9 +32,11 @@ def make_optimizer(settings: OptimizationSettings) -> keras.optimizers.Optimizer
 def decayed_variables(variables: Sequence[Any]) -> list[bool]:
     """Tells for each variable whether weight decay applies: to kernels, not to biases, norms and layer scales.
 
-    Those three are vectors, one value a channel; every kernel has two dimensions or more.
+    Most of those three are vectors, one value a channel, and every kernel has two dimensions or more. But a bias of
+    attention has one dimension for the heads and one for their channels, and a norm over several axes as many of its
+    own: they are told by Keras's names.
     """
-    return [len(variable.shape) > 1 for variable in variables]
+    return [len(variable.shape) > 1 and variable.name not in _NEVER_DECAYED for variable in variables]
 
 
 class FusedAdam(keras.optimizers.Adam):

@@ -41,6 +41,8 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
     """
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(join_workers(config.part(RuntimeSettings), shared_flags(config)))
+        sources = {f"a source of {name} of SHA-256": digest for name, digest in config.plugin_sources().items()}
+        workers.require_same(sources, "give all workers the same modules")
         info = read_data_set(config.part(DataSettings), workers)
         if "val" not in info.splits:
             _refuse_what_validation_decides(config)

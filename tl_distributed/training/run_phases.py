@@ -22,8 +22,8 @@ from tl_distributed.reporting.run_log import NoRunLog, RunLog
 from tl_distributed.reporting.run_page import write_run_page
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.preemption import StopRequest
+from tl_distributed.runtime.shared_files import wait_until_visible
 from tl_distributed.settings.config import Config
-from tl_distributed.training.checkpoint_files import wait_until_visible
 from tl_distributed.training.checkpoints import Checkpoints, Position
 from tl_distributed.training.evaluation import Evaluation, Evaluator
 from tl_distributed.training.examples import misclassified, preview
@@ -101,7 +101,7 @@ class RunPhases:
             reopen(config.workdir)
             written = write_config(config, run.info, run.runtime, run.class_weights)
         self._workers.exchange("config.json is written", None)
-        wait_until_visible(f"{config.workdir}/config.json", self._workers)
+        wait_until_visible(f"{config.workdir}/config.json", self._workers, flag="--workdir")
         log = self._run_log(position) if chief else NoRunLog()
         with log, StopRequest(self._workers) as stop, run.checkpoints:
             if chief:

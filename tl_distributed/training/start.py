@@ -1,5 +1,6 @@
 """How every command that trains claims the devices and builds the model of its config."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 
@@ -7,9 +8,11 @@ import keras
 
 from tl_distributed.inference.kept_head import head_of_classes
 from tl_distributed.models.backbones import Backbone
+from tl_distributed.models.batch_norm import refuse_synchronized_batch_norm
 from tl_distributed.models.build import build_backbone, build_model
 from tl_distributed.models.lora import enable_lora
 from tl_distributed.models.settings import ModelSettings
+from tl_distributed.models.weights import weight_bytes
 from tl_distributed.runtime.devices import Runtime, start_runtime
 from tl_distributed.runtime.settings import RuntimeSettings
 from tl_distributed.runtime.workers import Workers
@@ -39,11 +42,15 @@ def start_model(
     load_weights: bool,
     class_names: Sequence[str] = (),
 ) -> keras.Model:
-    """Builds the classifier of a resolved config on the devices; raises as `build.build_model` does.
+    """Builds the classifier of a resolved config on the devices.
 
     The head of `--weights=PATH` is kept where it was trained on `class_names`, in this order.
 
     Where several workers download ImageNet weights, perhaps into one home, the chief is first: the others find them.
+
+    Raises:
+      UserError: As `build.build_model` does; BatchNorm of all replicas' statistics is to train; or a worker has read
+        other weights than the chief, as each may of its own disk: gradients of different networks would be summed.
     """
     workers = runtime.workers
     if workers.count > 1 and load_weights and config.weights == "imagenet":
@@ -61,4 +68,12 @@ def start_model(
         )
         if config.transfer == "lora":
             _LOG.info("%s", enable_lora(model, config.lora_rank))
-        return model
+    trains_batch_norm = config.batch_norm == "train" and config.transfer not in ("frozen", "lora")
+    if trains_batch_norm and runtime.num_replicas > 1:
+        refuse_synchronized_batch_norm(model)
+    if workers.count > 1 and load_weights and config.weights != "none":
+        digest = hashlib.sha256()
+        for content in weight_bytes(model):
+            digest.update(content)
+        workers.require_same({"weights of SHA-256": digest.hexdigest()}, "give all the same file (--weights)")
+    return model

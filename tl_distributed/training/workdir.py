@@ -69,10 +69,15 @@ def open_workdir(
     exists = path_exists(path)
     if config.resume == "must" and position is None:
         raise UserError(f"--resume=must: {config.workdir} has no checkpoint; check --workdir")
-    if config.resume == "never" and exists:
+    if config.resume == "never" and (exists or position is not None):
         raise UserError(f"--resume=never: {config.workdir} holds a run already; choose another --workdir")
-    if not exists or position is None:  # nothing to lose: a run that died before its first checkpoint starts again
+    if position is None:  # nothing to lose: a run that died before its first checkpoint starts again
         return config
+    if not exists:
+        raise UserError(
+            f"{config.workdir} has checkpoints and no config.json, which says what they are of; put it back, or choose "
+            "another --workdir, or delete that folder"
+        )
     saved = read_json(path) or {}
     if saved.get("order_version", 1) != ORDER_VERSION:
         raise UserError(
