@@ -88,6 +88,19 @@ def test_whole_numbers_are_sorted_by_value(tmp_path):
     assert layout_of(FLAT, labels_csv=table(tmp_path, "id,label", *lines)).class_names == ("2", "9", "10")
 
 
+@pytest.mark.parametrize("form", ["{}.0", "{}.", "-{}", "{}"])
+def test_whole_numbers_as_pandas_writes_them_beside_a_missing_one(tmp_path, form):
+    lines = [f"{number},{form.format(value)}" for number, value in enumerate((10, 9, 2, 10, 9, 2))]
+    names = layout_of(FLAT, labels_csv=table(tmp_path, "id,label", *lines)).class_names
+    assert [float(name) for name in names] == sorted(float(name) for name in names)
+
+
+def test_label_in_another_encoding_is_said(tmp_path):
+    path = table(tmp_path, "id,label", "0,café", "1,bee", encoding="cp1252")
+    with pytest.raises(UserError, match=r"label 'caf.*' is not UTF-8; save the table as UTF-8"):
+        layout_of(FLAT, labels_csv=path)
+
+
 def test_quoted_names_and_labels_with_separators(tmp_path):
     lines = ['"a, b.png","ant, red"', "c.png,bee"]
     layout = layout_of(["a, b.png", "c.png"], labels_csv=table(tmp_path, "file,label", *lines))
@@ -166,6 +179,7 @@ def test_ordinary_labels_are_not_said_to_be_missing(tmp_path):
         ("id,label", ["7,ant", "0,ant"], "1 pictures are named that are not in --input"),
         ("id,label", ["0,ant", "1,Ant", "2,ant"], "one label is spelled 'ant' (2) and 'Ant' (1)"),
         ("id,label", ["0,ant", "1,ant "], "one label is spelled"),
+        ("id,label", ["0,ant", "1,an\u200bt"], "one label is spelled"),  # a zero-width space
         ("id,label", ["0,ant", "images/0.png,bee"], "1 lines repeat a picture with another label or split: 'images/0"),
         ("id,label,split", ["0,ant,fold3", "1,ant,fold3"], "2 lines name a split that is none of train, val and test"),
         ("id,label,split", ["0,ant,test"], "labels no picture of train"),
