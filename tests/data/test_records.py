@@ -68,6 +68,16 @@ def test_manifests_of_both_versions_are_read(tmp_path, schema_version):
     assert ("storage" in json.loads(info.to_json())) == (schema_version == 2)
 
 
+def test_description_that_an_editor_saved_in_another_encoding(tmp_path):
+    info = records.read_manifest(write_toy_dataset(tmp_path / "toy", counts={"train": 4}, size=4))
+    path = tmp_path / "toy/dataset.json"
+    path.write_text(info.to_json(), encoding="utf-8-sig")  # with a byte order mark
+    assert records.read_manifest(str(tmp_path / "toy")) == info
+    path.write_text(info.to_json(), encoding="utf-16")
+    with pytest.raises(UserError, match=r"dataset\.json: is not UTF-8"):
+        records.read_manifest(str(tmp_path / "toy"))
+
+
 @pytest.mark.parametrize(("name", "value"), [("storage", "tiff"), ("fit", "stretch"), ("decoder", None)])
 def test_what_version_2_must_say_is_checked(tmp_path, name, value):
     folder = write_toy_dataset(tmp_path / "toy", counts={"train": 4}, size=4)

@@ -228,8 +228,12 @@ def read_manifest(data_dir: str) -> DatasetInfo:
     path = f"{data_dir.rstrip('/')}/{MANIFEST_FILE}"
     if not tf.io.gfile.exists(path):
         raise missing_manifest(data_dir, MANIFEST_FILE)
-    with tf.io.gfile.GFile(path) as file:
-        return parse_manifest(file.read(), path)
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = file.read()
+    try:
+        return parse_manifest(content.decode("utf-8-sig"), path)
+    except UnicodeDecodeError:  # an editor saved it in its own encoding
+        raise UserError(f"{path}: is not UTF-8; save it as UTF-8, or copy it anew") from None
 
 
 def encode_example(image: bytes, label: int | Sequence[int], *, id: bytes, height: int, width: int) -> bytes:
