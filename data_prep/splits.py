@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_prep.group_cut import join_groups, units_for_share
+from data_prep.source_parts.picture_index import look_of
 from tl_distributed.data.records import SPLITS
 from tl_distributed.errors import UserError
 
@@ -91,7 +92,7 @@ def assign_splits(
 
 
 def check_class_names(class_names: Sequence[str]) -> None:
-    """Raises `UserError` for fewer than two classes, names that differ in case only, or that no text file can hold.
+    """Raises `UserError` for fewer than two classes, names that look alike (`look_of`), or that no text file can hold.
 
     A line feed, U+2028 or any control character, or bytes that are not UTF-8, would break what is written later: lists
     of labels, figures, logs.
@@ -101,14 +102,17 @@ def check_class_names(class_names: Sequence[str]) -> None:
         raise UserError(f"the source has {found}; a classifier needs at least two")
     for name in class_names:
         unfit = [character for character in name if unicodedata.category(character) in _UNFIT_CATEGORIES]
-        if unfit or not name.strip():
+        if unfit or not look_of(name):
             held = f"the character {unfit[0]!r}" if unfit else "nothing but spaces"
             raise UserError(f"class {name!r}: its name holds {held}; rename the folder or label, or use --class_names")
     seen: dict[str, str] = {}
     for name in class_names:
-        other = seen.setdefault(name.strip().casefold(), name)
+        other = seen.setdefault(look_of(name), name)
         if other is not name:
-            raise UserError(f"classes {other!r} and {name!r} have the same name but for case or spaces; rename one")
+            raise UserError(
+                f"classes {other!r} and {name!r} have the same name but for case, spaces or characters that show "
+                "nothing; rename one"
+            )
 
 
 def check_classes_present(class_names: Sequence[str], labels: np.ndarray, origins: np.ndarray) -> None:

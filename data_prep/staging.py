@@ -138,6 +138,11 @@ def _check_output(output_dir: str, overwrite: bool) -> None:
         raise UserError(
             f"--output_dir={output_dir} holds a finished data set; add --overwrite to replace it or name another folder"
         )
+    if not is_remote(output_dir) and os.path.samefile(output_dir, os.curdir):
+        raise UserError(
+            f"--output_dir={output_dir} is the folder that this command runs in, which the data set would replace; run "
+            "it from another one, or name a folder inside it"
+        )
     if not is_remote(output_dir) and os.path.ismount(output_dir):
         raise UserError(f"--output_dir={output_dir} is a mount point and cannot be replaced; name a folder inside it")
 

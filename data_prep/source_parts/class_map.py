@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from data_prep.source_parts.containers import Container
 from data_prep.source_parts.picture_index import composed
-from data_prep.source_parts.tables import named, read_text
+from data_prep.source_parts.tables import DIALECT, named, read_text
 from tl_distributed.errors import UserError
 
 
@@ -53,7 +53,7 @@ def _of_columns(text: str, separator: str | None) -> dict[str, str]:
     try:
         rows = (
             [line.strip().split(maxsplit=1) for line in lines]
-            if separator is None else list(csv.reader(lines, delimiter=separator))
+            if separator is None else list(csv.reader(lines, delimiter=separator, **DIALECT))
         )  # fmt: skip
     except csv.Error:
         return {}

@@ -28,6 +28,7 @@ from tl_distributed.data.picture_files import list_folder, open_file
 from tl_distributed.errors import UserError, one_line
 
 MAX_FILE_BYTES = 512 * 2**20  # no photograph is larger; a few kilobytes of zip can claim to be
+_ROOT = "."  # a member of archives that `tar -C FOLDER -cf a.tar .` packs: the folder itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,7 @@ class _Zip(Container):
                 raise UserError(f"--input={path}: holds {name!r} twice")
             else:
                 self._infos[name] = info
-        self.files, self.folders = sorted(self._infos), sorted(folders)
+        self.files, self.folders = sorted(self._infos), sorted(folders - {_ROOT})
 
     def only(self, names: Sequence[str]) -> Container:
         return _ClosedZip(self.path, self._limits, names)
@@ -195,7 +196,7 @@ class _Tar(Container):
                     places[name] = info.offset_data, info.size
                     if info.sparse:
                         self._sparse[name] = info.sparse
-        self.files, self.folders = sorted(places), sorted(folders)
+        self.files, self.folders = sorted(places), sorted(folders - {_ROOT})
         self._offsets = array.array("q", (places[name][0] for name in self.files))
         self._sizes = array.array("q", (places[name][1] for name in self.files))
 

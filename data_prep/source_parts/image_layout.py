@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -19,6 +20,8 @@ from tl_distributed.data.decode import FORMATS_IN_WORDS
 from tl_distributed.data.picture_files import is_junk, is_picture
 from tl_distributed.data.records import MANIFEST_FILE, SPLITS
 from tl_distributed.errors import UserError
+
+_WHOLE_NUMBER = re.compile(r"[-+]?[0-9]+(\.0*)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +152,13 @@ def _repeated(container: Container) -> list[str]:
 
 
 def _sorted_names(names: Iterable[str], *, by_value: bool) -> tuple[str, ...]:
-    """Sorts class names; whole numbers by their value where asked, so that the label of class 10 is 10."""
+    """Sorts class names; whole numbers by their value where asked, so that the label of class 10 is 10.
+
+    A column of whole numbers in which one is missing is written by pandas as 10.0.
+    """
     names = sorted(names)
-    if by_value and all(name.isascii() and name.isdigit() for name in names):
-        names.sort(key=int)
+    if by_value and all(map(_WHOLE_NUMBER.fullmatch, names)):
+        names.sort(key=float)
     return tuple(names)
 
 

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from data_prep.source_parts.containers import Container
-from data_prep.source_parts.picture_index import PictureIndex, composed
+from data_prep.source_parts.picture_index import PictureIndex, composed, look_of
 from data_prep.source_parts.split_names import role_of
 from data_prep.source_parts.tables import FILE_COLUMNS, Table, named, open_table, plain
 from tl_distributed.data.records import SPLITS
-from tl_distributed.errors import UserError
+from tl_distributed.errors import UserError, printable
 
 _BOXES = "predictionstring"
 # What pandas and SQL write where there is no label; it may be a class's name too ("none": no defect).
@@ -93,6 +93,11 @@ def read_groups(path: str, container: Container, index: PictureIndex) -> tuple[d
     return groups.labels, groups.notes
 
 
+def _is_utf8(text: str) -> bool:
+    """Tells whether a text has no bytes that are not UTF-8, which Python holds as lone surrogates."""
+    return not any("\udc80" <= character <= "\udcff" for character in text)
+
+
 class _Reader:
     """Reads (picture, value, split) lines, and keeps what is wrong with them until the end."""
 
@@ -137,6 +142,11 @@ class _Reader:
                 f"{self._path}: {self._with_separator:,} labels hold a {SEPARATOR}; where it separates labels, add "
                 "--multi_label"
             )
+        with_comma = [name for counts in self._spellings.values() for name in counts if "," in name or ";" in name]
+        if with_comma and self._multi_label:
+            found.notes.append(
+                f"{self._path}: {named(with_comma)} are taken for one label each; labels are separated by {SEPARATOR}"
+            )
         return found
 
     def _split(self, name: str) -> str | None:
@@ -148,9 +158,7 @@ class _Reader:
     def _take(self, found: LabelTable, entry: str, label: str, split: str | None) -> None:
         labels = [part for part in label.split(SEPARATOR) if part.strip()] if self._multi_label else [label]
         for one in labels:
-            self._spellings.setdefault(" ".join(one.split()).casefold(), Counter())[
-                one.strip() if self._multi_label else one
-            ] += 1
+            self._spellings.setdefault(look_of(one), Counter())[one.strip() if self._multi_label else one] += 1
         name = joined(labels) if self._multi_label else label.strip()
         pictures = self._index.find(entry, split)
         if len(pictures) != 1:
@@ -170,6 +178,11 @@ class _Reader:
 
     def _refuse(self, spelling: bool) -> None:
         twice = [counts for counts in self._spellings.values() if len(counts) > 1] if spelling else []
+        no_utf8 = [name for counts in self._spellings.values() for name in counts if not _is_utf8(name)]
+        if no_utf8 and spelling:
+            raise UserError(
+                f"--{self._flag}={self._path}: label {printable(no_utf8[0])!r} is not UTF-8; save the table as UTF-8"
+            )
         if self._no_split:
             self._say(self._no_split, "lines name a split that is none of train, val and test", self._no_split.total())
         if twice:

@@ -10,6 +10,16 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def look_of(name: str) -> str:
+    """Returns what names share that look alike: but for case, spaces and characters that show nothing.
+
+    Text that was copied from a web page or another program often holds such characters: a zero-width space, a mark of
+    direction, a soft hyphen (Unicode's category Cf).
+    """
+    seen = "".join(character for character in composed(name) if unicodedata.category(character) != "Cf")
+    return " ".join(seen.split()).casefold()
+
+
 class PictureIndex:
     """Looks up the pictures of an input."""
 

@@ -6,13 +6,18 @@ import dataclasses
 import io
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
+from data_prep.source_parts.archive_limits import UnreadableFile
 from data_prep.source_parts.containers import Container
 from tl_distributed.data.picture_files import open_file
 from tl_distributed.errors import UserError, printable
 
 _SEPARATORS = ",;\t|"
+# Python takes quotes that do not match, and then lines that follow for a part of the value, without a word.
+DIALECT: dict[str, Any] = {"strict": True, "skipinitialspace": True}
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_NO_TEXTS = {b"PK\3\4": "a workbook or zip", b"\xd0\xcf\x11\xe0": "a workbook", b"\x1f\x8b": "packed by gzip"}
 _NAMES_SHOWN = 3
 
 FILE_COLUMNS = (
@@ -40,6 +45,8 @@ def open_table(
 ) -> Iterator[Table]:
     """Opens a table; the separator (comma, semicolon, tab or bar) is told from its first line.
 
+    What can be read in two ways is refused: quotes that do not match, a line of more values than the first one names.
+
     Args:
       flag: That names it, for messages.
       path: Of the table; where no such file is, the file of that name in the input.
@@ -51,11 +58,12 @@ def open_table(
       UserError: No such file, not CSV, or a needed column is missing.
     """
     with _lines(flag, path, container) as lines:
-        first = next((line for line in lines if line.strip()), "")
+        before, first = next(((number, line) for number, line in enumerate(lines) if line.strip()), (0, ""))
         if first.lower().startswith("sep="):  # Excel's own
-            first = next(lines, "")
+            before, first = before + 1, next(lines, "")
         separator = max(_SEPARATORS, key=lambda one: _matches(first, one, wanted))
-        header = next(csv.reader([first], delimiter=separator), [])
+        records = _records(flag, path, itertools.chain([first], lines), separator, before)
+        _, header = next(records, (1, []))
         names = {plain(name): number for number, name in reversed(list(enumerate(header)))}
         places = {
             kind: next((names[name] for name in choices if name in names), None) for kind, choices in wanted.items()
@@ -67,7 +75,7 @@ def open_table(
                 f"{named(header)}; name the columns in its first line"
             )
         columns = {kind: header[place].strip() for kind, place in places.items() if place is not None}
-        yield Table(columns, _rows(flag, path, lines, separator, tuple(places.values())))
+        yield Table(columns, _rows(flag, path, records, len(header), tuple(places.values())))
 
 
 def named(names: Collection[str]) -> str:
@@ -83,7 +91,10 @@ def read_text(flag: str, path: str, container: Container) -> str:
 
 
 def _matches(line: str, separator: str, wanted: Mapping[str, Sequence[str]]) -> tuple[int, int]:
-    names = {plain(name) for name in next(csv.reader([line], delimiter=separator), [])}
+    try:
+        names = {plain(name) for name in next(csv.reader([line], delimiter=separator), [])}
+    except csv.Error:  # told when the table is read
+        return 0, 0
     return sum(any(choice in names for choice in choices) for choices in wanted.values()), len(names)
 
 
@@ -92,20 +103,42 @@ def plain(name: str) -> str:
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
-def _rows(
-    flag: str, path: str, lines: Iterator[str], separator: str, places: Sequence[int | None]
-) -> Iterator[tuple[str, ...]]:
+def _records(
+    flag: str, path: str, lines: Iterator[str], separator: str, before: int
+) -> Iterator[tuple[int, list[str]]]:
+    """Yields the values of each record and the number of the line in which it begins; so many lines lie before."""
+    reader = csv.reader(lines, delimiter=separator, **DIALECT)
+    number = before + 1
     try:
-        for row in csv.reader(lines, delimiter=separator):
-            if any(value.strip() for value in row):
-                yield tuple("" if place is None or place >= len(row) else row[place] for place in places)
+        for record in reader:
+            yield number, record
+            number = before + reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"--{flag}={path}: not a CSV file ({error})") from None
+        raise UserError(
+            f"--{flag}={path}: line {number:,} is not CSV ({error}); put values that hold separators or quotes in "
+            "quotes, with each quote inside of them twice"
+        ) from None
+
+
+def _rows(
+    flag: str, path: str, records: Iterator[tuple[int, list[str]]], num_columns: int, places: Sequence[int | None]
+) -> Iterator[tuple[str, ...]]:
+    for number, record in records:
+        if any(value.strip() for value in record[num_columns:]):
+            raise UserError(
+                f"--{flag}={path}: line {number:,} has {len(record)} values ({named(record)}), the first line names "
+                f"{num_columns} columns; put values that hold the separator in quotes"
+            )
+        if any(value.strip() for value in record):
+            yield tuple("" if place is None or place >= len(record) else record[place] for place in places)
 
 
 @contextlib.contextmanager
 def _lines(flag: str, path: str, container: Container) -> Iterator[Iterator[str]]:
-    """Opens a text as UTF-8, with or without byte order mark; bytes that are none are kept as they are."""
+    """Opens a text as UTF-8, with or without byte order mark; bytes that are none are kept as they are.
+
+    Lines end by a line feed, a carriage return or both.
+    """
     import tensorflow as tf
 
     try:
@@ -120,8 +153,11 @@ def _lines(flag: str, path: str, container: Container) -> Iterator[Iterator[str]
             first = file.readline()
             if first.startswith(_UTF16):
                 raise UserError(f"--{flag}={path}: is UTF-16; save it as UTF-8")
+            if found := next((words for signature, words in _NO_TEXTS.items() if first.startswith(signature)), None):
+                raise UserError(f"--{flag}={path}: is {found}, no text; save it as CSV, in UTF-8")
             lines = itertools.chain([first.removeprefix(b"\xef\xbb\xbf")], iter(file.readline, b""))
-            yield (line.decode("utf-8", "surrogateescape") for line in lines)
-    except (OSError, tf.errors.OpError) as error:
+            texts = (line.decode("utf-8", "surrogateescape") for line in lines)
+            yield (part for text in texts for part in io.StringIO(text, newline=""))
+    except (OSError, UnreadableFile, tf.errors.OpError) as error:
         cause = getattr(error, "message", None) or getattr(error, "strerror", None) or error
         raise UserError(f"--{flag}={path}: cannot be read ({cause})") from None

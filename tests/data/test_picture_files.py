@@ -18,7 +18,9 @@ def test_junk_of_any_program(path):
     assert is_junk(path) and not is_picture(path)
 
 
-@pytest.mark.parametrize("path", ["1.png", "a b/1.JPG", "./a/1.jpeg", "recycle/1.png", "a.b/1.gif", "@home/1.bmp"])
+@pytest.mark.parametrize(
+    "path", ["1.png", "a b/1.JPG", "./a/1.jpeg", "recycle/1.png", "a.b/1.gif", "@home/1.bmp", "CVS/1.png"]
+)
 def test_pictures_are_no_junk(path):
     assert is_picture(path) and not is_junk(path)
 

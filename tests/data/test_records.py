@@ -68,6 +68,26 @@ def test_manifests_of_both_versions_are_read(tmp_path, schema_version):
     assert ("storage" in json.loads(info.to_json())) == (schema_version == 2)
 
 
+def test_description_that_an_editor_saved_in_another_encoding(tmp_path):
+    info = records.read_manifest(write_toy_dataset(tmp_path / "toy", counts={"train": 4}, size=4))
+    path = tmp_path / "toy/dataset.json"
+    path.write_text(info.to_json(), encoding="utf-8-sig")  # with a byte order mark
+    assert records.read_manifest(str(tmp_path / "toy")) == info
+    path.write_text(info.to_json(), encoding="utf-16")
+    with pytest.raises(UserError, match=r"dataset\.json: is not UTF-8"):
+        records.read_manifest(str(tmp_path / "toy"))
+
+
+@pytest.mark.parametrize("names", ["cat", ["a"], [1, 2], ["class_0", "class_0"], ["class_0", "renamed"]])
+def test_class_names_that_do_not_fit_their_counts(tmp_path, names):
+    info = records.read_manifest(write_toy_dataset(tmp_path / "toy", counts={"train": 4}, size=4))
+    counted = list(info.splits["train"].counts_per_class)
+    told = json.loads(info.to_json())
+    told["class_names"] = [counted[0] if name == "class_0" else name for name in names] if names != "cat" else names
+    with pytest.raises(UserError, match=r"x: not a data set description \(ValueError: (class_names|counts_per_class)"):
+        records.parse_manifest(json.dumps(told), "x")
+
+
 @pytest.mark.parametrize(("name", "value"), [("storage", "tiff"), ("fit", "stretch"), ("decoder", None)])
 def test_what_version_2_must_say_is_checked(tmp_path, name, value):
     folder = write_toy_dataset(tmp_path / "toy", counts={"train": 4}, size=4)

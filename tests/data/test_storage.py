@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from tl_distributed.data.verify import verify
 
 SIZE = 16
 KEPT = ("photo.jpg", "grey.jpg", "plain.png", "palette.png", "plain.bmp", "plain.webp", "plain.gif", "small.png")
-CHANGED = ("turned.jpg", "cmyk.jpg", "alpha.png", "deep.png", "glass.gif", "scan.tiff")
+CHANGED = (
+    "turned.jpg", "cmyk.jpg", "alpha.png", "deep.png", "glass.gif", "scan.tiff", "palette.bmp", "grey.bmp", "masks.bmp",
+)  # fmt: skip
 
 
 def picture(seed: int, height: int = 24, width: int = 36) -> Image.Image:
@@ -29,6 +32,21 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def bmp_of_white_is_zero(image: Image.Image) -> bytes:
+    image = Image.eval(image, lambda value: 255 - value).convert("P")
+    image.putpalette([255 - value for value in range(256) for _ in range(3)])
+    return encoded(image, "BMP")
+
+
+def bmp_with_masks(image: Image.Image) -> bytes:
+    """32 bits a pixel, red in the highest, from the lowest row to the highest."""
+    red, green, blue = np.moveaxis(np.asarray(image)[::-1].astype("<u4"), 2, 0)
+    pixels = (red << 24 | green << 16 | blue << 8).astype("<u4").tobytes()
+    masks = struct.pack("<3I", 0xFF000000, 0xFF0000, 0xFF00)
+    header = struct.pack("<IiiHHIIiiII", 40, *image.size, 1, 32, 3, len(pixels), 2835, 2835, 0, 0) + masks
+    return struct.pack("<2sIHHI", b"BM", 14 + len(header) + len(pixels), 0, 0, 14 + len(header)) + header + pixels
 
 
 def files() -> dict[str, bytes]:
@@ -52,6 +70,10 @@ def files() -> dict[str, bytes]:
         "deep.png": encoded(Image.fromarray(deep), "PNG"),
         "glass.gif": encoded(glass, "GIF", transparency=0),
         "scan.tiff": encoded(picture(13), "TIFF"),
+        # What TensorFlow takes for grey, for grey that is not inverted, and for blue, green, red.
+        "palette.bmp": encoded(picture(14).quantize(200, dither=Image.Dither.NONE), "BMP"),
+        "grey.bmp": bmp_of_white_is_zero(picture(15).convert("L")),
+        "masks.bmp": bmp_with_masks(picture(16)),
     }
     return {f"train/{kind}/{name}": data for kind, part in (("a", KEPT), ("b", CHANGED)) for name, data in made.items()
             if name in part}  # fmt: skip

@@ -59,6 +59,17 @@ def test_folder_with_other_things_in_it_is_refused(images, tmp_path, overwrite):
     assert (tmp_path / "out/thesis.tex").read_text() == "precious"
 
 
+def test_folder_that_the_command_runs_in_is_refused(images, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    for name in (".", str(tmp_path / "out")):
+        with pytest.raises(UserError, match="is the folder that this command runs in"):
+            build.build(make_config(images, name))
+    assert os.path.samefile(".", tmp_path / "out")  # else whoever stands there sees an empty folder from then on
+    build.build(make_config(images, "here"))
+    assert records.read_manifest("here").num_classes == 2
+
+
 def test_empty_folder_and_shards_without_description_are_replaced(images, tmp_path):
     (tmp_path / "out").mkdir()
     build.build(make_config(images, tmp_path / "out"))

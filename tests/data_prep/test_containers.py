@@ -13,6 +13,7 @@ from image_files import write_folder, write_tar, write_zip
 
 from data_prep.source_parts import containers
 from data_prep.source_parts.containers import UnreadableFile, open_container
+from data_prep.source_parts.image_layout import LayoutOptions, find_layout
 from tl_distributed.errors import UserError
 
 FILES = {"train/cat/1.png": b"one", "train/dog/2.png": b"two", "train/cat/big.png": bytes(5000), "note.txt": b""}
@@ -50,6 +51,21 @@ def test_empty_folders_are_listed(tmp_path):
     assert "train/empty" in open_container(zipped).folders
     (tmp_path / "folder/train/empty").mkdir(parents=True)
     assert "train/empty" in open_container(str(tmp_path / "folder")).folders
+
+
+@pytest.mark.parametrize("packer", ["tar", "zip"])
+def test_folder_that_was_packed_as_a_point_is_no_folder_of_the_archive(tmp_path, packer):
+    """As `tar -C photos -cf a.tar .` has it, and `zip -r a.zip .` of some programs."""
+    if packer == "tar":
+        write_folder(tmp_path / "photos", {"cat/1.png": b"x", "dog/2.png": b"y"})
+        path = str(tmp_path / "a.tar")
+        subprocess.run(["tar", "-C", str(tmp_path / "photos"), "-cf", path, "."], check=True)
+    else:
+        path = write_zip(tmp_path / "a.zip", {"./": b"", "./cat/": b"", "cat/1.png": b"x", "./dog/2.png": b"y"})
+    container = open_container(path)
+    assert container.files == ["cat/1.png", "dog/2.png"]
+    assert set(container.folders) <= {"cat", "dog"}
+    assert find_layout(container, LayoutOptions()).class_names == ("cat", "dog")
 
 
 @pytest.mark.parametrize("name", ["/etc/cat.png", "../cat.png", "train/../../cat.png", "C:\\cat.png", "..\\cat.png"])

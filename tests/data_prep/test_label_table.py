@@ -5,6 +5,8 @@ import json
 import pytest
 from listed_files import counts, files_of, layout_of
 
+from data_prep.source_parts.containers import open_container
+from data_prep.source_parts.image_layout import LayoutOptions, find_layout
 from tl_distributed.errors import UserError
 
 FLAT = files_of("images", 6)
@@ -74,15 +76,79 @@ def test_table_that_lies_in_the_input(tmp_path):
     assert counts(layout_of(FLAT, {"train.csv": content}, labels_csv="train.csv")) == {"train": BOTH}
 
 
+def test_table_in_the_input_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "labels.csv").symlink_to("nowhere.csv")
+    with pytest.raises(UserError, match=r"--labels_csv=labels\.csv: cannot be read"):
+        find_layout(open_container(str(tmp_path)), LayoutOptions(labels_csv="labels.csv"))
+
+
 def test_whole_numbers_are_sorted_by_value(tmp_path):
     lines = [f"{number},{value}" for number, value in enumerate((10, 9, 2, 10, 9, 2))]
     assert layout_of(FLAT, labels_csv=table(tmp_path, "id,label", *lines)).class_names == ("2", "9", "10")
+
+
+@pytest.mark.parametrize("form", ["{}.0", "{}.", "-{}", "{}"])
+def test_whole_numbers_as_pandas_writes_them_beside_a_missing_one(tmp_path, form):
+    lines = [f"{number},{form.format(value)}" for number, value in enumerate((10, 9, 2, 10, 9, 2))]
+    names = layout_of(FLAT, labels_csv=table(tmp_path, "id,label", *lines)).class_names
+    assert [float(name) for name in names] == sorted(float(name) for name in names)
+
+
+def test_label_in_another_encoding_is_said(tmp_path):
+    path = table(tmp_path, "id,label", "0,café", "1,bee", encoding="cp1252")
+    with pytest.raises(UserError, match=r"label 'caf.*' is not UTF-8; save the table as UTF-8"):
+        layout_of(FLAT, labels_csv=path)
 
 
 def test_quoted_names_and_labels_with_separators(tmp_path):
     lines = ['"a, b.png","ant, red"', "c.png,bee"]
     layout = layout_of(["a, b.png", "c.png"], labels_csv=table(tmp_path, "file,label", *lines))
     assert layout.class_names == ("ant, red", "bee")
+
+
+def test_quotes_that_follow_a_space(tmp_path):
+    lines = ['images/0.png, "ant, red"', 'images/1.png, "ant, blue"']
+    layout = layout_of(FLAT, labels_csv=table(tmp_path, "file, label", *lines))
+    assert layout.class_names == ("ant, blue", "ant, red")
+    (tmp_path / "names").write_text('n01, "tench, Tinca tinca"\nn02, "goldfish"\n')
+    layout = layout_of(files_of("train/n01 train/n02"), class_names=str(tmp_path / "names"))
+    assert layout.class_names == ("tench, Tinca tinca", "goldfish")
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\r\r\n"])
+def test_lines_may_end_as_on_other_systems(tmp_path, end):
+    (tmp_path / "labels.csv").write_bytes(end.join(["file,label", *rows(), ""]).encode())
+    assert counts(layout_of(FLAT, labels_csv=str(tmp_path / "labels.csv"))) == {"train": BOTH}
+
+
+def test_header_that_takes_two_lines(tmp_path):
+    assert counts(layout_of(FLAT, labels_csv=table(tmp_path, 'file,label,"note\n(free)"', *rows()))) == {"train": BOTH}
+
+
+@pytest.mark.parametrize(
+    ("header", "lines", "words"),
+    [
+        ("file,label", ["0.png,ant", "1.png,ant, red"], "line 3 has 3 values ('1.png', 'ant', 'red')"),
+        ("\nsep=,\nfile,label", ["0.png,ant", "1.png,ant,red"], "line 5 has 3 values"),
+        ('"file","label"', ['"1","0.png","ant"'], "the first line names 2 columns"),  # R's row names
+        ("file|labels", ["0.png|ant|bee"], "line 2 has 3 values"),
+        # A quote that is not closed takes the lines that follow into its value; so does one that the next one closes.
+        ("file,label,note", ["0.png,ant,x", '1.png,bee,"5 cm', "2.png,ant,x"], "line 3 is not CSV"),
+        ("file,label,note", ["0.png,ant,x", '1.png,bee,"5 cm', '2.png,ant,"6 cm'], "line 3 is not CSV"),
+        ("file,note,label", ['0.png,"he said "hi", then",ant'], "line 2 is not CSV"),
+    ],
+)
+def test_line_that_may_be_read_in_two_ways_is_refused(tmp_path, header, lines, words):
+    with pytest.raises(UserError) as error:
+        layout_of(FLAT, labels_csv=table(tmp_path, header, *lines))
+    assert words in str(error.value) and "quotes" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_empty_values_beyond_the_columns_are_none(tmp_path):
+    assert counts(layout_of(FLAT, labels_csv=table(tmp_path, "file,label", *(f"{row},, " for row in rows())))) == {
+        "train": BOTH
+    }
 
 
 def test_pictures_without_a_label_are_left_out_with_names(tmp_path):
@@ -113,6 +179,7 @@ def test_ordinary_labels_are_not_said_to_be_missing(tmp_path):
         ("id,label", ["7,ant", "0,ant"], "1 pictures are named that are not in --input"),
         ("id,label", ["0,ant", "1,Ant", "2,ant"], "one label is spelled 'ant' (2) and 'Ant' (1)"),
         ("id,label", ["0,ant", "1,ant "], "one label is spelled"),
+        ("id,label", ["0,ant", "1,an\u200bt"], "one label is spelled"),  # a zero-width space
         ("id,label", ["0,ant", "images/0.png,bee"], "1 lines repeat a picture with another label or split: 'images/0"),
         ("id,label,split", ["0,ant,fold3", "1,ant,fold3"], "2 lines name a split that is none of train, val and test"),
         ("id,label,split", ["0,ant,test"], "labels no picture of train"),
@@ -138,7 +205,11 @@ def test_bare_name_that_several_pictures_have(tmp_path):
 
 
 def test_file_that_is_no_table(tmp_path):
-    for content, words in ((b"\xff\xfei\0d\0", "is UTF-16"), (b"\x89PNG\r\n\x00\xff", "no column"), (b"", "no column")):
+    for content, words in (
+        (b"\xff\xfei\0d\0", "is UTF-16"), (b"\x89PNG\r\n\x00\xff", "no column"), (b"", "no column"),
+        (b"PK\3\4\r\xff\n", "is a workbook or zip, no text"), (b"\x1f\x8b\x08", "is packed by gzip"),
+        (b"a\rb", "no column"), (b"x" * 200_000, "line 1 is not CSV"), (b'"id,label\n', "line 1 is not CSV"),
+    ):  # fmt: skip
         (tmp_path / "x.csv").write_bytes(content)
         with pytest.raises(UserError, match=words):
             layout_of(FLAT, labels_csv=str(tmp_path / "x.csv"))

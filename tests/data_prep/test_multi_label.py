@@ -128,6 +128,11 @@ def test_without_the_flag_a_separator_is_pointed_at(tmp_path):
         layout_of(FLAT, labels_csv=str(tmp_path / "labels.csv"))
 
 
+def test_labels_that_another_sign_separates_are_pointed_at(tmp_path):
+    found = layout(tmp_path, '0,"a,b"', "1,a|b;c", "2,a")
+    assert any("'a,b', 'b;c' are taken for one label each" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

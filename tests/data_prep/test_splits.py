@@ -149,6 +149,9 @@ def test_no_share_no_validation_split():
         (("cat",), "only one class (cat)"),
         (("Cat", "cat"), "'Cat' and 'cat'"),
         (("cat", "cat "), "same name"),
+        (("red fox", "red  fox"), "same name"),
+        (("cat", "cat\u200b"), r"'cat\u200b'"),  # a zero-width space, as text from web pages has
+        (("cat", "\u200e"), "nothing but spaces"),
     ],
 )
 def test_class_names_that_cannot_be_told_apart_are_refused(names, words):

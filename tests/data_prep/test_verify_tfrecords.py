@@ -266,7 +266,14 @@ def test_folder_above_data_sets_names_them(data_dir):
 def test_manifest_survives_writing_and_reading(data_dir):
     info = records.read_manifest(str(data_dir))
     assert records.parse_manifest(info.to_json(), "x") == info
-    other = dataclasses.replace(info, class_names=("chat", "größer"), image_shape=(4, 5, 3))
+    names = ("chat", "größer")
+    splits = {
+        name: dataclasses.replace(
+            split, counts_per_class=dict(zip(names, split.counts_per_class.values(), strict=True))
+        )
+        for name, split in info.splits.items()
+    }
+    other = dataclasses.replace(info, class_names=names, splits=splits, image_shape=(4, 5, 3))
     assert records.parse_manifest(other.to_json(), "x") == other
 
 

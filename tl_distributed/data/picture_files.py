@@ -19,7 +19,7 @@ JUNK = frozenset(
         *("Thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$RECYCLE.BIN", "RECYCLER"),  # Windows
         *("System Volume Information", "Picasa.ini", "ZbThumbnail.info"),
         *("__MACOSX", "Icon\r", "lost+found", "Network Trash Folder", "Temporary Items"),  # macOS, Linux
-        *("__pycache__", "CVS"),
+        "__pycache__",
     )
 )
 

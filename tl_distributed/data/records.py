@@ -183,11 +183,22 @@ def parse_manifest(text: str, path: str) -> DatasetInfo:
         }
         height, width, channels = raw["image_shape"]
         return DatasetInfo(
-            tuple(raw["class_names"]), (height, width, channels), raw["seed"], raw["source"], splits, raw["details"],
+            _class_names(raw, splits), (height, width, channels), raw["seed"], raw["source"], splits, raw["details"],
             version, _fit(raw), **(_of_version_2(raw) if version > 1 else _of_version_1(raw)),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a data set description ({type(error).__name__}: {error})") from None
+
+
+def _class_names(raw: dict[str, Any], splits: dict[str, Split]) -> tuple[str, ...]:
+    """Returns the names, which a label is an index into: one that was taken out by hand would move those behind it."""
+    names = raw["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError("class_names is no list of different names")
+    counted = {name for split in splits.values() for name in split.counts_per_class}
+    if counted - set(names):
+        raise ValueError(f"counts_per_class has {min(counted - set(names))!r}, class_names has not; rename it in both")
+    return tuple(names)
 
 
 def _fit(raw: dict[str, Any]) -> Fit:
@@ -228,8 +239,12 @@ def read_manifest(data_dir: str) -> DatasetInfo:
     path = f"{data_dir.rstrip('/')}/{MANIFEST_FILE}"
     if not tf.io.gfile.exists(path):
         raise missing_manifest(data_dir, MANIFEST_FILE)
-    with tf.io.gfile.GFile(path) as file:
-        return parse_manifest(file.read(), path)
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = file.read()
+    try:
+        return parse_manifest(content.decode("utf-8-sig"), path)
+    except UnicodeDecodeError:  # an editor saved it in its own encoding
+        raise UserError(f"{path}: is not UTF-8; save it as UTF-8, or copy it anew") from None
 
 
 def encode_example(image: bytes, label: int | Sequence[int], *, id: bytes, height: int, width: int) -> bytes:

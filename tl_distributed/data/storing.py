@@ -13,6 +13,7 @@ from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.data.decoded_bytes import DecodedBytes
 from tl_distributed.data.fit_rules import Fit
 from tl_distributed.data.fitting import resize_image
+from tl_distributed.data.picture_file import format_of
 from tl_distributed.data.storage import Storage
 
 CONTENT_HASH = "BLAKE2b-128 of the pixels at the stored size, keyed by the seed"
@@ -20,6 +21,7 @@ HASH_BYTES = 16
 _HELD_BYTES = 2**28  # of decoded pixels in all threads, but for one picture that is larger
 _JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}  # 4:4:4: colours at full resolution
 _MOST_JPEG_SIDE = 65_500
+_COMPARED_FORMATS = ("BMP", "GIF")  # without loss, and of more kinds than TensorFlow's decoders know
 _PHOTOGRAPH_BYTES = 2**21  # of a file whose size is not known before it is read
 
 
@@ -86,7 +88,7 @@ class StorageRule:
             else:
                 stored = self._made(loaded.image)
             size, bits = (loaded.width, loaded.height), loaded.used_bits
-        if stored.image is data and not _tensorflow_decodes(data, stored):
+        if stored.image is data and not self._tensorflow_decodes(data, stored):
             with load_picture(data, size=self.image_size, max_megapixels=self._max_megapixels) as loaded:
                 stored = self._made(loaded.image)
         return dataclasses.replace(stored, source_size=size, used_bits=bits)
@@ -117,6 +119,25 @@ class StorageRule:
     def _kept(self, data: bytes, loaded: LoadedPicture) -> Stored:
         return Stored(data, loaded.height, loaded.width, self._hash_of(shrunk(loaded.image, self.image_size)))
 
+    def _tensorflow_decodes(self, data: bytes, stored: Stored) -> bool:
+        """Tells whether TensorFlow makes the same picture of the file; what it refuses, readers cannot have.
+
+        It takes the numbers in a BMP's palette for grey, and heeds neither its masks nor its compression, so there the
+        pixels are compared; elsewhere the size.
+        """
+        import tensorflow as tf
+
+        try:
+            with tf.device("/cpu:0"):
+                pixels = tf.io.decode_image(data, channels=3, expand_animations=False).numpy()
+        except tf.errors.OpError:
+            return False
+        if pixels.shape != (stored.height, stored.width, 3):
+            return False
+        if format_of(data) not in _COMPARED_FORMATS:
+            return True
+        return self._hash_of(shrunk(Image.fromarray(pixels), self.image_size)) == stored.content
+
     def _hash_of(self, image: Image.Image) -> bytes:
         return self._hash(struct.pack("<II", *image.size) + image.tobytes())
 
@@ -136,15 +157,3 @@ def shrunk(image: Image.Image, size: int) -> Image.Image:
 
 def _rule_of(storage: Storage, image_size: int, fit: Fit, seed: int, max_megapixels: float) -> StorageRule:
     return StorageRule(storage=storage, image_size=image_size, fit=fit, seed=seed, max_megapixels=max_megapixels)
-
-
-def _tensorflow_decodes(data: bytes, stored: Stored) -> bool:
-    """Tells whether TensorFlow makes a picture of this size of the file; what it refuses, readers cannot have."""
-    import tensorflow as tf
-
-    try:
-        with tf.device("/cpu:0"):
-            pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
-    except tf.errors.OpError:
-        return False
-    return tuple(pixels.shape) == (stored.height, stored.width, 3)
