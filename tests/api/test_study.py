@@ -1,5 +1,7 @@
 """Studies from Python: the plan is the command's, and the tables are what the runs left."""
 
+import sys
+
 import numpy as np
 import pytest
 from finished_runs import trainer
@@ -59,6 +61,24 @@ def test_table_and_pairs_are_those_of_the_runs(study, tmp_path):
     assert {pair["first"], pair["second"]} == {"cnn", "deep"} and abs(pair["difference"]) == pytest.approx(0.25)
     assert pair["low"] < pair["difference"] < pair["high"]
     assert (tmp_path / "study/report.html").exists() and done.failures == {}
+
+
+def test_the_report_does_not_take_a_programs_arguments_for_the_studys(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["experiment.py", "--of_the_program=3"])
+    monkeypatch.setattr(runner, "train_in_process", trainer(accuracy, []))
+    tl.study({"cnn": ARMS["cnn"]}, data_dir=data_dir, workdir=tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "called by: experiment.py, through tl.study" in text
+    assert "python -m tl_distributed.study" not in text and "of_the_program" not in text
+
+
+@pytest.mark.parametrize("flags", [{"list_arms": True}, {"list_runs": True}, {"report_only": True, "arm_index": 0}])
+def test_flags_by_which_nothing_is_trained_train_nothing(flags, data_dir, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(runner, "train_in_process", trainer(accuracy, calls))
+    with pytest.raises(tl.UserError, match=f"--{next(iter(flags))}"):
+        tl.study(ARMS, data_dir=data_dir, workdir=tmp_path, **flags)
+    assert not calls
 
 
 def test_tables_are_shown(study):

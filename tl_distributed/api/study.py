@@ -122,6 +122,8 @@ def study(
       Stopped: A signal stopped the study after a checkpoint of the run that was going on.
     """
     config = settings_of(StudyConfig, flags)
+    if config.list_arms or config.list_runs:  # which would train all of them here
+        raise UserError("--list_arms and --list_runs: the command prints them; drop them here")
     if arms is None:
         if common:
             raise UserError("common: give it together with arms; for a recipe of a study there is --common of its own")
