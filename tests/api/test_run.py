@@ -130,6 +130,13 @@ def test_mistakes_about_pictures(run, pictures, tmp_path):
             run.model.predict(wrong)
 
 
+def test_no_pictures_have_no_answers_and_arrays_are_no_paths(run):
+    assert run.model.predict(np.zeros((0, SIZE + 1, SIZE + 1, 3), np.uint8)).shape == (0, len(run.model.class_names))
+    for arrays in (np.zeros((2, SIZE, SIZE, 3), np.uint8), [np.zeros((SIZE, SIZE, 3), np.uint8)]):
+        with pytest.raises(tl.UserError, match="classify takes paths of pictures, not ndarray; predict takes arrays"):
+            run.model.classify(arrays)
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 2.0, None])
 def test_numbers_that_would_answer_nothing(run, pictures, data_dir, wrong):
     calls = (

@@ -101,6 +101,8 @@ def test_failed_runs_are_told(data_dir, tmp_path, monkeypatch):
     ({"cnn": {"transfer": "scratch"}}, "must say the backbone"),
     ({"cnn": {**ARMS["cnn"], "epoch": 3}}, "arm cnn: .*epoch"),
     ({}, "no arms"),
+    ([ARMS["cnn"]], "arms takes the flags of each way by its name"),
+    ({"cnn": "backbone=baseline_cnn"}, "arms takes the flags of each way by its name"),
 ])  # fmt: skip
 def test_arms_that_cannot_be_meant(arms, line, data_dir):
     with pytest.raises(tl.UserError, match=line):

@@ -135,6 +135,9 @@ class Model:
         from tl_distributed.inference.predictions import find_images
 
         given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+        for path in given:
+            if not isinstance(path, (str, os.PathLike)):
+                raise UserError(f"classify takes paths of pictures, not {type(path).__name__}; predict takes arrays")
         return find_images([os.path.expanduser(os.fspath(path)) for path in given])
 
     def _fit(self) -> Any:
@@ -150,7 +153,7 @@ class Model:
             raise UserError(
                 f"predict takes uint8 images [n, height, width, 3] in RGB, not {images.dtype} {list(images.shape)}"
             )
-        if images.shape[1:] == self.image_shape:
+        if not len(images) or images.shape[1:] == self.image_shape:
             return images
         from PIL import Image
 

@@ -128,6 +128,8 @@ def study(
         if common:
             raise UserError("common: give it together with arms; for a recipe of a study there is --common of its own")
         return run_study(config, make_plan(config))
+    if not isinstance(arms, Mapping) or not all(isinstance(own, Mapping) for own in arms.values()):
+        raise UserError('arms takes the flags of each way by its name: {"frozen": {"backbone": "mobilenet_v2"}, ...}')
     given = {name: as_arguments({**(common or {}), **own}) for name, own in arms.items()}
     return run_study(config, make_plan(config, given))
 
