@@ -130,6 +130,26 @@ def test_mistakes_about_pictures(run, pictures, tmp_path):
             run.model.predict(wrong)
 
 
+def test_no_pictures_have_no_answers_and_arrays_are_no_paths(run):
+    assert run.model.predict(np.zeros((0, SIZE + 1, SIZE + 1, 3), np.uint8)).shape == (0, len(run.model.class_names))
+    for arrays in (np.zeros((2, SIZE, SIZE, 3), np.uint8), [np.zeros((SIZE, SIZE, 3), np.uint8)]):
+        with pytest.raises(tl.UserError, match="classify takes paths of pictures, not ndarray; predict takes arrays"):
+            run.model.classify(arrays)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.0, None])
+def test_numbers_that_would_answer_nothing(run, pictures, data_dir, wrong):
+    calls = (
+        lambda: run.model.predict(np.zeros((2, SIZE, SIZE, 3), np.uint8), batch_size=wrong),
+        lambda: run.model.classify(pictures, batch_size=wrong),
+        lambda: run.model.classify(pictures, top=wrong),
+        lambda: run.model.evaluate(data_dir, batch_size=wrong),
+    )
+    for call in calls:
+        with pytest.raises(tl.UserError, match=rf"(batch_size|top)={wrong}: takes a whole number, at least 1"):
+            call()
+
+
 def test_no_run_there(tmp_path):
     with pytest.raises(tl.UserError, match="no run there"):
         tl.load(tmp_path)

@@ -1,5 +1,7 @@
 """Studies from Python: the plan is the command's, and the tables are what the runs left."""
 
+import sys
+
 import numpy as np
 import pytest
 from finished_runs import trainer
@@ -61,6 +63,24 @@ def test_table_and_pairs_are_those_of_the_runs(study, tmp_path):
     assert (tmp_path / "study/report.html").exists() and done.failures == {}
 
 
+def test_the_report_does_not_take_a_programs_arguments_for_the_studys(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["experiment.py", "--of_the_program=3"])
+    monkeypatch.setattr(runner, "train_in_process", trainer(accuracy, []))
+    tl.study({"cnn": ARMS["cnn"]}, data_dir=data_dir, workdir=tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "called by: experiment.py, through tl.study" in text
+    assert "python -m tl_distributed.study" not in text and "of_the_program" not in text
+
+
+@pytest.mark.parametrize("flags", [{"list_arms": True}, {"list_runs": True}, {"report_only": True, "arm_index": 0}])
+def test_flags_by_which_nothing_is_trained_train_nothing(flags, data_dir, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(runner, "train_in_process", trainer(accuracy, calls))
+    with pytest.raises(tl.UserError, match=f"--{next(iter(flags))}"):
+        tl.study(ARMS, data_dir=data_dir, workdir=tmp_path, **flags)
+    assert not calls
+
+
 def test_tables_are_shown(study):
     text, page = str(study[0].table), study[0].table._repr_html_()
     assert text.splitlines()[0].split()[:3] == ["arm", "images_per_class", "runs"] and "0.525" in text
@@ -81,6 +101,8 @@ def test_failed_runs_are_told(data_dir, tmp_path, monkeypatch):
     ({"cnn": {"transfer": "scratch"}}, "must say the backbone"),
     ({"cnn": {**ARMS["cnn"], "epoch": 3}}, "arm cnn: .*epoch"),
     ({}, "no arms"),
+    ([ARMS["cnn"]], "arms takes the flags of each way by its name"),
+    ({"cnn": "backbone=baseline_cnn"}, "arms takes the flags of each way by its name"),
 ])  # fmt: skip
 def test_arms_that_cannot_be_meant(arms, line, data_dir):
     with pytest.raises(tl.UserError, match=line):

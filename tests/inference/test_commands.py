@@ -1,5 +1,6 @@
 """evaluate, predict and export on a finished run: the same answers from every kind of model, and how they end."""
 
+import concurrent.futures
 import json
 import pathlib
 import shutil
@@ -215,7 +216,8 @@ def test_overwrite_replaces_what_was_there(run, tmp_path, kind):
     path = tmp_path / "out" / KINDS[kind]
     if kind == "saved_model":
         path.mkdir(parents=True)
-        (path / "leftover").write_text("of another model")
+        for name in ("saved_model.pb", "leftover"):
+            (path / name).write_text("of another model")
     else:
         path.parent.mkdir()
         path.write_text("of another model")
@@ -223,6 +225,52 @@ def test_overwrite_replaces_what_was_there(run, tmp_path, kind):
     assert open_model(str(path)).class_names == CLASS_NAMES
     assert not (path / "leftover").exists()
     assert {file.name for file in path.parent.iterdir()} == {KINDS[kind]} | BESIDE.get(kind, set())
+
+
+def test_overwrite_removes_nothing_but_a_saved_model(run, tmp_path):
+    """A run's own folder, or one in which the export was meant to be put."""
+    folder, file = tmp_path / "mine", tmp_path / "notes"
+    folder.mkdir()
+    for path in (folder / "thesis.tex", file):
+        path.write_text("years of work")
+    for output in (str(folder), f"{folder}/", str(file), run[0]):
+        with pytest.raises(UserError, match="is there and no SavedModel, so --overwrite leaves it"):
+            export(ExportConfig(workdir=run[0], output=output, overwrite=True), [])
+    assert (folder / "thesis.tex").read_text() == file.read_text() == "years of work"
+    assert pathlib.Path(f"{run[0]}/model.keras").is_file()
+
+
+def test_a_temperature_is_applied_once(run, tmp_path):
+    export(ExportConfig(workdir=run[0], format="keras", calibrated=True, output=str(tmp_path / "model.keras")), [])
+    with pytest.raises(UserError, match=r"--calibrated: .*model\.keras is at its temperature already; drop the flag"):
+        export(ExportConfig(workdir=str(tmp_path), calibrated=True), [])
+
+
+def test_threads_share_a_model(exported):
+    """A TensorFlow Lite interpreter holds the pictures that it is given: another thread's must not take their place."""
+    model = open_model(exported["tflite"])
+    images = np.random.default_rng(0).integers(0, 256, (8, 6, SIZE, SIZE, 3), np.uint8)
+    pictures = [own[: 1 + place % 3] for place, own in enumerate(images)]
+    expected = [model.predict(own) for own in pictures]
+
+    def of_thread(place: int) -> list[np.ndarray]:
+        return [model.predict(pictures[place]) for _ in range(50)]
+
+    with concurrent.futures.ThreadPoolExecutor(len(pictures)) as pool:
+        for answer, found in zip(expected, pool.map(of_thread, range(len(pictures))), strict=True):
+            for one in found:
+                np.testing.assert_array_equal(one, answer)
+
+
+def test_a_data_set_of_another_fitting_rule_is_said(run, tmp_path, caplog):
+    shutil.copytree(run[1], tmp_path / "data")
+    manifest = tmp_path / "data" / "dataset.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "fit": "squash"}))
+    evaluate(EvaluateConfig(model=run[0], data_dir=run[1]), [])
+    assert not caplog.messages
+    evaluate(EvaluateConfig(model=run[0], data_dir=str(tmp_path / "data")), [])
+    (line,) = caplog.messages
+    assert "was trained on pictures of --fit=crop" in line and "were stored by --fit=squash" in line
 
 
 def test_export_refuses_what_it_cannot_do(run, tmp_path):

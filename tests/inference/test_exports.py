@@ -104,7 +104,7 @@ def test_int8_computes_in_integers_on_pixels_as_they_are(run, tmp_path):
     assert floats == [returned["name"]]
     images, _ = stored_split(run[1], "test")
     np.testing.assert_allclose(one_by_one(output, images), open_model(run[0]).predict(images), atol=0.1)
-    assert "200 images of train" in pathlib.Path(f"{output}.md").read_text()
+    assert "those of 60 images of train" in pathlib.Path(f"{output}.md").read_text()
 
 
 def test_float16_halves_the_weights(run, tmp_path):

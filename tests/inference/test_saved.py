@@ -1,6 +1,7 @@
 """Models that cannot be opened: whatever Keras, h5py, zipfile or TensorFlow raise of a file, it is one line."""
 
 import keras
+import numpy as np
 import pytest
 
 from tl_distributed.errors import UserError
@@ -57,3 +58,14 @@ def test_model_with_a_lambda_is_not_run(tmp_path, name):
     keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs)).save(tmp_path / name)
     with pytest.raises(UserError, match="cannot be opened as a model"):
         open_model(str(tmp_path / name))
+
+
+def test_answers_that_are_no_numbers_are_no_answers(contents, tmp_path):
+    """Else the first class would be the best, for every picture."""
+    path = tmp_path / "model.keras"
+    path.write_bytes(contents["keras"])
+    model = keras.models.load_model(path)
+    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    model.save(path)
+    with pytest.raises(UserError, match=r"model\.keras: answers with what is no number \(NaN\)"):
+        open_model(str(path)).predict(np.zeros((2, 8, 8, 3), np.uint8))

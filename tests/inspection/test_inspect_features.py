@@ -322,3 +322,11 @@ def test_a_model_that_is_no_run_is_refused(runs, tmp_path):
 def test_lists_of_the_command_line():
     config, _ = parse_arguments(InspectConfig, ["--workdir=a", "--images=0,5,b.png", "--layer=x,y"])
     assert (config.images, config.layer, config.cka_layers) == (("0", "5", "b.png"), ("x", "y"), ("blocks",))
+
+
+def test_a_split_of_few_images_is_one_line(runs, tmp_path):
+    data_dir = write_toy_dataset(tmp_path / "few", counts={"train": 10, "val": 4, "test": 5}, size=SIZE)
+    with pytest.raises(UserError, match=r"--split=test: .*/few has 5 images in it, too few .* at least 6"):
+        main(InspectConfig(workdir=str(runs / "source"), data_dir=data_dir), [])
+    with pytest.raises(UserError, match=r"--split=val: .*/few has 4 images in it"):
+        main(InspectConfig(workdir=str(runs / "source"), data_dir=data_dir, split="val"), [])

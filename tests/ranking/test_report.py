@@ -1,8 +1,10 @@
 """What a ranking's files say, of candidates with known numbers."""
 
 import csv
+import html
 import itertools
 import json
+import re
 import shlex
 
 import pytest
@@ -119,3 +121,9 @@ def test_the_page_says_it_all_and_needs_no_network(written):
         assert text in body, text
     assert "src=" not in body and 'href="http' not in body
     assert {path.name for path in (written / "plots").iterdir()} == {"accuracy_against_cost.png", "few_shot.png"}
+
+
+def test_the_command_on_the_page_ranks_the_same_where_a_program_did(written):
+    (line,) = re.findall(r"<pre>python -m tl_distributed\.rank ([^<]*)</pre>", (written / "report.html").read_text())
+    config, _ = parse_arguments(RankConfig, shlex.split(html.unescape(line)))
+    assert (config.folder, config.backbones) == (str(written), CONFIG.backbones)

@@ -1,6 +1,7 @@
 """What a study says in sentences, on runs with known numbers."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -46,22 +47,15 @@ def test_words_follow_from_the_numbers(study):
     )
 
 
-def test_the_size_at_which_the_lead_changes_is_named(study):
-    plan, _, records, _ = study
-    summaries = summarise(plan, records)
-    score = {("cnn", 10): 0.6, ("deep", 10): 0.5, ("cnn", 0): 0.7, ("deep", 0): 0.9}
-
-    def scored(record, summary):
-        accuracy = score[summary.name, summary.images_per_class]
-        return dataclasses.replace(record, results={**record.results, "test_accuracy": accuracy})
-
-    changed = [
-        dataclasses.replace(summary, records=tuple(scored(record, summary) for record in summary.records))
-        for summary in summaries
-    ]
-    sentences = data_efficiency(changed, "cnn")
+def test_the_size_at_which_the_lead_changes_is_named(study, data_dir, tmp_path):
+    plan, info = plan_of("--images_per_class=10,0"), read_manifest(data_dir)
+    reached = {"baseline_cnn": {10: 0.6, 0: 0.7}, "resnet20": {10: 0.5, 0: 0.9}}
+    train = trainer(lambda config: reached.get(config.backbone, {}).get(config.images_per_class, "no"), [])
+    run_plan(plan, info, data_dir=data_dir, workdir=str(tmp_path), train=train, **ALONE)
+    sentences = data_efficiency(summarise(plan, load_records(plan, str(tmp_path))), "cnn")
     assert "The lead passes from cnn to deep between 10 and all images of each class." in sentences
-    assert not any("lead" in sentence for sentence in data_efficiency(summaries, "cnn"))
+    plan, _, records, _ = study
+    assert not any("lead" in sentence for sentence in data_efficiency(summarise(plan, records), "cnn"))
 
 
 def test_a_lead_at_a_size_says_whether_the_test_images_tell_it(data_dir, tmp_path):
@@ -92,6 +86,80 @@ def test_equal_arms_are_not_told_apart(data_dir, tmp_path):
     )
     assert "How much data" not in (tmp_path / "report.md").read_text()
     assert "interval of one run" not in (tmp_path / "report.md").read_text()
+
+
+def test_a_higher_mean_of_other_seeds_is_no_win_over_who_is_better_on_the_same(data_dir, tmp_path):
+    """cnn has seeds 0 and 1, deep seed 0 alone, on which it is better by far; with 10 a class both have both."""
+    plan, info = plan_of("--seeds=2", "--images_per_class=10,0"), read_manifest(data_dir)
+
+    def accuracy(config):
+        if config.backbone == "baseline_cnn":
+            return (0.5, 0.98)[config.seed] if config.images_per_class == 0 else 0.4
+        return 0.7 if config.backbone == "resnet20" and (config.images_per_class or not config.seed) else "no"
+
+    run_plan(plan, info, data_dir=data_dir, workdir=str(tmp_path), train=trainer(accuracy, []), **ALONE)
+    summaries = summarise(plan, load_records(plan, str(tmp_path)))
+    arms = at_largest_size(plan, summaries)
+    (pair,) = compare_all(arms)
+    assert pair.comparison.difference == pytest.approx(-0.2) and pair.adjusted_p < 0.01
+    assert findings.headline(arms, "cnn", [pair]) == (
+        "No winner: cnn leads with 74.0 % of the test images right over its own runs, but over the seeds that both "
+        "have deep has more, beyond noise."
+    )
+    sentences = data_efficiency(summaries, "deep")
+    assert "all: cnn (74.00 % ± 33.94), not told apart from deep." in sentences[0]
+    assert any("with all they are not told apart" in sentence for sentence in sentences)
+    assert "(74.00 % ± 33.94; the two are not told apart)" in sentences[-1]
+
+
+def test_where_few_runs_are_done_it_is_said_of_what_is_compared(data_dir, tmp_path):
+    """With 10 a class all three arms are done, of all images none, then one that has not led before."""
+    plan, info = plan_of("--images_per_class=10,0"), read_manifest(data_dir)
+    reached = {"baseline_cnn": 0.9, "resnet20": 0.7, "tiny": 0.6}
+    few = dataclasses.replace(plan, runs=plan.runs[:3])
+    where = {"data_dir": data_dir, "workdir": str(tmp_path)}
+    train = trainer(lambda config: reached[config.backbone], [])
+    run_plan(few, info, train=train, **where, **ALONE)
+    write_report(plan, info, **where)
+    text = (tmp_path / "report.md").read_text()
+    assert "No run with all images is done: the arms are compared with 10 images of each class." in text
+    run_plan(dataclasses.replace(plan, runs=plan.runs[4:5]), info, train=train, **where, **ALONE)
+    write_report(plan, info, **where)
+    text = (tmp_path / "report.md").read_text()
+    assert "is done: the arms are compared" not in text and "The lead passes" not in text
+    assert "deep gets 70.0 % of the test images right; no other arm has a finished run on as many images" in text
+    assert "The baseline cnn has no finished run on as many images" in text
+
+
+def test_a_run_that_failed_when_it_was_made_longer_is_not_done(data_dir, tmp_path):
+    """Its results are of before; `workdir.reopen` says so in them."""
+    plan, info = plan_of(), read_manifest(data_dir)
+    where = {"data_dir": data_dir, "workdir": str(tmp_path)}
+    run_plan(plan, info, train=trainer(lambda _: 0.8, []), **where, **ALONE)
+    for run in plan.runs[:2]:
+        path = tmp_path / run.folder / "results.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "finished": False}))
+    train = trainer(lambda config: "no room" if config.backbone == "resnet20" else 0.8, [])
+    run_plan(dataclasses.replace(plan, runs=plan.runs[1:2]), info, train=train, **where, **ALONE)
+    records = load_records(plan, str(tmp_path))
+    assert [record.status for record in records] == ["done", "failed", "done"]
+    assert findings.incomplete(records) == [
+        "Failed: deep, all images, seed 0: no room.",
+        "Not trained to the end (--max_steps, or made longer since): 1 of 3 runs; their figures say little.",
+    ]
+
+
+def test_who_draws_level_does_not_overtake(study):
+    plan, _, records, _ = study
+    arms = at_largest_size(plan, summarise(plan, records))
+    order = [dataclasses.replace(arm, records=arm.records[:1]) for arm in arms]
+
+    def validated(arm, *points):
+        epochs = [dataclasses.replace(arm.records[0].epochs[0], seconds=s, val_accuracy=share) for s, share in points]
+        return dataclasses.replace(arm, records=(dataclasses.replace(arm.records[0], epochs=tuple(epochs)),))
+
+    first, second = validated(order[0], (3.0, 0.5), (4.0, 0.6)), validated(order[1], (1.0, 0.5))
+    assert [(lead.arm, lead.seconds) for lead in best_by_time([first, second])] == [("deep", 1.0), ("cnn", 4.0)]
 
 
 def test_leader_changes_with_the_budget(study):

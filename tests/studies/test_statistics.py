@@ -122,12 +122,25 @@ def test_power_rises_with_seeds_and_with_images():
     assert by_images[-1] > 0.95
 
 
-def test_identical_answers_differ_by_nothing_and_opposite_ones_by_all():
-    same = np.array([[True, False, True]])
-    found = compare(same, same)
-    assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
-    found = compare(np.ones((2, 50), bool), np.zeros((2, 50), bool))
-    assert (found.difference, found.low, found.high, found.p_value) == (1, 1, 1, 0)
+@pytest.mark.parametrize("num_images", [2, 5, 6, 50])
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_without_any_spread_the_number_of_images_says_how_sure_that_is(num_images, num_seeds):
+    """All images lost by one arm: p is that of the sign test, the interval that of as many hits of as many."""
+    right, wrong = np.ones((num_seeds, num_images), bool), np.zeros((num_seeds, num_images), bool)
+    found, turned, same = compare(right, wrong), compare(wrong, right), compare(right, right)
+    share = stats.binomtest(num_images, num_images).proportion_ci(method="exact").low
+    assert found.p_value == turned.p_value == pytest.approx(stats.binomtest(num_images, num_images).pvalue)
+    assert (found.low, found.high) == (-turned.high, -turned.low) == (pytest.approx(2 * share - 1), 1)
+    assert (found.low <= 0) == (found.p_value >= 0.05) == (num_images < 6)
+    assert (same.difference, same.p_value) == (0, 1)
+    assert (same.low, same.high) == (pytest.approx(share - 1), pytest.approx(1 - share))
+
+
+def test_seeds_that_contradict_one_another_image_by_image_show_the_noise_that_they_have():
+    """Each image is right for one seed of two: the images' means are all alike, and that is no certainty."""
+    first = np.array([[True, False] * 2, [False, True] * 2])
+    found = compare(first, np.zeros_like(first))
+    assert (found.difference, found.p_value > 0.05, found.low < 0) == (0.5, True, True)
 
 
 def test_one_image_says_nothing():

@@ -50,6 +50,7 @@ class Model:
         Raises:
           UserError: An array of another type or shape, or a file that is no picture.
         """
+        _refuse_below_one(batch_size=batch_size)
         with api_call():
             return np.concatenate([self._of_one_kind(part, batch_size) for part in _parts(images)])
 
@@ -73,6 +74,7 @@ class Model:
         """
         from tl_distributed.inference.predictions import predict_files
 
+        _refuse_below_one(top=top, batch_size=batch_size)
         with api_call():
             return list(predict_files(self._saved, self._files(paths), top=top, batch_size=batch_size, fit=self._fit()))
 
@@ -88,6 +90,7 @@ class Model:
         Raises:
           UserError: No such data set or split, or one of other images or classes.
         """
+        _refuse_below_one(batch_size=batch_size)
         with api_call():
             from tl_distributed.inference.scoring import score_model
 
@@ -132,6 +135,9 @@ class Model:
         from tl_distributed.inference.predictions import find_images
 
         given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+        for path in given:
+            if not isinstance(path, (str, os.PathLike)):
+                raise UserError(f"classify takes paths of pictures, not {type(path).__name__}; predict takes arrays")
         return find_images([os.path.expanduser(os.fspath(path)) for path in given])
 
     def _fit(self) -> Any:
@@ -147,7 +153,7 @@ class Model:
             raise UserError(
                 f"predict takes uint8 images [n, height, width, 3] in RGB, not {images.dtype} {list(images.shape)}"
             )
-        if images.shape[1:] == self.image_shape:
+        if not len(images) or images.shape[1:] == self.image_shape:
             return images
         from PIL import Image
 
@@ -158,6 +164,13 @@ class Model:
             raise UserError(f"{self.path}: takes {height} x {width} images; only square ones are fitted here")
         fit = self._fit()
         return np.stack([resize_image(Image.fromarray(image), size=height, fit=fit) for image in images])
+
+
+def _refuse_below_one(**numbers: int) -> None:
+    """Raises `UserError` for a number of things that is none: no pictures would be answered, without a word."""
+    for name, number in numbers.items():
+        if not isinstance(number, int | np.integer) or number < 1:
+            raise UserError(f"{name}={number}: takes a whole number, at least 1")
 
 
 def _parts(images: Images) -> list[np.ndarray | list[Any]]:

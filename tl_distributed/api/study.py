@@ -122,10 +122,14 @@ def study(
       Stopped: A signal stopped the study after a checkpoint of the run that was going on.
     """
     config = settings_of(StudyConfig, flags)
+    if config.list_arms or config.list_runs:  # which would train all of them here
+        raise UserError("--list_arms and --list_runs: the command prints them; drop them here")
     if arms is None:
         if common:
             raise UserError("common: give it together with arms; for a recipe of a study there is --common of its own")
         return run_study(config, make_plan(config))
+    if not isinstance(arms, Mapping) or not all(isinstance(own, Mapping) for own in arms.values()):
+        raise UserError('arms takes the flags of each way by its name: {"frozen": {"backbone": "mobilenet_v2"}, ...}')
     given = {name: as_arguments({**(common or {}), **own}) for name, own in arms.items()}
     return run_study(config, make_plan(config, given))
 

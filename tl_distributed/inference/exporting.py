@@ -66,7 +66,7 @@ def export_run(request: ExportRequest) -> str:
     save_model(model, output, request.kind, stored, quantization)
     at = f", at temperature {stored.temperature:.4g}" if stored.calibrated else ""
     print(f"{output}: {request.made_as}{at}, class names in {info_path(output)}, card in {card_path(output)}")
-    compared, note = None, _how_made(request)
+    compared, note = None, _how_made(request, quantization)
     if request.kind == "tflite":
         compared, in_float = _compared(request, output, data, missing)
         note += " Some of its operations compute in float32." if in_float and request.quantize == "int8" else ""
@@ -98,10 +98,22 @@ def _output(request: ExportRequest) -> str:
         raise UserError(f"--output={request.output}: --format={request.kind} is written to *{ending}")
     if tf.io.gfile.exists(output) and not request.overwrite:
         raise UserError(f"{output} exists; use --overwrite to replace it")
+    if request.kind == "saved_model":
+        _refuse_other_content(output)
     return output
 
 
+def _refuse_other_content(output: str) -> None:
+    """Raises `UserError` where --overwrite would remove something else than a SavedModel: a run, say, or a home."""
+    if not tf.io.gfile.exists(output) or tf.io.gfile.exists(f"{output}/saved_model.pb"):
+        return
+    if not tf.io.gfile.isdir(output) or tf.io.gfile.listdir(output):
+        raise UserError(f"--output={output}: is there and no SavedModel, so --overwrite leaves it; name another")
+
+
 def _calibrated(model: keras.Model, stored: ModelInfo, source: str) -> tuple[keras.Model, ModelInfo]:
+    if stored.calibrated:
+        raise UserError(f"--calibrated: {source} is at its temperature already; drop the flag")
     if stored.temperature is None:
         raise UserError(
             f"--calibrated: {source} has no temperature: its data set has no val split to fit it on, or an older "
@@ -126,9 +138,9 @@ def _quantization(request: ExportRequest, data: DataOfModel | None, missing: str
     return Quantization("int8", data.train_pictures(request.representative_images))
 
 
-def _how_made(request: ExportRequest) -> str:
-    if request.quantize == "int8":
-        return f"Ranges of activations are those of {request.representative_images} images of train."
+def _how_made(request: ExportRequest, quantization: Quantization) -> str:
+    if quantization.pictures is not None:  # train may have fewer than were asked for
+        return f"Ranges of activations are those of {len(quantization.pictures):,} images of train."
     if request.kind == "onnx":
         return f"Its probabilities were compared with Keras's: within {TOLERANCE:g}."
     return ""

@@ -42,7 +42,8 @@ class SavedModel(ModelInfo):
 
     Attributes:
       path: Of the file or folder that was opened.
-      predict: `[batch, height, width, 3] uint8` to `[batch, num_classes] float32` probabilities.
+      predict: `[batch, height, width, 3] uint8` to `[batch, num_classes] float32` probabilities; raises `UserError`
+        where they are NaN.
       num_classes: Its outputs.
     """
 
@@ -76,7 +77,14 @@ def open_model(path: str) -> SavedModel:
     if len(outputs) != 1 or not isinstance(outputs[0], int):
         raise UserError(f"{path}: gives outputs of shape {outputs}, not a probability for each class")
     info = _stored(path, tuple(shape), outputs[0])
-    return SavedModel(path=path, predict=predict, num_classes=outputs[0], **dataclasses.asdict(info))
+
+    def numbers(images: np.ndarray) -> np.ndarray:
+        answers = predict(images)
+        if np.isnan(answers).any():  # of which any class would be the best, and five of the five best right
+            raise UserError(f"{path}: answers with what is no number (NaN); its weights are damaged, or diverged")
+        return answers
+
+    return SavedModel(path=path, predict=numbers, num_classes=outputs[0], **dataclasses.asdict(info))
 
 
 def load_keras(path: str) -> keras.Model:

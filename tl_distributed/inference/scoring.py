@@ -42,6 +42,11 @@ def score_model(model_path: str, data_dir: str, *, split: str, batch_size: int) 
         raise UserError(f"--split={split}: {data_dir} has {', '.join(info.splits)}")
     check_data_set(model, info, data_dir)
     _check_task(model, info, data_dir)
+    if info.storage == "pixels" and model.fit not in (None, info.fit):
+        _LOG.warning(
+            "%s was trained on pictures of --fit=%s, and those of %s were stored by --fit=%s: its scores are of "
+            "pictures cut in another way than it knows.", model.path, model.fit, data_dir, info.fit,
+        )  # fmt: skip
     examples = load_splits(data_dir, info, (split,), input_mode="auto")[split]
     temperature = None if model.calibrated else model.temperature
     plain, calibrated, rows = [], [], []

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from tl_distributed.data.machine import usable_cores
 
 Quantize = Literal["none", "float16", "int8"]
 QUANTIZE: tuple[Quantize, ...] = ("none", "float16", "int8")
+_ERRORS_LOCK = threading.Lock()  # of what is this process's alone: where standard error goes
 _PIXEL_SCALES = ((0.0, 0), (1.0, 0))  # (scale, zero point) of an input that is pixels: not quantised, or by itself
 
 
@@ -97,20 +99,22 @@ class Interpreter:
         if tuple(given["quantization"]) not in _PIXEL_SCALES:
             raise ValueError(f"its input is quantised by {given['quantization']}, not pixels as they are")
         self._given, self._returned, self._batch_size = given["index"], returned["index"], None
+        self._lock = threading.Lock()  # pictures and answers lie in the interpreter: threads have to take turns
         self.input_shape, self.output_shape = (
             tuple(int(side) for side in tensor["shape"][1:]) for tensor in (given, returned)
         )
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Returns `[batch, num_classes] float32` of `[batch, height, width, 3] uint8`."""
-        if len(images) != self._batch_size:
-            with _quiet():
-                self._interpreter.resize_tensor_input(self._given, images.shape)
-                self._interpreter.allocate_tensors()
-            self._batch_size = len(images)
-        self._interpreter.set_tensor(self._given, images)
-        self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._returned)
+        """Returns `[batch, num_classes] float32` of `[batch, height, width, 3] uint8`; from any thread."""
+        with self._lock:
+            if len(images) != self._batch_size:
+                with _quiet():
+                    self._interpreter.resize_tensor_input(self._given, images.shape)
+                    self._interpreter.allocate_tensors()
+                self._batch_size = len(images)
+            self._interpreter.set_tensor(self._given, images)
+            self._interpreter.invoke()
+            return self._interpreter.get_tensor(self._returned)
 
     @property
     def in_float(self) -> bool:
@@ -130,6 +134,12 @@ def _interpreter_class() -> Callable[..., Any]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps back what the converter and the interpreter say of every model, from C++ too; not where they fail."""
+    with _ERRORS_LOCK, _captured_errors():
+        yield
+
+
+@contextlib.contextmanager
+def _captured_errors() -> Iterator[None]:
     sys.stderr.flush()
     before = os.dup(2)
     with tempfile.TemporaryFile() as captured, warnings.catch_warnings():

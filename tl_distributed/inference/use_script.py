@@ -36,8 +36,9 @@ _KINDS = {
 def use_script(kind: str, info: ModelInfo, num_classes: int) -> str:
     """Returns a Python program that prints the class of a picture, or its labels, with the probability.
 
-    It lies where `companions.script_path` says, and prepares a picture as the model's fitting rule wants it, with
-    Pillow: within the rounding of its resizing as `predict` does.
+    It lies where `companions.script_path` says, and prepares a picture of 8 bits a sample as the model's fitting rule
+    wants it, with Pillow: upright, what is transparent on white, within the rounding of its resizing as `predict` does
+    (of a crop but for the outermost pixels, into which `ImageOps.fit` blurs what lies beyond).
 
     Args:
       kind: Of the export.
@@ -46,8 +47,9 @@ def use_script(kind: str, info: ModelInfo, num_classes: int) -> str:
     """
     packages, imports, names, probabilities = _KINDS[kind]
     height, width, _ = info.image_shape
-    picture = 'ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")'
-    fitted = _FITTED[info.fit or FIT_OF_VERSION_1].format(image="picture", size=(width, height))
+    picture = 'ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGBA")'
+    on_white = 'Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")'
+    fitted = _FITTED[info.fit or FIT_OF_VERSION_1].format(image=on_white, size=(width, height))
     path = 'os.path.dirname(os.path.dirname(os.path.abspath(__file__)))' if kind == "saved_model" else (
         '__file__.removesuffix(".py")'
     )  # fmt: skip

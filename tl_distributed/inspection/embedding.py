@@ -7,6 +7,7 @@ import numpy as np
 _COMPONENTS = 50  # t-SNE starts from these (van der Maaten & Hinton 2008 take 30); what they leave out is mostly noise
 _PERPLEXITY = 30.0
 _NEIGHBOURS = 5
+FEWEST_IMAGES = _NEIGHBOURS + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ def embed(features: np.ndarray, labels: np.ndarray, *, seed: int) -> Embedding:
     """Lays features out in two dimensions.
 
     Args:
-      features: `[n, dimensions] float32`; n is at least 10.
+      features: `[n, dimensions] float32`; n is at least `FEWEST_IMAGES`.
       labels: `[n]` integers.
       seed: Of PCA's and t-SNE's random numbers.
     """

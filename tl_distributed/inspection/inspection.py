@@ -18,7 +18,7 @@ from tl_distributed.inference.run_data import find_data_dir
 from tl_distributed.inspection import figures
 from tl_distributed.inspection.activations import LayerSimilarity, compare_layers, compute_activations
 from tl_distributed.inspection.board import write_images, write_projector
-from tl_distributed.inspection.embedding import Embedding, embed
+from tl_distributed.inspection.embedding import FEWEST_IMAGES, Embedding, embed
 from tl_distributed.inspection.figures import ChannelMaps
 from tl_distributed.inspection.grad_cam import Explained, explain
 from tl_distributed.inspection.layers import Layers
@@ -50,6 +50,12 @@ def inspect_run(config: InspectConfig) -> list[str]:
         raise UserError(f"{data_dir}: its pictures have any number of labels; this command is for one label a picture")
     if config.split not in info.splits:
         raise UserError(f"--split={config.split}: {data_dir} has {', '.join(info.splits)}")
+    count = info.splits[config.split].num_examples
+    if count < FEWEST_IMAGES:
+        raise UserError(
+            f"--split={config.split}: {data_dir} has {count} images in it, too few to compare by; takes at least "
+            f"{FEWEST_IMAGES} (--split=train may have them)"
+        )
     check_images(config.images, info, config.split)
     after = open_after(workdir)
     stored = _check_data(after, info, data_dir, f"{workdir}/model.keras")

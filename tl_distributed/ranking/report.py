@@ -3,7 +3,6 @@
 import csv
 import io
 import shlex
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -31,6 +30,8 @@ from tl_distributed.reporting.intervals import wilson_interval
 from tl_distributed.reporting.page.render import Cell, Plot, Table, render, words
 from tl_distributed.reporting.page.section import About, Section
 from tl_distributed.reporting.page.series import swatch
+from tl_distributed.settings.command import typed_arguments
+from tl_distributed.settings.flags import to_arguments
 
 PAGE_FILE = "report.html"
 _MOST_CURVES = 12  # of the few-shot plot, the best ones; the table has all
@@ -233,6 +234,7 @@ def _about(config: RankConfig, info: DatasetInfo, results: Sequence[Result]) -> 
         ("devices", ", ".join(dict.fromkeys(device for one in results for device in one["devices"]))),
         ("precision", ", ".join(dict.fromkeys(one["precision"] for one in results))),
     )
-    command = shlex.join(["python", "-m", "tl_distributed.rank", *sys.argv[1:]])
+    typed = typed_arguments("tl-rank")  # a program's own arguments are not; these say the same
+    command = shlex.join(["python", "-m", "tl_distributed.rank", *(to_arguments(config) if typed is None else typed)])
     files = ("ranking.csv", "few_shot.csv", "ranking.json", "plots/")
     return About(facts, (("Written by", command),), tuple((name, name) for name in files), "Files")

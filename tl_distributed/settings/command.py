@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pathlib
 import select
 import signal
 import sys
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+import tl_distributed
 from tl_distributed.errors import UserError, file_error_line, one_line
 from tl_distributed.settings.flags import help_text, parse_arguments
 from tl_distributed.streams import open_closed_streams, show_line, to_nowhere, unwritten_output
@@ -127,6 +129,17 @@ def import_tensorflow() -> None:
             for line in lines:
                 if not line.startswith(("I0000 ", "WARNING: All log messages before absl::InitializeLog")):
                     print(line, file=sys.stderr)
+
+
+def typed_arguments(console_script: str) -> list[str] | None:
+    """Returns what was typed after the name of the command, or `None` where a program calls it: its own are others.
+
+    Args:
+      console_script: By which the command may have been started, e.g. `tl-train`.
+    """
+    package = pathlib.Path(tl_distributed.__file__).resolve().parent
+    program = pathlib.Path(sys.argv[0]).resolve()  # of `python -m` a file of the package; a program may be a train.py
+    return sys.argv[1:] if program.is_relative_to(package) or program.name == console_script else None
 
 
 def refuse_positional(positional: Sequence[str]) -> None:

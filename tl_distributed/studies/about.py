@@ -12,6 +12,7 @@ from tl_distributed.reporting.page.render import Table, words
 from tl_distributed.reporting.page.section import About, Section
 from tl_distributed.reporting.run_facts import run_facts
 from tl_distributed.reporting.run_page import PAGE_FILE
+from tl_distributed.settings.command import typed_arguments
 from tl_distributed.studies.collect import Record, pairing
 from tl_distributed.studies.plan import Plan
 from tl_distributed.studies.tuning import tuning_sentence
@@ -46,8 +47,15 @@ def about_study(plan: Plan, records: Sequence[Record], info: DatasetInfo, *, dat
         *run_facts([record.written for record in done]),
         ("devices", ", ".join(sorted({_devices(record) for record in done}))),
     )
+    typed = typed_arguments("tl-study")
+    if typed is None:
+        facts += (("called by", f"{sys.argv[0]}, through tl.study; the arms' flags are under On equal terms"),)
     commands = (
-        ("This report was written by", shlex.join(["python", "-m", "tl_distributed.study", *sys.argv[1:]])),
+        *(
+            (("This report was written by", shlex.join(["python", "-m", "tl_distributed.study", *typed])),)
+            if typed is not None
+            else ()
+        ),
         ("Curves of every run, in TensorBoard", f"tensorboard --logdir {shlex.quote(workdir)}"),
     )
     links = tuple((str(record.run), _target(record)) for record in done)

@@ -40,7 +40,8 @@ def best_by_time(arms: Sequence[ArmSummary]) -> list[Lead]:
     for seconds in times:
         best = {name: _best_until(arm, seconds) for name, arm in runs.items()}
         scores = {name: float(np.mean(found)) for name, found in best.items() if found is not None}
-        leader = max(scores, key=scores.get, default=None)
+        # Who leads is overtaken by more alone: of equals it stays.
+        leader = max(scores, key=lambda name: (scores[name], bool(leads) and name == leads[-1].arm), default=None)
         if leader is None or (leads and leads[-1].arm == leader):
             continue
         before = leads[-1].arm if leads else None

@@ -103,9 +103,10 @@ class ArmSummary:
         if len(self.records) == 1:
             return one_run
         right = np.stack([record.answers.right for record in self.records])
+        if right.all() or not right.any():  # no run shows a spread, the number of images still does
+            return one_run
         both = compare(right, np.zeros_like(right))
-        # All right or all wrong: no run shows a spread, the number of images still does.
-        return (max(0.0, both.low), min(1.0, both.high)) if both.high > both.low else one_run
+        return max(0.0, both.low), min(1.0, both.high)
 
     @property
     def gap(self) -> float | None:
@@ -153,9 +154,12 @@ def load_records(plan: Plan, workdir: str) -> list[Record]:
 
 def _load(run: Run, folder: str) -> Record:
     results = read_json(f"{folder}/results.json")
-    if results is None:
+    if results is None or not results["finished"]:  # one that was made longer, and failed, has results of before
         failure = read_json(f"{folder}/{FAILURE_FILE}")
-        return Record(run, folder, "failed", failure["reason"]) if failure else Record(run, folder, "not run")
+        if failure:
+            return Record(run, folder, "failed", failure["reason"])
+    if results is None:
+        return Record(run, folder, "not run")
     epochs = tuple(epochs_of(read_metrics(f"{folder}/metrics.jsonl")))
     return Record(run, folder, "done", "", results, epochs, read_json(f"{folder}/config.json"))
 

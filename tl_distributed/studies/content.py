@@ -94,7 +94,10 @@ class _Builder:
         return Report(
             title=f"{len(plan.arms)} ways of training, compared on {num_images:,} test images",
             finding=findings.headline(arms, plan.baseline, self._pairs),
-            warnings=tuple(findings.incomplete(self._records)),
+            warnings=(
+                *findings.compared_size(arms, [run.images_per_class for run in plan.runs]),
+                *findings.incomplete(self._records),
+            ),
             ranking=ranked_table(arms, self._pairs, self._swatches),
             accuracy=accuracy,
             sections=tuple(section for section in sections if not section.is_empty),

@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
-from tl_distributed.studies.collect import ArmSummary, Pair, compare_all, compare_arms
-from tl_distributed.studies.findings import SIGNIFICANT, listed, percent
+from tl_distributed.studies.collect import ArmSummary, compare_all, compare_arms
+from tl_distributed.studies.findings import SIGNIFICANT, is_ahead, listed, percent
 from tl_distributed.studies.statistics import holm
 
 
@@ -20,23 +20,24 @@ def data_efficiency(summaries: Sequence[ArmSummary], baseline: str) -> list[str]
         return []
     at = {size: [summary for summary in summaries if summary.images_per_class == size] for size in sizes}
     best = {size: max(arms, key=lambda arm: arm.test_accuracy.mean) for size, arms in at.items()}
-    level = {size: _level_with(best[size].name, compare_all(arms)) for size, arms in at.items()}
+    level = {size: _level_with(best[size].name, arms) for size, arms in at.items()}
     leads = "; ".join(_lead(arm, level[size]) for size, arm in best.items())
     changes = [
         _change(smaller, larger, best, level)
         for smaller, larger in itertools.pairwise(sizes)
         if best[smaller].name != best[larger].name
+        and all(
+            {best[smaller].name, best[larger].name} <= {arm.name for arm in at[size]} for size in (smaller, larger)
+        )  # else one of the two has no run yet to have led or lost with
     ]
     return [f"Best by images of each class: {leads}.", *changes, *_reached(summaries, baseline)]
 
 
-def _level_with(name: str, pairs: Sequence[Pair]) -> list[str]:
-    """Returns the arms that an arm is not told apart from."""
-    return [
-        pair.second if pair.first == name else pair.first
-        for pair in pairs
-        if name in (pair.first, pair.second) and pair.adjusted_p >= SIGNIFICANT
-    ]
+def _level_with(name: str, arms: Sequence[ArmSummary]) -> list[str]:
+    """Returns the arms that an arm is not told to be ahead of, also where they share no seed to be compared by."""
+    pairs = compare_all(arms)
+    behind = {other for pair in pairs if is_ahead(pair, name) for other in (pair.first, pair.second)}
+    return [arm.name for arm in arms if arm.name not in {name, *behind}]
 
 
 def _lead(arm: ArmSummary, level: Sequence[str]) -> str:
@@ -67,17 +68,19 @@ def _reached(summaries: Sequence[ArmSummary], baseline: str) -> list[str]:
         if summary.name != baseline and first.get(summary.name) is None:
             first[summary.name] = summary if enough else None
     compared = {
-        name: comparison.p_value
+        name: comparison
         for name, summary in first.items()
         if summary and (comparison := compare_arms(summary, most[0]))
     }
-    adjusted = dict(zip(compared, holm(list(compared.values())), strict=True))
+    p_values = holm([comparison.p_value for comparison in compared.values()])
+    more = [name for name, p in zip(compared, p_values, strict=True)
+            if p < SIGNIFICANT and compared[name].difference > 0]  # fmt: skip
     sentences = []
     for name, summary in first.items():
         if summary is None:
             sentences.append(f"{name} does not reach {target} at any size tried.")
             continue
-        told = "" if adjusted.get(name, 1.0) < SIGNIFICANT else "; the two are not told apart"
+        told = "" if name in more else "; the two are not told apart"
         sentences.append(f"{name} reaches {target} with {_size(summary)} ({percent(summary.test_accuracy)}{told}).")
     return sentences
 

@@ -33,7 +33,13 @@ def headline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -
     best = ordered[0]
     reached = f"{100 * best.test_accuracy.mean:.1f} % of the test images right"
     if len(ordered) == 1:
-        return f"{best.name} gets {reached}; no other arm has a finished run to compare it with."
+        return f"{best.name} gets {reached}; no other arm has a finished run on as many images to compare it with."
+    above = [name for name in (arm.name for arm in ordered[1:]) if is_ahead(_pair(pairs, best.name, name), name)]
+    if above:
+        return (
+            f"No winner: {best.name} leads with {reached} over its own runs, but over the seeds that both have "
+            f"{listed(above)} {'has' if len(above) == 1 else 'have'} more, beyond noise."
+        )
     level = [
         arm.name for arm in ordered[1:]
         if (pair := _pair(pairs, best.name, arm.name)) is None or pair.adjusted_p >= SIGNIFICANT
@@ -56,6 +62,16 @@ def headline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -
 def listed(names: Sequence[str]) -> str:
     """Returns e.g. `a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def is_ahead(pair: Pair | None, name: str) -> bool:
+    """Whether an arm of a pair is better by more than noise, over the seeds that both have.
+
+    That need not be the one with the higher mean, which is over all runs of each.
+    """
+    if pair is None or pair.adjusted_p >= SIGNIFICANT:
+        return False
+    return (pair.comparison.difference > 0) == (pair.first == name)
 
 
 def told_apart(pairs: Sequence[Pair]) -> set[frozenset[str]]:
@@ -119,7 +135,7 @@ def _pair(pairs: Sequence[Pair], first: str, second: str) -> Pair | None:
 def gain_over_baseline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -> list[str]:
     """Says what each arm gains over the baseline; p by Holm over these pairs alone, since these were asked for."""
     if baseline not in [arm.name for arm in arms]:
-        return [f"The baseline {baseline} has no finished run, so nothing can be said of gains over it."]
+        return [f"The baseline {baseline} has no finished run on as many images, so nothing is said of gains over it."]
     against = {arm.name: pair for arm in arms if (pair := _pair(pairs, arm.name, baseline)) and arm.name != baseline}
     adjusted = holm([pair.comparison.p_value for pair in against.values()])
     return [
@@ -147,6 +163,20 @@ def fitting(arms: Sequence[ArmSummary]) -> list[str]:
     return sentences
 
 
+def compared_size(arms: Sequence[ArmSummary], sizes: Sequence[int]) -> list[str]:
+    """Says on how many images the arms that are compared were trained, where that is not the most of the plan.
+
+    Args:
+      arms: Those that are compared, of one size.
+      sizes: Images of each class of the plan, the most last; 0 is all.
+    """
+    size = arms[0].images_per_class
+    if size == sizes[-1]:
+        return []
+    most = f"{sizes[-1]} images of each class" if sizes[-1] else "all images"
+    return [f"No run with {most} is done: the arms are compared with {size} images of each class."]
+
+
 def incomplete(records: Sequence[Record]) -> list[str]:
     """Names every run that failed, was not run, or was cut short."""
     failures: dict[tuple[str, str], list[str]] = {}
@@ -162,5 +192,8 @@ def incomplete(records: Sequence[Record]) -> list[str]:
         sentences.append(f"Not run yet: {missing} of {len(records)} runs; the same command goes on.")
     cut = sum(record.status == "done" and not record.results["finished"] for record in records)
     if cut:
-        sentences.append(f"Cut short by --max_steps: {cut} of {len(records)} runs; their figures say little.")
+        sentences.append(
+            f"Not trained to the end (--max_steps, or made longer since): {cut} of {len(records)} runs; their figures "
+            "say little."
+        )
     return sentences

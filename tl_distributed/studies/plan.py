@@ -90,6 +90,8 @@ class StudyConfig:
         """Raises `UserError` for combinations that cannot be meant."""
         if self.run_index is not None and self.arm_index is not None:
             raise UserError("--arm_index and --run_index: give one of them")
+        if self.report_only and (self.run_index is not None or self.arm_index is not None):
+            raise UserError("--report_only: reports on all arms and runs; drop --arm_index and --run_index")
         if self.runs_per_node > 1 and self.strategy == "multi_worker":
             raise UserError(
                 f"--runs_per_node={self.runs_per_node} shares a node between runs, --strategy=multi_worker a run "

@@ -8,6 +8,7 @@ import numpy as np
 from tl_distributed.reporting.intervals import CONFIDENCE
 
 _NO_SIGN_OF_SEEDS = 0.5  # p of the F test above which the seeds are taken to add nothing of their own
+_ROUNDING = 1e-12
 _LEAST_P = 1e-15  # where the quantiles are still exact; nobody asks for less
 
 
@@ -52,6 +53,10 @@ def compare(first: np.ndarray, second: np.ndarray) -> Comparison:
     would cost an interval of few seeds most of its power. By simulation the 95 % interval covers 93 to 98 % from three
     seeds on, and 90 to 98 % of two, whatever the shares of seeds and images.
 
+    Where all differences are the same, no spread is seen and only the number of images says how sure that is: the
+    share of images that would differ otherwise is below 1 - 0.025^(1/n) (Clopper and Pearson 1934), and p is that of
+    the sign test, 2^(1 - n) where one arm alone is right.
+
     Args:
       first: `[seeds, images] bool`: whether the first arm's run of each seed got each image right.
       second: The same of the second arm, of the same seeds and images.
@@ -63,17 +68,28 @@ def compare(first: np.ndarray, second: np.ndarray) -> Comparison:
         raise ValueError(f"answers of shapes {first.shape} and {second.shape} cannot be paired")
     differences = first.astype(np.int8) - second.astype(np.int8)
     mean = float(differences.mean(dtype=np.float64))
-    noise = _noise(differences)
-    half = _half_width(noise, 1 - CONFIDENCE)
+    if differences.shape[1] > 1 and differences.min() == differences.max():
+        low, high, p_value = _of_no_spread(mean, differences.shape[1])
+    else:
+        noise = _noise(differences)
+        half = _half_width(noise, 1 - CONFIDENCE)
+        low, high, p_value = max(-1.0, mean - half), min(1.0, mean + half), _p_value(abs(mean), noise)
     return Comparison(
         difference=mean,
-        low=max(-1.0, mean - half),
-        high=min(1.0, mean + half),
-        p_value=_p_value(abs(mean), noise),
+        low=low,
+        high=high,
+        p_value=p_value,
         num_seeds=len(differences),
         only_first=tuple((differences == 1).sum(1).tolist()),
         only_second=tuple((differences == -1).sum(1).tolist()),
     )
+
+
+def _of_no_spread(mean: float, num_images: int) -> tuple[float, float, float]:
+    """Returns (low, high, p) where every difference is `mean`: -1, 0 or 1."""
+    others = 1 - ((1 - CONFIDENCE) / 2) ** (1 / num_images)
+    low, high = mean - others * (mean + 1), mean + others * (1 - mean)
+    return low, high, min(1.0, 2.0 ** (1 - num_images)) if mean else 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +116,8 @@ def _noise(differences: np.ndarray) -> tuple[_Part, ...]:
     total = float(np.square(differences).mean()) - float(of_seeds.mean()) ** 2
     left = max(0.0, total - (num_images - 1) * images - (num_seeds - 1) * seeds) / freedom
     if seeds == 0 or (left and f.sf(seeds / left, num_seeds - 1, freedom) > _NO_SIGN_OF_SEEDS):
-        return (_Part(images, num_images - 1),)
+        # Images that are all alike in their means over seeds that contradict one another show no noise of their own.
+        return (_Part(images if images > _ROUNDING * left else left, num_images - 1),)
     return _Part(max(0.0, images - left), num_images - 1), _Part(seeds, num_seeds - 1)
 
 

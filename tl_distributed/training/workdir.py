@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import pathlib
 import platform
 import re
 import subprocess
@@ -23,6 +22,7 @@ from tl_distributed.files import path_exists, read_json, write_json
 from tl_distributed.inference.run_data import absolute
 from tl_distributed.models.weight_licences import weights_licence
 from tl_distributed.runtime.devices import Runtime
+from tl_distributed.settings.command import typed_arguments
 from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import to_arguments
 from tl_distributed.training.checkpoints import Position
@@ -217,9 +217,7 @@ def _by_name(info: DatasetInfo, class_weights: Sequence[float] | None) -> dict[s
 
 def _command(config: Config) -> list[str]:
     """Returns what was typed, or where a program trains its name and the flags that say the same."""
-    package = pathlib.Path(tl_distributed.__file__).resolve().parent
-    program = pathlib.Path(sys.argv[0]).resolve()  # of `python -m` a file of the package; a program may be a train.py
-    if program.is_relative_to(package) or program.name == "tl-train":
+    if typed_arguments("tl-train") is not None:
         return sys.argv
     return [sys.argv[0], *to_arguments(dataclasses.replace(config, recipe=""))]  # which the settings came of
 
