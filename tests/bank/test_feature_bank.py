@@ -459,6 +459,7 @@ def test_killed_and_interrupted_builds_go_on(pretrained, tmp_path):
         np.testing.assert_allclose(features, expected_features, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_equals_uninterrupted(train, tmp_path, pretrained):
     weights = tmp_path / "weights.keras"
     weights.write_bytes((pathlib.Path(pretrained("tiny_norm")) / "model.keras").read_bytes())

@@ -107,6 +107,7 @@ def test_four_workers_are_four_replicas(data_dir, tmp_path, cluster, alone):
     assert files[0] == files[1]  # the chief alone writes
 
 
+@pytest.mark.slow
 def test_a_task_of_ones_own_is_the_same_on_two_workers(data_dir, tmp_path, cluster):
     """Of two replicas each, which evaluation gathers from: of what lies on the host it would wait for ever."""
     own = {"task": "own_tasks:Ordinal", "class_weights": "none", "backbone": "tiny"}  # without BatchNorm of replicas
