@@ -1,5 +1,6 @@
 """Finds the pictures that a table names: by path, by a part of it, or by the bare name with or without ending."""
 
+import functools
 import posixpath
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -10,6 +11,7 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+@functools.lru_cache(2**14)  # a table names its classes in every line
 def look_of(name: str) -> str:
     """Returns what names share that look alike: but for case, spaces and characters that show nothing.
 

@@ -157,7 +157,9 @@ def _lines(flag: str, path: str, container: Container) -> Iterator[Iterator[str]
                 raise UserError(f"--{flag}={path}: is {found}, no text; save it as CSV, in UTF-8")
             lines = itertools.chain([first.removeprefix(b"\xef\xbb\xbf")], iter(file.readline, b""))
             texts = (line.decode("utf-8", "surrogateescape") for line in lines)
-            yield (part for text in texts for part in io.StringIO(text, newline=""))
+            yield itertools.chain.from_iterable(
+                io.StringIO(text, newline="") if "\r" in text else (text,) for text in texts
+            )
     except (OSError, UnreadableFile, tf.errors.OpError) as error:
         cause = getattr(error, "message", None) or getattr(error, "strerror", None) or error
         raise UserError(f"--{flag}={path}: cannot be read ({cause})") from None

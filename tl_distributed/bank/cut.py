@@ -36,11 +36,10 @@ def cut_at_frozen(classifier: keras.Model) -> Cut | None:
     """Cuts a classifier at the end of its frozen part.
 
     A layer is fixed if it is frozen and draws nothing at random, or has no variables at all, and so is whatever it is
-    fed by. The boundary
-    are the outputs of fixed layers that others take. Where shortcuts cross it, or it is wide (an expanded
-    layer), the tail begins at an earlier single tensor that holds fewer numbers, as long as the layers in
-    between cost next to nothing. What has no batch is no part of an image's row: it is a constant of the tail
-    (angles of rotary positions), or computed there again (a table of positions).
+    fed by. The boundary are the outputs of fixed layers that others take. Where shortcuts cross it, or it is wide (an
+    expanded layer), the tail begins at an earlier single tensor that holds fewer numbers, as long as the layers in
+    between cost next to nothing. What has no batch is no part of an image's row: it is a constant of the tail (angles
+    of rotary positions), or computed there again (a table of positions).
 
     Args:
       classifier: Functional model after `freezing.freeze_for`, of static image size.
