@@ -1,7 +1,6 @@
 """A phase that trains on banked features, and what takes the place of its model and data then."""
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +30,7 @@ from tl_distributed.data.splits import Split
 from tl_distributed.errors import UserError
 from tl_distributed.files import write_json
 from tl_distributed.models.plugins import sources_of_layers
-from tl_distributed.models.weights import weight_bytes
+from tl_distributed.models.weights import weights_digest
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.shared_files import wait_until_visible
@@ -129,7 +128,7 @@ def open_banks(
     settings = run.settings
     common = {
         "format": FORMAT_VERSION,
-        "prefix": _prefix_digest(cut.prefix),
+        "prefix": weights_digest(cut.prefix, before=cut.prefix.to_json().encode()),
         "precision": runtime.precision,
         "image_size": run.features.image_size,
         "normalization": run.features.normalization,
@@ -210,14 +209,6 @@ def _split_bank(
     if is_part:
         return _SplitBank(folder, part_shards(folder, name, images.num_examples, views), is_part)
     return _SplitBank(folder, bank_shards(folder, run.data.shard_dir, run.info, name, views), is_part)
-
-
-def _prefix_digest(prefix: keras.Model) -> str:
-    """Returns the SHA-256 in hex of a model's architecture and weights."""
-    digest = hashlib.sha256(prefix.to_json().encode())
-    for content in weight_bytes(prefix):
-        digest.update(content)
-    return digest.hexdigest()
 
 
 def _log_bank(

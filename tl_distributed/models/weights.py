@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,11 +21,13 @@ def fetched_weights_file(backbone_name: str) -> str:
     return f"{backbone_name}_imagenet_notop.weights.h5"
 
 
-def weight_bytes(model: Any) -> Iterator[bytes]:
-    """Yields the bytes of each of a model's weights, for a digest; without the state of generators."""
+def weights_digest(model: Any, *, before: bytes = b"") -> str:
+    """Returns the SHA-256 in hex of some bytes and a model's weights, without the state of its random generators."""
+    digest = hashlib.sha256(before)
     for weight in model.weights:
         if "seed_generator" not in weight.path:
-            yield weight.numpy().tobytes()
+            digest.update(weight.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_backbone_weights(classifier_or_backbone: Any, path: str) -> str:

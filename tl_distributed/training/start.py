@@ -1,6 +1,5 @@
 """How every command that trains claims the devices and builds the model of its config."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 
@@ -12,7 +11,7 @@ from tl_distributed.models.batch_norm import refuse_synchronized_batch_norm
 from tl_distributed.models.build import build_backbone, build_model
 from tl_distributed.models.lora import enable_lora
 from tl_distributed.models.settings import ModelSettings
-from tl_distributed.models.weights import weight_bytes
+from tl_distributed.models.weights import weights_digest
 from tl_distributed.runtime.devices import Runtime, start_runtime
 from tl_distributed.runtime.settings import RuntimeSettings
 from tl_distributed.runtime.workers import Workers
@@ -72,8 +71,5 @@ def start_model(
     if trains_batch_norm and runtime.num_replicas > 1:
         refuse_synchronized_batch_norm(model)
     if workers.count > 1 and load_weights and config.weights != "none":
-        digest = hashlib.sha256()
-        for content in weight_bytes(model):
-            digest.update(content)
-        workers.require_same({"weights of SHA-256": digest.hexdigest()}, "give all the same file (--weights)")
+        workers.require_same({"weights of SHA-256": weights_digest(model)}, "give all the same file (--weights)")
     return model
