@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import select
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -15,6 +16,20 @@ def to_nowhere(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
+
+
+def forget_closed(*descriptors: int) -> bool:
+    """Throws away what is written to those whose reader or terminal is gone; tells whether there is one.
+
+    An error of it would end a run, or its exit code.
+    """
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, 0)  # errors and hang-ups are reported whatever is asked for
+    closed = [descriptor for descriptor, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
+    for descriptor in closed:
+        to_nowhere(descriptor)
+    return bool(closed)
 
 
 def show_line(line: str, stream: TextIO | None = None) -> None:

@@ -12,13 +12,12 @@ where this loop runs many in the graph; it knows SIGTERM alone; it stops a step 
 key-value store has told all workers; and it writes the checkpoint itself, without what `Checkpoints` adds.
 """
 
-import select
 import signal
 import threading
 from types import FrameType, TracebackType
 
 from tl_distributed.runtime.workers import Workers
-from tl_distributed.streams import to_nowhere
+from tl_distributed.streams import forget_closed
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -73,18 +72,8 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            _forget_closed_terminal()
+            forget_closed(1, 2)
         ends_now = (signal.SIGINT, signal.SIGTERM)
         if number in ends_now and any(noted in ends_now for noted in self._noted):
             raise KeyboardInterrupt
         self._noted.append(number)
-
-
-def _forget_closed_terminal() -> None:
-    """Throws away what is written to a terminal that is closed: an error of it would end the run, or its exit code."""
-    poll = select.poll()
-    for descriptor in (1, 2):
-        poll.register(descriptor, 0)  # errors and hang-ups are reported whatever is asked for
-    for descriptor, event in poll.poll(0):
-        if event & (select.POLLERR | select.POLLHUP):
-            to_nowhere(descriptor)

@@ -3,7 +3,6 @@
 import logging
 import os
 import pathlib
-import select
 import signal
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any, TextIO
 import tl_distributed
 from tl_distributed.errors import UserError, file_error_line, one_line
 from tl_distributed.settings.flags import help_text, parse_arguments
-from tl_distributed.streams import open_closed_streams, show_line, to_nowhere, unwritten_output
+from tl_distributed.streams import forget_closed, open_closed_streams, show_line, unwritten_output
 
 HELP = ("--help", "-h", "-help", "--helpfull")
 QUIET_TENSORFLOW = "3"  # TF_CPP_MIN_LOG_LEVEL, unless the user set one: TensorFlow's chatter hides our own lines
@@ -51,7 +50,7 @@ def run_to_exit(call: Callable[[], int | None]) -> None:
         code = call()
         sys.stdout.flush()
     except BrokenPipeError:
-        if not _stdout_is_closed():
+        if not forget_closed(sys.stdout.fileno()):
             raise
         raise SystemExit(128 + signal.SIGPIPE) from None
     except UserError as error:
@@ -69,16 +68,6 @@ def run_to_exit(call: Callable[[], int | None]) -> None:
         show_line(f"error: {one_line(line)}")
         raise SystemExit(UserError.exit_code) from None
     raise SystemExit(code or 0)
-
-
-def _stdout_is_closed() -> bool:
-    """Tells whether nobody reads standard output any more; if so, what is left for it is thrown away."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)  # errors are reported whatever is asked for
-    closed = any(event & select.POLLERR for _, event in poll.poll(0))
-    if closed:
-        to_nowhere(sys.stdout.fileno())
-    return closed
 
 
 class _StderrHandler(logging.StreamHandler):
