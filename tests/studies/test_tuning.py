@@ -1,6 +1,7 @@
 """The learning rate of each arm: what is tried, what is chosen, what it cost, and what goes on where it stopped."""
 
 import json
+import pathlib
 
 import pytest
 from finished_runs import trainer
@@ -137,6 +138,27 @@ def test_tries_that_fail_are_counted_and_not_chosen(data_dir, tmp_path):
     assert fine["factor"] == 1 and {one["score"] for one in fine["tried"]} == {None}  # all failed: its own
     write_report(tuned, study.info, data_dir=data_dir, workdir=str(tmp_path))
     assert "; 4 of them failed" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("measure", ["val_loss", "val_expected_calibration_error"])
+def test_of_a_measure_whose_smallest_is_best_the_smallest_is_chosen(data_dir, tmp_path, measure):
+    def with_measure(config: Config) -> float:
+        own = {"baseline_cnn": 1e-3, "resnet20": 0.02}[config.backbone]
+        return 0.1 + abs(config.learning_rate / own - 1)  # the arm's own rate is the best
+
+    class Measured(Study):
+        def train(self, plan) -> int:
+            def train(arguments, *others) -> int:
+                code = trainer(self.accuracy, self.calls)(arguments, *others)
+                path = pathlib.Path(self.calls[-1].workdir) / "results.json"
+                path.write_text(json.dumps({**json.loads(path.read_text()), measure: with_measure(self.calls[-1])}))
+                return code
+
+            return run_plan(plan, self.info, data_dir=self.data_dir, workdir=self.workdir, train=train, **ALONE)
+
+    Measured(data_dir, tmp_path, f"--common=select_by={measure}").run()
+    notes = [json.loads((tmp_path / f"tuning/{arm}/tuning.json").read_text()) for arm in ("cnn", "fine")]
+    assert [note["factor"] for note in notes] == [1, 1]
 
 
 def test_tuned_and_untuned_runs_do_not_mix(data_dir, tmp_path):

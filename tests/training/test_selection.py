@@ -12,6 +12,7 @@ from tl_distributed.training.checkpoints import Position
 from tl_distributed.training.phase_run import PhaseRun
 from tl_distributed.training.run import train_and_evaluate
 from tl_distributed.training.selection import Validation, validation_of
+from tl_distributed.training.tasks import Classification
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +38,13 @@ def test_a_later_epoch_is_taken_where_it_is_better(new, best, better):
     assert Validation(*new).is_better_than(*best) == better
 
 
-def test_every_measure_is_larger_where_it_is_better():
+@pytest.mark.parametrize(
+    ("select_by", "score"),
+    [("val_accuracy", 0.9), ("val_balanced_accuracy", 0.7), ("val_loss", -0.3)],
+)
+def test_every_measure_is_larger_where_it_is_better(select_by, score):
     figures = {"accuracy": 0.9, "loss": 0.3, "balanced_accuracy": 0.7}
-    assert validation_of("val_accuracy", figures) == (0.9, 0.3)
-    assert validation_of("val_balanced_accuracy", figures) == (0.7, 0.3)
-    assert validation_of("val_loss", figures) == (-0.3, 0.3)
+    assert validation_of(select_by, figures, smaller_is_better=Classification().smaller_is_better) == (score, 0.3)
 
 
 @pytest.mark.parametrize(

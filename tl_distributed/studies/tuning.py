@@ -177,8 +177,8 @@ def _at(arm: Arm, factor: float) -> Arm:
 def _choose(arm: Arm, tries: Sequence[TuningRun], factors: Sequence[float], workdir: str) -> dict[str, Any]:
     """Returns what is noted of an arm: every try, and the one that is the best; where all failed, its own rate."""
     tried, best = [], None
-    config = _config(arm)
-    select_by = f"val_{Classification.chosen_by}" if config.select_by == "auto" else config.select_by
+    config, task = _config(arm), Classification()
+    select_by = f"val_{task.chosen_by}" if config.select_by == "auto" else config.select_by
     for run, factor in zip(tries, factors, strict=True):
         results = read_json(f"{workdir}/{run.folder}/results.json")
         validation = None
@@ -188,7 +188,7 @@ def _choose(arm: Arm, tries: Sequence[TuningRun], factors: Sequence[float], work
                 for name, value in results.items()
                 if name.startswith("val_")
             }
-            validation = validation_of(select_by, figures)
+            validation = validation_of(select_by, figures, smaller_is_better=task.smaller_is_better)
         so_far = (best[1].score, best[1].loss) if best else (None, None)
         if validation is not None and validation.is_better_than(*so_far):
             best = (factor, validation)

@@ -23,9 +23,7 @@ class Validation(NamedTuple):
         return score is None or self.score > score or (self.score == score and loss is not None and self.loss < loss)
 
 
-def validation_of(
-    select_by: str, metrics: Mapping[str, float], *, smaller_is_better: Collection[str] = ("loss",)
-) -> Validation:
+def validation_of(select_by: str, metrics: Mapping[str, float], *, smaller_is_better: Collection[str]) -> Validation:
     """Returns what counts of the metrics of a split.
 
     Args:
