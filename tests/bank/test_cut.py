@@ -51,6 +51,17 @@ def test_two_parts_make_the_whole(resnet, first_trained):
     assert all(layer.output.shape[0] is None for layer in resnet.layers)  # layer.output raises for a layer with two
 
 
+def test_a_layer_may_be_called_on_both_sides():
+    relu, inputs = layers.ReLU(name="relu"), keras.Input((SIZE, SIZE, 3))
+    x = relu(layers.Conv2D(4, 3, name="first")(inputs))
+    model = classifier(keras.Model(inputs, relu(layers.Conv2D(4, 3, name="second")(x))))
+    freeze(model, "second")
+    cut = cut_at_frozen(model)
+    images = np.random.default_rng(1).normal(size=(3, SIZE, SIZE, 3)).astype(np.float32)
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(cut.tail.predict(cut.prefix.predict(images, verbose=0), verbose=0), expected, rtol=1e-5)
+
+
 def test_what_follows_augmentation_by_a_layer_is_not_banked():
     """A frozen network of one's own still augments in training; what dropout it has is off, and no reason."""
     inputs = keras.Input((SIZE, SIZE, 3))

@@ -45,8 +45,12 @@ def model_from(
     lengths = [len(notes) for notes in noted]
     nodes = _nodes_between(classifier, boundary, of_shapes)
     constants = {id(tensor): tensor for node in nodes for tensor in node.input_tensors if id(tensor) in of_shapes}
-    if constants:
-        model = _called_again(classifier, nodes, boundary, _values(classifier, list(constants.values())), name)
+    first_layers = {id(tensor._keras_history.operation) for tensor in boundary}
+    # Keras puts an input in the place of the layer that made it, in its later calls too.
+    calls_again = any(id(node.operation) in first_layers for node in nodes)
+    if constants or calls_again:
+        values = _values(classifier, list(constants.values())) if constants else {}
+        model = _called_again(classifier, nodes, boundary, values, name)
     else:
         model = keras.Model(list(boundary), classifier.output, name=name)
     for notes, length in zip(noted, lengths, strict=True):
