@@ -158,7 +158,7 @@ def test_programs_of_every_segment_lower(precision):
         def run(taken, trainable, non_trainable):
             with tf.GradientTape() as tape:
                 tape.watch(trainable)
-                output, _, _ = segment.forward(step, replica_id, taken, trainable, non_trainable)
+                output, *_ = segment.forward(step, replica_id, taken, trainable, non_trainable)
             return segment.pack(tape.gradient(output, trainable))
 
         return run
@@ -176,7 +176,7 @@ def test_programs_of_every_segment_lower(precision):
     ]
     programs.append(
         lower(
-            last.whole, step, replica_id, taken_by(last), tf.zeros([len(labels), engine.NUM_CLASSES]), labels,
+            last.whole, step, replica_id, taken_by(last), tf.zeros([len(labels), engine.NUM_CLASSES]), labels, [],
             *weights_of(last), tf.constant(1.0),
         )
     )  # fmt: skip

@@ -11,7 +11,8 @@ def pairs_of_layers(
 ) -> list[tuple[Any, Any]]:
     """Returns each pair of layers of which the second alone takes what the first puts out, nested models' too.
 
-    Not of layers that are called several times.
+    Not of layers that are called several times, or that add something of their outputs to the loss: called as one with
+    another, a layer has no output of its own.
 
     Args:
       model: Whose graphs are asked: layers within layers of other kinds have none.
@@ -36,6 +37,9 @@ def pairs_of_layers(
             if len(following) > 1 or following[0] is None:
                 continue
             first, second = node.operation, following[0].operation
-            if is_first(first) and is_second(second) and calls[id(first)] == calls[id(second)] == 1:
+            is_penalised = any(getattr(one, "activity_regularizer", None) is not None for one in (first, second))
+            if is_penalised or not calls[id(first)] == calls[id(second)] == 1:
+                continue
+            if is_first(first) and is_second(second):
                 pairs.append((first, second))
     return pairs

@@ -27,6 +27,7 @@ from tl_distributed.training.forward import (
     with_fresh_seeds,
 )
 from tl_distributed.training.packing import pack
+from tl_distributed.training.penalties import CollectingScope
 from tl_distributed.training.segments import Segment
 from tl_distributed.training.step_settings import StepSettings
 
@@ -62,12 +63,14 @@ class BucketedForwardBackward(ForwardBackward):
         for segment in inner:
             passed.append(segment.run_forward(step, replica_id, given, handles, token))
             given, targets = passed[-1].output, passed[-1].targets if targets is None else targets
-        gradients, wanted, statistics, sums = last.run_whole(
-            step, replica_id, given, targets, batch.labels, handles, scale, token
+        penalties = [one.penalty for one in passed if one.penalty is not None]
+        gradients, wanted, of_penalties, statistics, sums = last.run_whole(
+            step, replica_id, given, targets, batch.labels, penalties, handles, scale, token
         )
         buckets = [gradients]
+        of_penalties = list(of_penalties)
         for one in reversed(passed):
-            gradients, wanted = one.backward(wanted)
+            gradients, wanted = one.backward(wanted, None if one.penalty is None else of_penalties.pop())
             buckets.append(gradients)
         self.changed = [variable for segment in self.segments for variable in segment.changed]
         return Results(buckets, tf.concat([*(one.statistics for one in passed), statistics], axis=0), sums)
@@ -78,16 +81,18 @@ class Passed(NamedTuple):
 
     Attributes:
       output: What it hands on to the next segment.
+      penalty: What its layers add to the loss, float32 scalar; `None` without any.
       targets: Soft labels, of the first segment; else `None`.
       statistics: New values of `SegmentPrograms.changed`, one float32 vector.
-      backward: Maps the gradient of `output` to the packed gradients of the segment's variables, and to the gradient of
-        what the segment was given (`None` of the first one).
+      backward: Maps the gradients of `output` and `penalty` to the packed gradients of the segment's variables, and to
+        the gradient of what the segment was given (`None` of the first one).
     """
 
     output: tf.Tensor
+    penalty: tf.Tensor | None
     targets: tf.Tensor | None
     statistics: tf.Tensor
-    backward: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
+    backward: Callable[[tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor | None]]
 
 
 class SegmentPrograms:
@@ -120,14 +125,17 @@ class SegmentPrograms:
         trainable, non_trainable = self._own(handles)
         with tf.GradientTape() as tape:
             tape.watch(trainable if self._is_first else [*trainable, given])
-            output, targets, statistics = self._forward(step, replica_id, given, trainable, non_trainable, token)
+            output, penalty, targets, statistics = self._forward(
+                step, replica_id, given, trainable, non_trainable, token
+            )
 
-        def backward(wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        def backward(wanted: tf.Tensor, of_penalty: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor | None]:
             sources = [*trainable] if self._is_first else [*trainable, given]
-            gradients = tape.gradient(output, sources, output_gradients=wanted)
+            ends, weights = ([output], [wanted]) if penalty is None else ([output, penalty], [wanted, of_penalty])
+            gradients = tape.gradient(ends, sources, output_gradients=weights)
             return self._pack(gradients[: len(trainable)]), None if self._is_first else gradients[-1]
 
-        return Passed(output, targets, statistics, backward)
+        return Passed(output, penalty, targets, statistics, backward)
 
     def run_whole(
         self,
@@ -136,16 +144,18 @@ class SegmentPrograms:
         given: Any,
         targets: Any,
         labels: Any,
+        penalties: Any,
         handles: dict[int, Any],
         scale: Any,
         token: Any,
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Runs the last segment, from its input to the loss and back.
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Runs the last segment, from its input to the loss and back; `penalties` are of the segments before.
 
         Returns:
-          Packed gradients, the gradient of `given`, packed statistics, and sums as in `Results`.
+          Packed gradients, the gradient of `given` and those of `penalties`, packed statistics, and sums as in
+          `Results`.
         """
-        return self._whole(step, replica_id, given, targets, labels, *self._own(handles), scale, token)
+        return self._whole(step, replica_id, given, targets, labels, penalties, *self._own(handles), scale, token)
 
     def _own(self, handles: dict[int, Any]) -> tuple[list[Any], list[Any]]:
         segment = self.segment
@@ -158,22 +168,22 @@ class SegmentPrograms:
 
     def _read_and_forward(
         self, step: Any, replica_id: Any, given: Any, trainable: Any, non_trainable: Any, token: Any
-    ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None, tf.Tensor]:
         values = self._read(trainable, non_trainable, token)
         return self.forward(step, replica_id, given, *values)
 
     def forward(
         self, step: Any, replica_id: Any, given: Any, trainable: Any, non_trainable: Any
-    ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
-        """The forward program on values in place of handles: (output, targets, statistics) as in `Passed`."""
+    ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None, tf.Tensor]:
+        """The forward program on values in place of handles: (output, penalty, targets, statistics) of `Passed`."""
         targets = None
         if self._is_first:
             seeds = seeds_of_batch(self._settings, step, replica_id, given.labels.shape[0])
             given, targets = inputs_and_targets(self._settings, given, seeds)
             # No gradient goes further, and none of a zero may be computed.
             given, targets = tf.nest.map_structure(tf.stop_gradient, given), tf.stop_gradient(targets)
-        output, statistics = self._call(step, replica_id, given, trainable, non_trainable)
-        return output, targets, tf.stop_gradient(pack(statistics))
+        output, penalty, statistics = self._call(step, replica_id, given, trainable, non_trainable)
+        return output, penalty, targets, tf.stop_gradient(pack(statistics))
 
     def _read_and_whole(
         self,
@@ -182,15 +192,16 @@ class SegmentPrograms:
         given: Any,
         targets: Any,
         labels: Any,
+        penalties: Any,
         trainable: Any,
         non_trainable: Any,
         scale: Any,
         token: Any,
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], tf.Tensor, tf.Tensor]:
         values = self._read(trainable, non_trainable, token)
         with tf.control_dependencies([token]):
             scale = read_scale(scale)
-        return self.whole(step, replica_id, given, targets, labels, *values, scale)
+        return self.whole(step, replica_id, given, targets, labels, penalties, *values, scale)
 
     def whole(
         self,
@@ -199,17 +210,21 @@ class SegmentPrograms:
         given: Any,
         targets: Any,
         labels: Any,
+        penalties: Any,
         trainable: Any,
         non_trainable: Any,
         scale: Any,
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], tf.Tensor, tf.Tensor]:
         """The program of the last segment on values in place of handles; returns as `run_whole` does."""
         with tf.GradientTape() as tape:
-            tape.watch([*trainable, given])
-            logits, statistics = self._call(step, replica_id, given, trainable, non_trainable)
-            scaled_loss, sums = loss_and_sums(self._settings, logits, targets, labels, scale)
-        *gradients, wanted = tape.gradient(scaled_loss, [*trainable, given])
-        return self.pack(gradients), wanted, pack(statistics), sums
+            tape.watch([*trainable, given, *penalties])
+            logits, penalty, statistics = self._call(step, replica_id, given, trainable, non_trainable)
+            added = [*penalties, *([] if penalty is None else [penalty])]
+            scaled_loss, sums = loss_and_sums(
+                self._settings, logits, targets, labels, scale, tf.add_n(added) if added else None
+            )
+        gradients, wanted, of_penalties = tape.gradient(scaled_loss, [trainable, given, penalties])
+        return self.pack(gradients), wanted, of_penalties, pack(statistics), sums
 
     def pack(self, gradients: Sequence[tf.Tensor | None]) -> tf.Tensor:
         """Returns one vector, in the type in which it travels, with zeros for what the loss does not depend on."""
@@ -221,16 +236,17 @@ class SegmentPrograms:
 
     def _call(
         self, step: Any, replica_id: Any, given: Any, trainable: Any, non_trainable: Any
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Calls the layers; returns the output and the new values of `changed`."""
+    ) -> tuple[tf.Tensor, tf.Tensor | None, list[tf.Tensor]]:
+        """Calls the layers; returns the output, what they add to the loss, and the new values of `changed`."""
         segment = self.segment
         inputs = tf.nest.flatten(given)
         seeds = seeds_of_batch(self._settings, step, replica_id, inputs[0].shape[0])
         non_trainable = with_fresh_seeds(non_trainable, segment.non_trainable, self._generators, seeds)
-        mapping = zip([*segment.trainable, *segment.non_trainable], [*trainable, *non_trainable], strict=True)
+        variables = [*segment.trainable, *segment.non_trainable]
         values = dict(zip(map(id, segment.inputs), inputs, strict=True))
-        with keras.StatelessScope(state_mapping=list(mapping)) as scope:
+        with CollectingScope(variables, [*trainable, *non_trainable]) as scope:
             run_in_training(segment.nodes, values)
+            penalty = scope.penalty(segment.trainable)
         new = [scope.get_current_value(variable) for variable in segment.non_trainable]
         self.changed, statistics = changed_values(segment.non_trainable, non_trainable, new, self._generators)
-        return values[id(segment.output)], statistics
+        return values[id(segment.output)], penalty, statistics

@@ -25,6 +25,7 @@ from tl_distributed.pixels.seeds import per_image_seeds, threefry_2x32
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.handles import handles_of, read_handles
 from tl_distributed.training.packing import pack
+from tl_distributed.training.penalties import CollectingScope
 from tl_distributed.training.step_settings import StepSettings
 from tl_distributed.training.tasks import Task
 
@@ -38,8 +39,8 @@ class Results(NamedTuple):
       gradients: Of the scaled mean loss: a tensor for each trainable variable; where there are several replicas one
         vector for each of `ForwardBackward.buckets`, of the type in which they travel.
       statistics: The new values of `ForwardBackward.changed`: as many tensors, or one float32 vector.
-      sums: `[1 + m] float32`, of this replica's losses and of each of the task's measures; of a task with weights one
-        more, of the images' weights.
+      sums: `[1 + m] float32`, of this replica's losses, with layers' penalties, and of each of the task's measures; of
+        a task with weights one more, of the images' weights.
     """
 
     gradients: list[tf.Tensor]
@@ -126,9 +127,13 @@ class ForwardBackward:
                     stack.enter_context(fewer_passes(model))
             tape = stack.enter_context(tf.GradientTape())
             tape.watch(trainable)
-            logits, new_non_trainable = model.stateless_call(trainable, non_trainable, inputs, training=True)
-            scaled_loss, sums = loss_and_sums(settings, logits, targets, batch.labels, scale)
+            variables = [*model.trainable_variables, *model.non_trainable_variables]
+            scope = stack.enter_context(CollectingScope(variables, [*trainable, *non_trainable]))
+            logits = model.call(inputs, training=True)
+            penalty = scope.penalty(model.trainable_variables)
+            scaled_loss, sums = loss_and_sums(settings, logits, targets, batch.labels, scale, penalty)
         gradients = tape.gradient(scaled_loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        new_non_trainable = [scope.get_current_value(variable) for variable in model.non_trainable_variables]
         self.changed, statistics = changed_values(
             model.non_trainable_variables, non_trainable, new_non_trainable, self._seed_numbers
         )
@@ -163,7 +168,12 @@ def inputs_and_targets(settings: StepSettings, batch: Batch, seeds: tf.Tensor) -
 
 
 def loss_and_sums(
-    settings: StepSettings, outputs: tf.Tensor, targets: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor
+    settings: StepSettings,
+    outputs: tf.Tensor,
+    targets: tf.Tensor,
+    labels: tf.Tensor,
+    scale: tf.Tensor,
+    penalty: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns this replica's part of the scaled mean loss, and `[1 + m] float32`: sums of losses and of measures.
 
@@ -176,6 +186,8 @@ def loss_and_sums(
       targets: Of the task, of the same shape.
       labels: `[batch] int32`, or `[batch, most_labels]`.
       scale: What the loss is multiplied by.
+      penalty: Of the layers, float32 scalar, or `None`. It is added to each image's loss, so that it counts by the
+        replica's share of the global batch: all replicas' together as much as one device's.
 
     Raises:
       UserError: The task returns other than a number for each image.
@@ -185,6 +197,8 @@ def loss_and_sums(
     weights = task.weights(targets) if task.is_weighted else None
     _check_numbers_of_images(task, losses, measures, weights, outputs.shape[0])
     loss_sum = tf.reduce_sum(losses if weights is None else losses * weights)
+    if penalty is not None:
+        loss_sum += penalty * (float(outputs.shape[0]) if weights is None else tf.reduce_sum(weights))
     sums = [loss_sum, *map(tf.reduce_sum, measures)]
     if weights is not None:
         sums.append(tf.reduce_sum(weights))

@@ -147,7 +147,7 @@ class Update:
     def _apply(
         self, step: tf.Tensor, gradients: Sequence[tf.Tensor], statistics: Sequence[tf.Tensor], norm: tf.Tensor
     ) -> None:
-        """Clips, decays, updates and averages the local copy of every variable."""
+        """Clips, decays, updates, constrains and averages the local copy of every variable."""
         settings = self._settings
         if settings.clip_norm:
             factor = settings.clip_norm / tf.maximum(norm, settings.clip_norm)
@@ -159,6 +159,8 @@ class Update:
             if settings.weight_decay and decayed:
                 variable.value.assign_sub(variable.value * (settings.weight_decay * rate))
             self._optimizer.update_step(gradient, variable, rate)
+            if variable.constraint is not None:
+                variable.value.assign(variable.constraint(tf.convert_to_tensor(variable.value)))
         for variable, value in zip(self._changed(), statistics, strict=True):
             variable.value.assign(value)
         if self.averages:
