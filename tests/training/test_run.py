@@ -245,6 +245,14 @@ def test_validation_every_few_epochs_and_at_the_end(data_dir, tmp_path):
     assert stopped["steps"] == 45  # the first two epochs are the best, and the four after them bring nothing
 
 
+def test_a_phase_that_ends_between_validations_counts_the_epochs_that_it_had(data_dir, tmp_path):
+    """The first validation, after three epochs, is the best; that of epoch seven comes four epochs later, not six."""
+    settings = {"learning_rate": 0.0, "schedule": "constant", "validate_every_epochs": 3, "early_stopping_epochs": 6}
+    train_and_evaluate(config(data_dir, tmp_path / "run", epochs=7, **settings))
+    longer = train_and_evaluate(config(data_dir, tmp_path / "run", epochs=8, **settings))
+    assert longer["steps"] == 60
+
+
 def test_other_settings_in_the_same_workdir_are_refused(finished, data_dir):
     folder, _, _ = finished
     with pytest.raises(UserError, match=r"other settings \(epochs 3 there, 2 here\)"):

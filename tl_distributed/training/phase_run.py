@@ -194,14 +194,19 @@ class PhaseRun:
         if validation.is_better_than(position.phase_best_score, None):
             position = dataclasses.replace(position, stale_epochs=0, phase_best_score=validation.score)
         else:
-            stale_epochs = position.stale_epochs + self._parts.config.validate_every_epochs
-            position = dataclasses.replace(position, stale_epochs=stale_epochs)
+            position = dataclasses.replace(position, stale_epochs=position.stale_epochs + self._epochs_validated())
         if validation.is_better_than(position.best_score, position.best_loss):
             position = dataclasses.replace(
                 position, best_score=validation.score, best_loss=validation.loss, best_step=position.step
             )
             self._parts.checkpoints.save_best(self._parts.model, self._parts.step, position.step)
         self.position = position
+
+    def _epochs_validated(self) -> int:
+        """Returns how many epochs the validation at this step is of: perhaps fewer at the end of the phase."""
+        phase, every = self._parts.phase, self._parts.config.validate_every_epochs
+        at_end = self.position.step == self._first + phase.total_steps
+        return (phase.epochs % every or every) if at_end else every
 
     def _validate(self, progress: Progress) -> Validation | None:
         """Evaluates the validation split, logs it, and returns what the epoch is chosen by; `None` without a split."""
