@@ -7,7 +7,7 @@
 
 Every kind takes uint8 images of the data set's size (where pictures are stored whole, fitted squares of --image_size)
 and returns probabilities. Class names and the fitting rule are stored inside it or, for .h5, .tflite and .onnx, in
-OUTPUT.json beside it: copy the two together. With it lie a model card (OUTPUT.md) and five lines of Python that use it
+OUTPUT.json beside it: copy the two together. With it lie a model card (OUTPUT.md) and a short program that uses it
 without this package (OUTPUT.py); a SavedModel has both in assets.extra/. Stock Keras opens .keras and .h5.
 
 With --calibrated the probabilities are softmax(logits / T), where T is the temperature that fitted the run's validation

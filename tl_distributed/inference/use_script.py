@@ -1,15 +1,38 @@
-"""The script that comes with an export: five lines that use it, without this package."""
+"""The script that comes with an export: a few lines that use it, without this package."""
 
 from tl_distributed.data.fit_rules import FIT_OF_VERSION_1
 from tl_distributed.inference.model_info import ModelInfo
 from tl_distributed.reporting.label_scores import THRESHOLD
 
-# Of Pillow: what becomes of a picture that is not square, with the resizing that follows.
+# Of Pillow: what becomes of `picture` where it is not square, and its pixels.
 _FITTED = {
-    "squash": "{image}.resize({size}, Image.Resampling.BILINEAR)",
-    "crop": "ImageOps.fit({image}, {size}, Image.Resampling.BILINEAR)",
-    "pad": "ImageOps.pad({image}, {size}, Image.Resampling.BILINEAR)",
+    "squash": "pixels = np.asarray(picture.resize(({size}, {size}), Image.Resampling.BILINEAR))[None]",
+    "crop": (
+        "side = min(picture.size)\n"
+        "left, top = ((length - side) // 2 for length in picture.size)\n"
+        "picture = picture.crop((left, top, left + side, top + side))\n"
+        "pixels = np.asarray(picture.resize(({size}, {size}), Image.Resampling.BILINEAR))[None]"
+    ),
+    # Where the margin is odd, its longer half comes last, as in training.
+    "pad": (
+        "picture = ImageOps.pad(picture, ({size}, {size}), Image.Resampling.BILINEAR, centering=(0.4999, 0.4999))\n"
+        "pixels = np.asarray(picture)[None]"
+    ),
 }
+# Grey of 16 bits keeps its upper byte, which Pillow's conversion would cut off; the tags of a TIFF are bits a sample,
+# which of them is black, and the kind of number.
+# Pillow misreads a path's uncompressed TIFF that is to be turned by a quarter, not that of an open file.
+_OPENED = """picture = Image.open(open(sys.argv[1], "rb"))
+tags = getattr(picture, "tag_v2", {})  # of a TIFF
+usual = (tags.get(258, (16,)), tags.get(262, 1), tags.get(339, (1,))) == ((16,), 1, (1,))
+if picture.mode[0] in "FI" and (picture.mode == "F" or not usual):
+    sys.exit(f"{sys.argv[1]}: grey samples of an unusual kind ({picture.mode}); convert it to 8 bits")
+picture = ImageOps.exif_transpose(picture)
+if picture.mode[0] == "I":  # 16 bits
+    picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+picture = picture.convert("RGBA")
+picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+"""
 _BESIDE = 'json.loads(open(path + ".json").read())["class_names"]'
 _INSIDE_KERAS = 'json.loads(zipfile.ZipFile(path).read("metadata.json"))["tl_distributed"]["class_names"]'
 # By kind: (packages of pip, imports, where the model is, its class names, its probabilities for `pixels`).
@@ -36,9 +59,9 @@ _KINDS = {
 def use_script(kind: str, info: ModelInfo, num_classes: int) -> str:
     """Returns a Python program that prints the class of a picture, or its labels, with the probability.
 
-    It lies where `companions.script_path` says, and prepares a picture of 8 bits a sample as the model's fitting rule
-    wants it, with Pillow: upright, what is transparent on white, within the rounding of its resizing as `predict` does
-    (of a crop but for the outermost pixels, into which `ImageOps.fit` blurs what lies beyond).
+    It lies where `companions.script_path` says, and prepares a picture as the model's fitting rule wants it, with
+    Pillow: upright, what is transparent on white, of 16 bits the upper byte, as `predict` does within the rounding of
+    its resizing. Grey samples that `predict` refuses, of 12 bits, or whose zero is white, end it with a line.
 
     Args:
       kind: Of the export.
@@ -46,10 +69,8 @@ def use_script(kind: str, info: ModelInfo, num_classes: int) -> str:
       num_classes: Of its outputs.
     """
     packages, imports, names, probabilities = _KINDS[kind]
-    height, width, _ = info.image_shape
-    picture = 'ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGBA")'
-    on_white = 'Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")'
-    fitted = _FITTED[info.fit or FIT_OF_VERSION_1].format(image=on_white, size=(width, height))
+    size = info.image_shape[0]
+    fitted = _FITTED[info.fit or FIT_OF_VERSION_1].format(size=size)
     path = 'os.path.dirname(os.path.dirname(os.path.abspath(__file__)))' if kind == "saved_model" else (
         '__file__.removesuffix(".py")'
     )  # fmt: skip
@@ -62,8 +83,8 @@ def use_script(kind: str, info: ModelInfo, num_classes: int) -> str:
         f"# Says what is on a picture: python THIS_FILE photo.jpg   (pip install {packages})\n"
         f"import json\n{os_import}import sys\n{imports}import numpy as np\nfrom PIL import Image, ImageOps\n\n"
         f"path = {path}  # of the model\n"
-        f"picture = {picture}\n"
-        f"pixels = np.asarray({fitted})[None]  # [1, {height}, {width}, 3] uint8\n"
+        f"{_OPENED}"
+        f"{fitted}  # [1, {size}, {size}, 3] uint8\n"
         f"probabilities = {probabilities}\n"
         f"{answer}"
     )
