@@ -196,18 +196,47 @@ def test_a_registered_backbone_that_cannot_be_saved_is_refused_before_it_trains(
         build("", backbone="unsaved", normalization="", transfer="scratch")
 
 
-def test_penalties_and_constraints_are_said_to_be_left_out(monkeypatch, caplog):
-    def penalised(size: int) -> keras.Model:
-        kernel = {"kernel_regularizer": "l2", "kernel_constraint": "non_neg"}
-        layers = [keras.layers.Conv2D(4, 3, name="one", **kernel), keras.layers.Flatten(activity_regularizer="l1")]
-        return keras.Sequential([keras.Input((size, size, 3)), *layers])
+@keras.saving.register_keras_serializable("own")
+class WithAStep(keras.Model):
+    def train_step(self, data):
+        return {}
 
+
+def test_a_step_of_its_own_is_said_not_to_be_called(monkeypatch, caplog):
     build("vector")
     assert not caplog.records
-    monkeypatch.setattr(own_networks, "vector", penalised)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    outputs = keras.layers.Conv2D(4, 3, kernel_regularizer="l2")(inputs)
+    monkeypatch.setattr(own_networks, "vector", lambda size: WithAStep(inputs, outputs))
     build("vector")
-    for name in ("kernel_regularizer (of one first)", "kernel_constraint (of one first)", "activity_regularizer"):
-        assert name in caplog.text
+    assert "has train_step of WithAStep, which training here does not call" in caplog.text
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float32"])
+@pytest.mark.parametrize("function", ["functional", "vector", "nested", "subclassed"])
+def test_a_given_model_computes_in_the_precision_of_the_run(function, policy):
+    """Also one that was made under another one."""
+    keras.config.set_dtype_policy("float32" if policy == "mixed_bfloat16" else "mixed_bfloat16")
+    if function == "nested":
+        inputs = keras.Input((SIZE, SIZE, 3))
+        given = keras.Model(inputs, keras.Sequential([own_networks.functional(SIZE), keras.layers.ReLU()])(inputs))
+    else:
+        given = getattr(own_networks, function)(SIZE)
+    given(images())
+    keras.config.set_dtype_policy(policy)
+    made = anew(given, SIZE, keep_weights=True)
+    assert {part.dtype_policy.name for part in made._flatten_layers() if part.variables} == {policy}
+    np.testing.assert_allclose(made(images()).numpy().astype("float32"), given(images()), rtol=0.1, atol=0.1)
+
+
+def test_layers_of_a_precision_of_their_own_keep_it_and_are_said(monkeypatch, caplog):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(4, 3)(keras.layers.Conv2D(4, 3)(inputs))
+    given = keras.Model(inputs, keras.layers.Conv2D(4, 3, dtype="float64", name="exact")(x))
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    monkeypatch.setattr(own_networks, "vector", lambda size: anew(given, size, keep_weights=True))
+    build("vector")
+    assert "1 of its 3 layers with weights, exact first, compute in float64 as they were made" in caplog.text
 
 
 def test_heads_and_poolings_that_do_not_fit():

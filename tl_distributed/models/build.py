@@ -109,7 +109,8 @@ def build_model(
     """
     from tl_distributed.models.batch_norm import set_batch_norm_momentum
     from tl_distributed.models.heads import build_classifier, head_layers
-    from tl_distributed.models.own_networks import ends_in_logits, not_applied, refuse_what_cannot_be_saved
+    from tl_distributed.models.own_networks import ends_in_logits, refuse_what_cannot_be_saved
+    from tl_distributed.models.precision import of_other_precision
     from tl_distributed.models.weights import load_backbone_weights, load_head_weights
 
     weights = settings.weights if load_weights else "none"
@@ -118,8 +119,8 @@ def build_model(
     backbone_model = build_backbone(
         backbone, image_size=image_size, weights=weights if named else "none", normalize=normalize
     )
-    if left_out := not_applied(backbone_model):
-        _LOG.warning("--backbone=%s: %s.", settings.backbone, left_out)
+    if other := of_other_precision(backbone_model):
+        _LOG.warning("--backbone=%s: %s.", settings.backbone, other)
     if not named:
         _LOG.info("%s", load_backbone_weights(backbone_model, weights))
     if settings.batch_norm_momentum:

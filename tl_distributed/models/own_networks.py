@@ -1,9 +1,14 @@
 """Brings a network of one's own into the form of the table's: functional, of one static image size, its own layers."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from tl_distributed.errors import UserError, one_line
+from tl_distributed.models.precision import main_policy, with_policy
+
+_LOG = logging.getLogger(__name__)
+_STEPS_OF_FIT = ("fit", "train_step", "compute_loss")
 
 
 def as_functional(model: Any, image_size: int, *, flag: str, normalize: Callable[[Any], Any] | None = None) -> Any:
@@ -26,6 +31,8 @@ def as_functional(model: Any, image_size: int, *, flag: str, normalize: Callable
 
     if not isinstance(model, keras.Model):
         raise UserError(f"{flag}: its function returned {type(model).__name__}, not a keras.Model")
+    if left_out := not_called(model):
+        _LOG.warning("%s: %s.", flag, left_out)
     inputs = keras.Input((image_size, image_size, 3), name="image")
     if not is_functional(model):
         outputs = model(_normalized(inputs, normalize))
@@ -67,6 +74,9 @@ def image_side(model: Any) -> int:
 def anew(model: Any, image_size: int, *, keep_weights: bool) -> Any:
     """Returns a model of the same config, for a strategy's scope that the given one was not made in.
 
+    It computes in the precision that is set: layers of the one that most of the given model's have take it over, others
+    keep theirs.
+
     Args:
       model: Functional or subclassed.
       image_size: Side in pixels, for which it is built.
@@ -78,10 +88,11 @@ def anew(model: Any, image_size: int, *, keep_weights: bool) -> Any:
     import keras
 
     inputs = keras.Input((image_size, image_size, 3), name="image")
+    policies = main_policy(model), keras.config.dtype_policy().name
     if is_functional(model):
         _check_input(model, image_size, f"model {model.name}")
-        return copied(model, inputs, f"model {model.name}", keep_weights=keep_weights)
-    copy = type(model).from_config(_config_of(model))
+        return copied(model, inputs, f"model {model.name}", keep_weights=keep_weights, policies=policies)
+    copy = type(model).from_config(with_policy(_config_of(model), *policies))
     copy(inputs)
     if keep_weights:
         if len(copy.weights) != len(model.weights):
@@ -130,21 +141,19 @@ def refuse_what_cannot_be_saved(classifier: Any, flag: str) -> None:
         ) from None
 
 
-def not_applied(model: Any) -> str:
-    """Returns what to say of a network whose layers have penalties or constraints, which no step applies, or nothing.
+def not_called(model: Any) -> str:
+    """Returns what to say of a network with steps of `fit` of its own, which no run calls, or nothing."""
+    import keras
 
-    The loss is the task's alone, and an update the optimizer's.
-    """
-    found = {}
-    for layer in model._flatten_layers():
-        for variable in layer._trainable_variables:
-            for kind in ("regularizer", "constraint"):
-                if getattr(variable, kind, None) is not None:
-                    found.setdefault(f"{variable.name}_{kind}", layer.name)
-        if getattr(layer, "activity_regularizer", None) is not None:
-            found.setdefault("activity_regularizer", layer.name)
-    listed = ", ".join(f"{name} (of {layer} first)" for name, layer in found.items())
-    return f"it has {listed}, which training here leaves out; --weight_decay decays kernels" if found else ""
+    models = [part for part in model._flatten_layers() if isinstance(part, keras.Model)]
+    found = [
+        f"{name} of {type(part).__name__}"
+        for part in models
+        for name in _STEPS_OF_FIT
+        if getattr(type(part), name) is not getattr(keras.Model, name)
+    ]
+    listed = ", ".join(dict.fromkeys(found))
+    return f"has {listed}, which training here does not call; a loss of your own is a task's (--task)" if found else ""
 
 
 def copied(
@@ -154,8 +163,17 @@ def copied(
     normalize: Callable[[Any], Any] | None = None,
     *,
     keep_weights: bool = True,
+    policies: tuple[str, str] | None = None,
 ) -> Any:
     """Returns a copy of a functional or sequential model on other inputs, with weights of its own.
+
+    Args:
+      model: To be copied.
+      inputs: A Keras tensor.
+      flag: For messages.
+      normalize: Of the inputs, put before the copy.
+      keep_weights: Whether the copy has the model's weights, and not new ones.
+      policies: A dtype policy, and the one that the copy's layers have in its place.
 
     Raises:
       UserError: A layer that cannot be made anew from its config.
@@ -171,8 +189,12 @@ def copied(
         )
         return layer(*arguments, **keywords)
 
+    def anew_of(layer: Any) -> Any:
+        config = layer.get_config()
+        return type(layer).from_config(with_policy(config, *policies) if policies else config)
+
     try:
-        copy = keras.models.clone_model(model, input_tensors=inputs, call_function=call)
+        copy = keras.models.clone_model(model, input_tensors=inputs, clone_function=anew_of, call_function=call)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise UserError(
             f"{flag}: a layer of it cannot be made anew ({one_line(error)}); give its class a get_config, or a "
