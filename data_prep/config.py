@@ -4,6 +4,7 @@ import dataclasses
 
 from data_prep import sources
 from data_prep.source_parts.archive_limits import ArchiveLimits
+from data_prep.source_parts.member_names import check_encoding
 from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.data.fit_rules import DEFAULT_FIT, FITS
 from tl_distributed.data.storage import LARGEST_PIXELS, MOST_SHARDS, SHARD_BYTES, STORAGES, Storage
@@ -43,6 +44,7 @@ class BuildConfig:
     )
     max_archive_members: int = borrowed(ArchiveLimits, "max_archive_members", topic="Source")
     max_archive_gib: float = borrowed(ArchiveLimits, "max_archive_gib", topic="Source")
+    archive_encoding: str = borrowed(ArchiveLimits, "archive_encoding", topic="Source")
     train_dir: str = setting(
         "",
         "Folder of the training images inside --input, with a folder a class, where its name does not tell; no other "
@@ -165,6 +167,7 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         self._check_source()
+        check_encoding(self.archive_encoding)
         if not self.output_dir:
             raise UserError("--output_dir must name a folder")
         if self.crop_to_aspect_ratio and self.fit not in (None, "crop"):
@@ -196,7 +199,7 @@ class BuildConfig:
     @property
     def archive_limits(self) -> ArchiveLimits:
         """Of a zip or tar that `input` names."""
-        return ArchiveLimits(self.max_archive_members, self.max_archive_gib)
+        return ArchiveLimits(self.max_archive_members, self.max_archive_gib, self.archive_encoding)
 
     @property
     def fitting_rule(self) -> str:

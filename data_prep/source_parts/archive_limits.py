@@ -31,6 +31,12 @@ class ArchiveLimits:
         topic="Source",
         minimum=0.001,
     )
+    archive_encoding: str = setting(
+        "",
+        "Encoding of the names in a zip or tar that do not say it, e.g. gbk, cp932, cp866, cp437; empty: UTF-8, and "
+        "pictures of other names are refused.",
+        topic="Source",
+    )
 
     def check_count(self, count: int) -> None:
         """Raises `RefusedArchive` for more members than the limit."""

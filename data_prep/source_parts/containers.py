@@ -128,10 +128,10 @@ class _Zip(Container):
         file = open_file(path)  # stays open as long as the container lives
         with _archive_errors(path):
             self._zip = zip_archive.open_zip(file, limits)
+            stored_names = [zip_archive.name_of(info, limits.archive_encoding) for info in self._zip.infolist()]
         self._infos: dict[str, zipfile.ZipInfo] = {}
         folders = set()
-        for info in self._zip.infolist():
-            stored_name = zip_archive.name_of(info)
+        for info, stored_name in zip(self._zip.infolist(), stored_names, strict=True):
             name = _safe_name(stored_name, path)
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise UserError(

@@ -5,6 +5,7 @@ through a stream that hands out only so much for each member.
 """
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import tarfile
@@ -18,6 +19,7 @@ from data_prep.source_parts.archive_limits import (
     RefusedArchive,
     check_name,
 )
+from data_prep.source_parts.member_names import text_of
 
 _XZ_MEMORY_BYTES = 256 * 2**20  # of its dictionary; `xz -9` takes 64 MiB, and 4 GiB can be claimed
 _OTHER_PACKERS = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR", b"\x28\xb5\x2f\xfd": "zstandard"}
@@ -84,7 +86,7 @@ class TarReader:
                 check_name(info.name)
                 if info.size < 0:
                     raise tarfile.ReadError(f"member {info.name!r} has a negative size")
-                yield name_of(info), info
+                yield name_of(info, self._limits.archive_encoding), info
             self._check_end(tar)
 
     def read_at(self, offset: int, num_bytes: int) -> bytes:
@@ -117,13 +119,21 @@ class TarReader:
             raise tarfile.ReadError(f"it ends without a mark at byte {tar.offset:,}: {what}")
 
 
-def name_of(info: tarfile.TarInfo) -> str:
-    """Returns a member's name; one that is not UTF-8 is read as Latin-1, so that it can be shown and stored."""
-    try:
-        info.name.encode("utf-8")
-        return info.name
-    except UnicodeEncodeError:  # tarfile keeps such bytes as surrogates
-        return info.name.encode("utf-8", "surrogateescape").decode("latin-1")
+def name_of(info: tarfile.TarInfo, encoding: str) -> str:
+    """Returns a member's name.
+
+    Args:
+      info: Its header.
+      encoding: As in `text_of`; a name in extended attributes (POSIX) is UTF-8.
+
+    Raises:
+      RefusedArchive: As `text_of`.
+    """
+    raw = info.name.encode("utf-8", "surrogateescape")  # tarfile keeps bytes that are not UTF-8 as surrogates
+    if "path" in info.pax_headers:
+        with contextlib.suppress(UnicodeDecodeError):
+            return raw.decode("utf-8")
+    return text_of(raw, encoding)
 
 
 def _unpacked(file: BinaryIO) -> BinaryIO:

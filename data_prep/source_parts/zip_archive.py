@@ -5,6 +5,7 @@ Fifield, "A better zip bomb", WOOT 2019), a directory of millions of members or 
 """
 
 import contextlib
+import struct
 import zipfile
 import zlib
 from typing import BinaryIO
@@ -16,11 +17,13 @@ from data_prep.source_parts.archive_limits import (
     UnreadableFile,
     check_name,
 )
+from data_prep.source_parts.member_names import text_of
 
 _DIRECTORY_BYTES_PER_MEMBER = 256  # on the average; 46, the name, and a few of attributes
 _LOCAL_HEADER_BYTES = 30  # without the name
 _ENTRY_SIGNATURE = b"PK\x01\x02"
 _UTF8_FLAG = 0x800
+_UNICODE_PATH = 0x7075
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -66,17 +69,35 @@ def open_zip(file: BinaryIO, limits: ArchiveLimits) -> zipfile.ZipFile:
     return archive
 
 
-def name_of(info: zipfile.ZipInfo) -> str:
+def name_of(info: zipfile.ZipInfo, encoding: str) -> str:
     """Returns a member's name with `/` between its parts.
 
-    The format knows UTF-8, marked as such, and code page 437. Many programs write UTF-8 without the mark, and some
-    of Windows write backslashes.
+    The format knows UTF-8, marked as such or in a field of its own, and code page 437, for which many programs put the
+    code page of their country. Some of Windows write backslashes.
+
+    Args:
+      info: Of the directory.
+      encoding: As in `text_of`.
+
+    Raises:
+      RefusedArchive: As `text_of`.
     """
     name = info.orig_filename
     if not info.flag_bits & _UTF8_FLAG:
-        with contextlib.suppress(UnicodeError):  # code page 437 then
-            name = name.encode("cp437").decode("utf-8")
+        raw = name.encode("cp437")  # as zipfile read it
+        name = _unicode_path(info.extra, raw) or text_of(raw, encoding)
     return name.split("\0")[0].replace("\\", "/")
+
+
+def _unicode_path(extra: bytes, raw: bytes) -> str:
+    """Returns the name in Info-ZIP's field, which WinRAR writes too, where it is of the stored name; or ""."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + length], extra[4 + length :]
+        if kind == _UNICODE_PATH and field[:1] == b"\x01" and field[1:5] == struct.pack("<I", zlib.crc32(raw)):
+            with contextlib.suppress(UnicodeDecodeError):
+                return field[5:].decode("utf-8")
+    return ""
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, max_bytes: int) -> bytes:

@@ -22,7 +22,7 @@ from tl_distributed.errors import printable
 _LAYOUT_FLAGS = (
     "train_dir", "val_dir", "test_dir", "no_split_folders", "labels_csv", "multi_label", "class_names", "group_csv",
 )  # fmt: skip
-_LIMITS = ("max_megapixels", "max_archive_members", "max_archive_gib")
+_LIMITS = ("max_megapixels", "max_archive_members", "max_archive_gib", "archive_encoding")
 TAKES = ("input", "skip_unreadable", "fit", "crop_to_aspect_ratio", *_LAYOUT_FLAGS, *_LIMITS)
 NEEDS = ("input",)
 _NAMES_KEPT = 100  # unreadable images that `details` names

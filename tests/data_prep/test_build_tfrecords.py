@@ -166,6 +166,7 @@ def test_class_of_which_nothing_can_be_read_is_refused(tmp_path):
         (["--tfds_name=mnist"], "--tfds_name is not used by --source=cifar10"),
         (["--source=synthetic", "--max_megapixels=9"], "--max_megapixels is not used by --source=synthetic"),
         (["--source=tfds", "--tfds_name=x", "--max_archive_gib=9"], "--max_archive_gib is not used by --source=tfds"),
+        (["--source=image_folder", "--input=x", "--archive_encoding=utf-16"], "--archive_encoding=utf-16: no encoding"),
         (["--source=imagenet"], "takes one of cifar10, cifar10_archive"),
         (["--val_fraction=1"], "at most 0.9"),
         (["--num_shards=-1"], "at least 0"),

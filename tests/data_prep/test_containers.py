@@ -4,14 +4,17 @@ import io
 import os
 import pickle
 import stat
+import struct
 import subprocess
 import tarfile
 import zipfile
+import zlib
 
 import pytest
 from image_files import write_folder, write_tar, write_zip
 
 from data_prep.source_parts import containers
+from data_prep.source_parts.archive_limits import ArchiveLimits
 from data_prep.source_parts.containers import UnreadableFile, open_container
 from data_prep.source_parts.image_layout import LayoutOptions, find_layout
 from tl_distributed.errors import UserError
@@ -217,10 +220,12 @@ def test_reads_through_tensorflows_file_systems():
     assert member.read() == b"one"
 
 
-def write_raw_zip(path, raw_name, flags=0):
+def write_raw_zip(path, raw_name, flags=0, extra=b""):
     """A zip with one stored member whose name is `raw_name`, bytes of any encoding."""
+    info = zipfile.ZipInfo("x" * len(raw_name))
+    info.extra = extra
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("x" * len(raw_name), b"one")
+        archive.writestr(info, b"one")
     data = bytearray(path.read_bytes().replace(b"x" * len(raw_name), raw_name))
     data[7], data[data.index(b"PK\x01\x02") + 9] = flags >> 8, flags >> 8
     path.write_bytes(data)
@@ -232,8 +237,8 @@ def write_raw_zip(path, raw_name, flags=0):
     [
         ("cat/é.png".encode(), 0x800, "cat/é.png"),
         ("cat/é.png".encode(), 0, "cat/é.png"),  # as many programs write it
-        ("cat/é.png".encode("cp437"), 0, "cat/é.png"),
         (b"cat\\1.png", 0, "cat/1.png"),
+        ("lisez-moi é.txt".encode("cp437"), 0, "lisez-moi é.txt"),  # no picture: nobody asks how it is called
     ],
 )
 def test_names_of_a_zip_are_read_as_they_were_meant(tmp_path, raw_name, flags, name):
@@ -248,15 +253,52 @@ def test_backslash_at_the_end_of_a_zips_name_is_a_folder(tmp_path):
     assert (container.files, container.folders) == ([], ["train/empty"])
 
 
-def test_name_of_a_tar_that_is_not_utf8_can_be_shown_and_read(tmp_path):
-    path = tmp_path / "a.tar"
-    with tarfile.open(path, "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
-        info = tarfile.TarInfo("cat/café.png")
+def write_raw_tar(path, name, encoding, kind=tarfile.GNU_FORMAT):
+    with tarfile.open(path, "w", encoding=encoding, format=kind) as tar:
+        info = tarfile.TarInfo(name)
         info.size = 3
         tar.addfile(info, io.BytesIO(b"one"))
-    container = open_container(str(path))
-    assert container.files == ["cat/café.png"]
-    assert [member.read() for member in container.members(container.files)] == [b"one"]
+    return str(path)
+
+
+def write_in(encoding, ending, tmp_path, name):
+    path = tmp_path / f"a{ending}"
+    return write_raw_zip(path, name.encode(encoding)) if ending == ".zip" else write_raw_tar(path, name, encoding)
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar"])
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("gbk", "猫狗/1.png"), ("cp932", "予定表/1.png"), ("cp437", "cat/café.png"), ("latin-1", "café/1.png")],
+)  # 表 ends by a backslash in Japan
+def test_name_in_an_encoding_that_is_not_told_is_refused_until_it_is(encoding, name, ending, tmp_path):
+    """What guesses it calls a class by letters that nobody wrote."""
+    path = write_in(encoding, ending, tmp_path, name)
+    with pytest.raises(UserError, match=rf"a\{ending}: the name of member '.*\.png' is not UTF-8 .*--archive_encoding"):
+        open_container(path)
+    limits = ArchiveLimits(archive_encoding=encoding)
+    container = open_container(path, limits)
+    assert container.files == [name]
+    part = pickle.loads(pickle.dumps(container.only([name]))) if ending == ".tar" else container.only([name])
+    assert [member.read() for member in part.members([name])] == [b"one"]
+    if encoding != "latin-1":  # which every name is
+        with pytest.raises(UserError, match="is not in --archive_encoding=ascii; name another one"):
+            open_container(path, ArchiveLimits(archive_encoding="ascii"))
+
+
+def test_name_that_says_its_encoding_is_read_by_it_whatever_the_flag(tmp_path):
+    name, gbk = "猫/1.png", ArchiveLimits(archive_encoding="gbk")
+    raw = name.encode("gbk")
+    field = b"\1" + struct.pack("<I", zlib.crc32(raw)) + name.encode()  # Info-ZIP's, of WinRAR and 7-Zip too
+    extra = struct.pack("<HH", 0x7075, len(field)) + field
+    for limits in (None, gbk):
+        assert open_container(write_raw_zip(tmp_path / "a.zip", raw, extra=extra), limits).files == [name]
+        assert open_container(write_raw_zip(tmp_path / "a.zip", name.encode(), 0x800), limits).files == [name]
+        assert open_container(write_raw_tar(tmp_path / "a.tar", name, "utf-8", tarfile.PAX_FORMAT), limits).files == [
+            name
+        ]
+    of_another = extra.replace(struct.pack("<I", zlib.crc32(raw)), bytes(4))  # renamed by who does not know the field
+    assert open_container(write_raw_zip(tmp_path / "a.zip", raw, extra=of_another), gbk).files == [name]
 
 
 def test_name_of_a_zip_that_breaks_its_own_encoding_is_named(tmp_path):
