@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from chromium import MISSING, PROGRAM, browse
 from finished_runs import TEMPERATURE, write_run
-from toy_dataset import write_toy_dataset
+from toy_dataset import CLASS_NAMES, write_toy_dataset
 
+from tl_distributed.files import to_json_values
 from tl_distributed.reporting.run_page import write_run_page
+from tl_distributed.reporting.scores import classification_summary
 from tl_distributed.settings.config import Config
 
 
@@ -46,6 +48,23 @@ def test_page_says_what_results_hold(run):
     assert "python -m tl_distributed.train --backbone=baseline_cnn &#39;--workdir=&lt;b&gt;&#39;" in text
     assert "0123abc" in text and "keras 3.15" in text
     assert text.count('<img src="data:image/jpeg') == 12
+
+
+def test_page_of_a_model_that_answers_an_image_with_nan(run, tmp_path):
+    folder = tmp_path / "nan"
+    folder.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    saved = dict(np.load(run / "predictions_test.npz"))
+    saved["probabilities"][7] = np.nan
+    np.savez_compressed(folder / "predictions_test.npz", **saved)
+    results, names = json.loads((run / "results.json").read_text()), CLASS_NAMES
+    found = classification_summary(labels=saved["labels"], probabilities=saved["probabilities"], class_names=names)
+    results |= {"reliability": found["reliability"], "per_class": found["per_class"], "test_loss": found["loss"]}
+    results["test_expected_calibration_error"] = found["expected_calibration_error"]
+    (folder / "results.json").write_text(json.dumps(to_json_values(results), allow_nan=False))
+    assert re.search('test loss .nats.</td><td class="n">unknown<', _write(folder))
+    assert sum(count for *_, count in found["reliability"]) == 299 and found["expected_calibration_error"] < 1
 
 
 def test_page_of_an_earlier_version_lacks_what_was_not_written(run, tmp_path):

@@ -225,3 +225,15 @@ def test_training_rows_become_epochs_by_weight_of_their_steps():
     (epoch,) = epochs_of(rows)
     assert (epoch.train_loss, epoch.train_accuracy) == (pytest.approx(2.5), pytest.approx(0.3))
     assert (epoch.val_accuracy, epoch.seconds) == (0.5, 4.0)
+
+
+def test_a_validation_that_answered_nan_is_no_epoch():
+    """Nor are the training rows before it those of the next one."""
+    rows = [
+        {"step": 4, "epoch": 1.0, "loss": 2.0, "accuracy": 0.4, "seconds": 4.0},
+        {"step": 4, "epoch": 1.0, "val_loss": None, "val_accuracy": 0.5, "seconds": 4.0},
+        {"step": 8, "epoch": 2.0, "loss": 1.0, "accuracy": 0.6, "seconds": 8.0},
+        {"step": 8, "epoch": 2.0, "val_loss": 1.5, "val_accuracy": 0.5, "seconds": 8.0},
+    ]
+    (epoch,) = epochs_of(rows)
+    assert (epoch.step, epoch.train_loss, epoch.val_loss) == (8, 1.0, 1.5)

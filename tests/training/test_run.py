@@ -253,6 +253,13 @@ def test_a_phase_that_ends_between_validations_counts_the_epochs_that_it_had(dat
     assert longer["steps"] == 60
 
 
+def test_a_last_update_that_diverges_is_told_where_no_epoch_is_left(data_dir, tmp_path):
+    settings = {"backbone": "tiny", "optimizer": "sgd", "schedule": "constant", "global_batch_size": 60, "epochs": 1}
+    with pytest.raises(UserError, match=r"loss of the val split is NaN or infinite after step 1, .*--learning_rate"):
+        train_and_evaluate(config(data_dir, tmp_path / "run", learning_rate=1e30, **settings))
+    assert not {"results.json", "model.keras", "report.html"} & {path.name for path in (tmp_path / "run").iterdir()}
+
+
 def test_other_settings_in_the_same_workdir_are_refused(finished, data_dir):
     folder, _, _ = finished
     with pytest.raises(UserError, match=r"other settings \(epochs 3 there, 2 here\)"):

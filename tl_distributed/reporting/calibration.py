@@ -18,12 +18,14 @@ def reliability(confidences: np.ndarray, right: np.ndarray) -> list[list[float]]
 
     There are at most `NUM_BINS`, of as many examples each as can be (Nguyen and O'Connor 2015, "adaptive binning"):
     bins of equal width would leave most of them empty. Equal confidences are in one bin, so that the order of the
-    examples is of no account.
+    examples is of no account. An example that was answered with NaN is in none.
 
     Args:
       confidences: `[n]`, in [0, 1]: the probability of each prediction.
       right: `[n] bool`: whether it is the label.
     """
+    known = ~np.isnan(confidences)
+    confidences, right = confidences[known], right[known]
     count = len(confidences)
     if not count:
         return []

@@ -147,7 +147,8 @@ def _scores(results: Mapping[str, Any]) -> Section:
             rows += [(words(f"{title} {key.replace('_', ' ')}"), Cell(f"{value:.4f}")) for key, value in known]
         elif results.get(f"{name}_accuracy") is not None:
             rows.append((words(f"{title} accuracy"), Cell(f"{100 * results[f'{name}_accuracy']:.2f} %")))
-            rows.append((words(f"{title} loss (nats)"), Cell(f"{results[f'{name}_loss']:.4f}")))
+            loss = results.get(f"{name}_loss")  # none where an image was answered with NaN
+            rows.append((words(f"{title} loss (nats)"), Cell("unknown" if loss is None else f"{loss:.4f}")))
     rows += [(words(title), Cell(written(key, found[key]))) for key, title, _ in SHOWN_SCORES if key in found]
     table = Table(("score", "value"), tuple(rows), "Of the test images where nothing else is said.") if rows else None
     return Section("scores", "Scores", f"{len(rows)} of them", tables=(table,) if table else ())

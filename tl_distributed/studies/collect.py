@@ -173,7 +173,9 @@ def epochs_of(rows: Sequence[dict[str, Any]]) -> list[Epoch]:
         if row.get("accuracy") is not None and row.get("loss") is not None:
             waiting.append((row["step"] - last_step, row["accuracy"], row["loss"]))
             last_step = row["step"]
-        if row.get("val_accuracy") is not None and waiting:
+        if row.get("val_accuracy") is None or not waiting:
+            continue
+        if row.get("val_loss") is not None:  # null of weights that answer NaN, which are not chosen
             steps, accuracies, losses = np.array(waiting).T
             epochs.append(
                 Epoch(
@@ -182,7 +184,7 @@ def epochs_of(rows: Sequence[dict[str, Any]]) -> list[Epoch]:
                     row["step"],
                 )
             )  # fmt: skip
-            waiting = []
+        waiting = []
     return epochs
 
 

@@ -26,6 +26,10 @@ from tl_distributed.training.step import TrainStep
 from tl_distributed.training.tasks import Task
 
 _LOGS_AN_EPOCH = 20
+AGAINST_DIVERGENCE = (
+    "try a lower --learning_rate or --finetune_learning_rate, --clip_norm=1, more --warmup_epochs, or "
+    "--precision=float32"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,8 +156,7 @@ class PhaseRun:
         if not math.isfinite(loss_sum) or (not math.isfinite(norm_sum) and not self._parts.step.loss_scale.dynamic):
             raise UserError(
                 f"the loss or its gradient became NaN or infinite between steps {self._interval_start} and "
-                f"{self.position.step}; try a lower --learning_rate or --finetune_learning_rate, --clip_norm=1, "
-                "more --warmup_epochs, or --precision=float32"
+                f"{self.position.step}; {AGAINST_DIVERGENCE}"
             )
         rate = self._rate(tf.constant(self.position.step - 1 - self._first, tf.int64))
         measures = {name: value / images for name, value in zip(self._parts.task.measure_names, sums, strict=True)}

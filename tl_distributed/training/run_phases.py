@@ -2,7 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from tl_distributed.data.ids import read_ids
 from tl_distributed.data.order import BatchOrder
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.data.splits import Split
+from tl_distributed.errors import UserError
 from tl_distributed.files import to_json_values, write_json
 from tl_distributed.models.backbones import Backbone
 from tl_distributed.reporting.answers import PREDICTIONS_FILE
@@ -35,7 +37,7 @@ from tl_distributed.training.outcome import (
     save_predictions,
     temperature_of,
 )
-from tl_distributed.training.phase_run import PhaseParts, PhaseRun
+from tl_distributed.training.phase_run import AGAINST_DIVERGENCE, PhaseParts, PhaseRun
 from tl_distributed.training.phases import Phase
 from tl_distributed.training.scaling import one_replica_speeds
 from tl_distributed.training.settings import OptimizationSettings
@@ -224,6 +226,7 @@ class RunPhases:
         temperature = self._workers.from_chief("temperature", temperature_of(val) if run.task.calibrates else None)
         test = self._evaluate("test", keep_probabilities=True, temperatures=(temperature,) if temperature else ())
         evaluations = {name: one for name, one in (("val", val), ("test", test)) if one is not None}
+        _refuse_diverged(evaluations, position)
         if not self._workers.is_chief:
             return self._workers.from_chief("results", None)
         save_packaged_model(
@@ -266,3 +269,13 @@ class RunPhases:
         write_run_page(config.workdir, to_json_values(results), lambda places: wrong.pictures)
         self._workers.from_chief("results", to_json_values(results))
         return results
+
+
+def _refuse_diverged(evaluations: Mapping[str, Evaluation], position: Position) -> None:
+    """Raises `UserError` where no epoch was worth keeping: of the last update, the training loss does not tell."""
+    split = next(iter(evaluations), None)
+    if split and position.best_score is None and not math.isfinite(evaluations[split].loss):
+        raise UserError(
+            f"the loss of the {split} split is NaN or infinite after step {position.step}, and there are no weights of "
+            f"an epoch before; {AGAINST_DIVERGENCE}"
+        )
