@@ -1,5 +1,7 @@
 """Runs are compared on the same test images: by their ids, whatever the order, or not at all."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,16 @@ def test_answers_are_paired_by_id_whatever_their_order(tmp_path):
     half = len(suspects) // 2
     assert half and sorted(suspects[:half]) == sorted(suspects[half:])
     assert "paired by their ids" in pairing([first, shuffled])
+
+
+def test_the_interval_of_several_seeds_takes_each_image_for_itself_whatever_the_order(tmp_path):
+    results = {"test_accuracy": 0.75, "num_examples": {"test": len(LABELS)}}
+    first, second, turned = (
+        dataclasses.replace(record(tmp_path, name, FIRST[rows], labels=LABELS[rows], ids=IDS[rows]), results=results)
+        for name, rows in (("a", slice(None)), ("b", slice(None)), ("c", slice(None, None, -1)))
+    )
+    expected = ArmSummary("a", 0, (first, second)).test_interval
+    assert ArmSummary("a", 0, (first, turned)).test_interval == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -97,12 +97,15 @@ class ArmSummary:
         """The 95 % interval of the test accuracy, in [0, 1].
 
         Of one run, Wilson's; of several, that of `compare`, in which images and seeds are both a sample.
+
+        Raises:
+          UserError: Runs that were scored on other images, or the same with other labels.
         """
         num_images = self.records[0].results["num_examples"]["test"]
         one_run = wilson_interval(self.test_accuracy.mean, num_images)
         if len(self.records) == 1:
             return one_run
-        right = np.stack([record.answers.right for record in self.records])
+        right = np.stack([one.right for one in same_images(self.records, self.records[0])])
         if right.all() or not right.any():  # no run shows a spread, the number of images still does
             return one_run
         both = compare(right, np.zeros_like(right))
