@@ -13,8 +13,10 @@ from toy_dataset import CLASS_NAMES
 from tl_distributed.data.records import read_manifest
 from tl_distributed.errors import UserError
 from tl_distributed.reporting.drawing import series_styles
-from tl_distributed.studies.collect import at_largest_size, summarise
+from tl_distributed.studies.charts import by_class
+from tl_distributed.studies.collect import ArmSummary, Record, at_largest_size, summarise
 from tl_distributed.studies.figures import Figures
+from tl_distributed.studies.plan import Arm, Run
 from tl_distributed.studies.report import write_report
 from tl_distributed.studies.runner import run_plan
 
@@ -155,3 +157,14 @@ def test_nothing_done_is_said_in_one_line(data_dir, tmp_path):
     plan, info = plan_of(), read_manifest(data_dir)
     with pytest.raises(UserError, match="no run to report on \\(nothing has been run\\)"):
         write_report(plan, info, data_dir=data_dir, workdir=str(tmp_path))
+
+
+def test_a_class_without_test_images_is_not_the_hardest(tmp_path):
+    labels = np.array([0, 0, 1, 1], np.int32)
+    np.savez(tmp_path / "predictions_test.npz", labels=labels, probabilities=np.eye(3, dtype=np.float32)[[0, 2, 1, 1]])
+    record = Record(Run(Arm("one", ()), 0, 0), str(tmp_path), "done", results={"class_names": list(CLASS_NAMES)})
+    arms, styles = [ArmSummary("one", 0, (record,))], series_styles(["one"])
+    columns = by_class(arms, styles, CLASS_NAMES)["data"]["columns"]
+    assert (columns["class"], columns["accuracy"]) == ([CLASS_NAMES[0], CLASS_NAMES[1]], [0.5, 1.0])
+    (axes,) = Figures(styles, CLASS_NAMES).per_class_accuracy(arms).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [CLASS_NAMES[1], CLASS_NAMES[0]]

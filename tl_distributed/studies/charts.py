@@ -163,9 +163,10 @@ def data_efficiency(
 
 
 def by_class(arms: Sequence[ArmSummary], styles: Mapping[str, Style], class_names: Sequence[str]) -> Spec:
-    """Accuracy of each class under each arm, the hardest on top; of many classes, the hardest."""
+    """Accuracy of each class with test images under each arm, the hardest on top; of many classes, the hardest."""
     accuracies = np.array([arm.per_class_accuracy for arm in arms])
-    order = np.argsort(accuracies.mean(0), kind="stable")
+    means = accuracies.mean(0)
+    order = np.argsort(means, kind="stable")[: np.count_nonzero(~np.isnan(means))]  # NaN is last
     if len(order) > MOST_CLASSES_DRAWN:
         order = order[:MOST_ROWS]
     columns = {

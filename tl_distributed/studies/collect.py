@@ -132,12 +132,12 @@ class ArmSummary:
 
     @property
     def per_class_accuracy(self) -> np.ndarray:
-        """`[classes]`, over all seeds; 0 of a class without test images."""
+        """`[classes]`, over all seeds; NaN of a class without test images."""
         num_classes = len(self.records[0].results["class_names"])
         labels = np.concatenate([record.answers.labels for record in self.records])
         right = np.concatenate([record.answers.right for record in self.records])
         counts = np.bincount(labels, minlength=num_classes)
-        return np.bincount(labels[right], minlength=num_classes) / np.maximum(counts, 1)
+        return np.where(counts > 0, np.bincount(labels[right], minlength=num_classes) / np.maximum(counts, 1), np.nan)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,9 +66,10 @@ class Figures:
         return self._finished(figure, [axes])
 
     def per_class_accuracy(self, arms: Sequence[ArmSummary]) -> Figure:
-        """Accuracy of each class under each arm, the class that is hardest on average on top; of many, the hardest."""
+        """Accuracy of each class with test images, the hardest on average on top; of many, the hardest."""
         accuracies = np.array([arm.per_class_accuracy for arm in arms])
-        order = np.argsort(-accuracies.mean(0), kind="stable")
+        means = accuracies.mean(0)
+        order = np.argsort(-means, kind="stable")[: np.count_nonzero(~np.isnan(means))]  # NaN is last
         if len(order) > MOST_CLASSES_DRAWN:
             order = order[-MOST_ROWS:]
         figure = new_figure(9, min(1.6 + (0.3 + 0.06 * len(arms)) * len(order), 24.0))
