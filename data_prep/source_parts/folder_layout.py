@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from data_prep.source_parts.picture_index import composed
 from data_prep.source_parts.picture_tree import PictureTree
 from data_prep.source_parts.split_folders import SplitFolders, refuse_nested_splits
+from tl_distributed.data.decode import FORMATS_IN_WORDS
 from tl_distributed.errors import UserError, printable
 
 UNLABELLED = "pictures without labels"
@@ -94,7 +95,7 @@ def group_split(tree: PictureTree, pictures: Sequence[str], root: str, roots: Co
         holds_a_split = any(other.startswith(f"{root}{name}/") for other in roots if other != root)
         if composed(name) not in groups and not holds_a_split:
             raise UserError(
-                f"--input={tree.path}: class folder {printable(root + name)}/ is empty: no picture in it; remove it or "
-                "fill it"
+                f"--input={tree.path}: class folder {printable(root + name)}/ is empty: no {FORMATS_IN_WORDS} in it; "
+                "remove it, fill it, or convert what it holds"
             )
     return groups

@@ -100,6 +100,7 @@ def find_layout(container: Container, options: LayoutOptions) -> Layout:
         labelled = {
             split: _label(groups, split, class_names, container.path) for split, groups in grouped.classes.items()
         }
+    order_note = [] if options.labels_csv else _order_note(class_names, container.path)
     if options.class_names:
         class_names = map_class_names(options.class_names, class_names, container)
     used = [name for names in labelled.values() for name in names]
@@ -110,7 +111,7 @@ def find_layout(container: Container, options: LayoutOptions) -> Layout:
     others = Counter(posixpath.splitext(name)[1].lower() or "no extension" for name in files if not is_picture(name))
     return Layout(
         class_names, labelled, groups, _ids(used), grouped.told_by, dict(sorted((others + grouped.left_out).items())),
-        (*_repeated(container), *grouped.notes, *lines), label_sets,
+        (*_repeated(container), *grouped.notes, *order_note, *lines), label_sets,
     )  # fmt: skip
 
 
@@ -160,6 +161,18 @@ def _sorted_names(names: Iterable[str], *, by_value: bool) -> tuple[str, ...]:
     if by_value and all(map(_WHOLE_NUMBER.fullmatch, names)):
         names.sort(key=float)
     return tuple(names)
+
+
+def _order_note(class_names: tuple[str, ...], path: str) -> list[str]:
+    """Returns a line where class folders are numbers whose order is not that of their names, else none."""
+    by_value = _sorted_names(class_names, by_value=True)
+    if by_value == class_names:
+        return []
+    label, name = next((label, name) for label, name in enumerate(class_names) if name != by_value[label])
+    return [
+        f"{path}: class folders are in the order of their names, not of their numbers: {name!r} has label {label:,}; "
+        "predictions name the folder"
+    ]
 
 
 def _ids(paths: Iterable[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`--labels_csv` and `--group_csv`: which picture has which label, split and group by a table."""
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +13,7 @@ from tl_distributed.data.records import SPLITS
 from tl_distributed.errors import UserError, printable
 
 _BOXES = "predictionstring"
+_WHOLE_AS_FLOAT = re.compile(r"^([-+]?[0-9]+)\.0*$")  # as pandas writes a column in which one number is missing
 # What pandas and SQL write where there is no label; it may be a class's name too ("none": no defect).
 _LIKE_MISSING = frozenset({"nan", "-nan", "#n/a", "n/a", "na", "<na>", "null", "none", "?"})
 _LABEL_COLUMNS = (
@@ -158,7 +160,9 @@ class _Reader:
     def _take(self, found: LabelTable, entry: str, label: str, split: str | None) -> None:
         labels = [part for part in label.split(SEPARATOR) if part.strip()] if self._multi_label else [label]
         for one in labels:
-            self._spellings.setdefault(look_of(one), Counter())[one.strip() if self._multi_label else one] += 1
+            self._spellings.setdefault(_WHOLE_AS_FLOAT.sub(r"\1", look_of(one)), Counter())[
+                one.strip() if self._multi_label else one
+            ] += 1
         name = joined(labels) if self._multi_label else label.strip()
         pictures = self._index.find(entry, split)
         if len(pictures) != 1:

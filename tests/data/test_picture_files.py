@@ -61,7 +61,8 @@ def test_junk_is_not_entered_and_pipes_are_no_files(tmp_path):
     make(tmp_path, "a/1.png", "lost+found/1.png", ".git/1.png")
     os.mkfifo(tmp_path / "a/pipe.png")
     (tmp_path / "a/broken.png").symlink_to("nowhere")
-    assert list_folder(str(tmp_path)).files == ["a/1.png", "a/broken.png"]
+    (tmp_path / "a/itself.png").symlink_to("itself.png")
+    assert list_folder(str(tmp_path)).files == ["a/1.png", "a/broken.png", "a/itself.png"]
 
 
 def test_names_that_are_not_utf8_are_listed(tmp_path):

@@ -162,6 +162,16 @@ def test_empty_class_folder_is_named(tmp_path):
         open_source(path)
 
 
+def test_class_folders_that_are_numbers_are_said_where_their_order_is_another(tmp_path):
+    numbers = [str(number) for number in range(1, 12)]
+    some = open_source(write_folder(tmp_path / "some", class_files({f"train/{name}": 1 for name in numbers[:9]})))
+    assert some.class_names == tuple(numbers[:9]) and some.notes == []
+    source = open_source(write_folder(tmp_path / "all", class_files({f"train/{name}": 1 for name in numbers})))
+    assert source.class_names[:3] == ("1", "10", "11")
+    (note,) = source.notes
+    assert "not of their numbers: '10' has label 1" in note
+
+
 def test_16_bit_pictures_that_use_12_are_said(tmp_path):
     """Scanners and X-ray devices write such files; their upper byte, which is kept, is nearly black."""
     files = class_files({"train/a": 2, "train/b": 2})

@@ -179,6 +179,7 @@ def test_ordinary_labels_are_not_said_to_be_missing(tmp_path):
         ("id,label", ["7,ant", "0,ant"], "1 pictures are named that are not in --input"),
         ("id,label", ["0,ant", "1,Ant", "2,ant"], "one label is spelled 'ant' (2) and 'Ant' (1)"),
         ("id,label", ["0,ant", "1,ant "], "one label is spelled"),
+        ("id,label", ["0,10", "1,10.0", "2,2"], "one label is spelled '10' (1) and '10.0' (1)"),  # joined tables
         ("id,label", ["0,ant", "1,an\u200bt"], "one label is spelled"),  # a zero-width space
         ("id,label", ["0,ant", "images/0.png,bee"], "1 lines repeat a picture with another label or split: 'images/0"),
         ("id,label,split", ["0,ant,fold3", "1,ant,fold3"], "2 lines name a split that is none of train, val and test"),

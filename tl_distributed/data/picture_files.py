@@ -91,12 +91,19 @@ def _list_local(root: str) -> Listing:
                 path = posixpath.join(below, entry.name)
                 if is_junk(entry.name):
                     continue
-                if entry.is_dir():
+                if _is_folder(entry):
                     target = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
                     (links if entry.is_symlink() else waiting).append((path, target))
-                elif entry.is_file() or entry.is_symlink():  # a broken link is named when it is read; a pipe would hang
+                elif entry.is_symlink() or entry.is_file():  # a broken link is named when it is read; a pipe would hang
                     listing.files.append(path)
     return listing
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, which is as broken as one to nothing
+        return False
 
 
 def _list_remote(root: str) -> Listing:
