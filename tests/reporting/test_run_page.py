@@ -1,6 +1,7 @@
 """The page of one run: what it says, and in headless Chromium with the network off."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -12,6 +13,7 @@ from toy_dataset import CLASS_NAMES, write_toy_dataset
 from tl_distributed.files import to_json_values
 from tl_distributed.reporting.run_page import write_run_page
 from tl_distributed.reporting.scores import classification_summary
+from tl_distributed.reporting.shown_scores import percentage
 from tl_distributed.settings.config import Config
 
 
@@ -48,6 +50,29 @@ def test_page_says_what_results_hold(run):
     assert "python -m tl_distributed.train --backbone=baseline_cnn &#39;--workdir=&lt;b&gt;&#39;" in text
     assert "0123abc" in text and "keras 3.15" in text
     assert text.count('<img src="data:image/jpeg') == 12
+
+
+def test_no_page_says_that_all_are_right_where_some_are_not(run, tmp_path):
+    folder = tmp_path / "nearly"
+    folder.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    results = json.loads((run / "results.json").read_text())
+    results |= {"test_accuracy": 0.9996, "num_examples": {"val": 30, "test": 10_000}}
+    (folder / "results.json").write_text(json.dumps(results))
+    text = _write(folder)
+    assert "gets 99.96 % of 10,000 test images right (95 % interval 99.9 to 99.98)" in text
+
+
+@pytest.mark.parametrize(
+    ("share", "decimals", "text"),
+    [
+        (0.9314, 1, "93.1"), (1.0, 1, "100.0"), (0.0, 2, "0.00"), (0.9996, 1, "99.96"), (0.99996, 2, "99.996"),
+        (0.0004, 1, "0.04"), (1 - 1e-12, 1, "100.000000"), (math.nan, 1, "nan"),
+    ],
+)  # fmt: skip
+def test_all_and_none_are_written_of_just_that(share, decimals, text):
+    assert percentage(share, decimals) == text
 
 
 def test_page_of_a_model_that_answers_an_image_with_nan(run, tmp_path):

@@ -30,6 +30,7 @@ from tl_distributed.reporting.intervals import wilson_interval
 from tl_distributed.reporting.page.render import Cell, Plot, Table, render, words
 from tl_distributed.reporting.page.section import About, Section
 from tl_distributed.reporting.page.series import swatch
+from tl_distributed.reporting.shown_scores import percentage
 from tl_distributed.settings.command import typed_arguments
 from tl_distributed.settings.flags import to_arguments
 
@@ -102,7 +103,7 @@ def _csv(rows: Iterable[dict[str, Any]]) -> str:
 def finding(results: Sequence[Result]) -> str:
     """Returns what the ranking says, in one sentence."""
     first, *others = by_rank(results)
-    reached = f"{first['candidate']}: {100 * first['logistic_val_accuracy']:.1f} % of the validation images right"
+    reached = f"{first['candidate']}: {percentage(first['logistic_val_accuracy'])} % of the validation images right"
     level = level_with_first(results)
     if not others:
         return f"{reached} by logistic regression on frozen features; there was no other to compare it with."
@@ -179,7 +180,7 @@ def _commands(config: RankConfig, results: Sequence[Result]) -> Section:
     front = pareto_front(results, config.cost)
     field, title = COSTS[config.cost]
     commands = tuple(
-        (f"{one['candidate']}: {100 * one['logistic_val_accuracy']:.1f} %, {one[field]:,.4g} {title}",
+        (f"{one['candidate']}: {percentage(one['logistic_val_accuracy'])} %, {one[field]:,.4g} {title}",
          train_command(one, config))
         for one in reversed(front)
     )  # fmt: skip

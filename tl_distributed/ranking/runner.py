@@ -21,6 +21,7 @@ from tl_distributed.files import is_remote, path_exists, read_json, to_json_valu
 from tl_distributed.progress import format_duration
 from tl_distributed.ranking.measure import RESULT_FILE
 from tl_distributed.ranking.settings import Candidate, RankConfig
+from tl_distributed.reporting.shown_scores import percentage
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.workers import Workers
 from tl_distributed.streams import show_line
@@ -198,6 +199,6 @@ def _title(place: int, candidates: Sequence[Candidate], seconds: float, done: in
 
 def _summary(result: dict[str, Any]) -> str:
     return (
-        f"{result['candidate']}: {100 * result['logistic_val_accuracy']:.1f} % of the validation images right by "
+        f"{result['candidate']}: {percentage(result['logistic_val_accuracy'])} % of the validation images right by "
         f"logistic regression, LogME {result['logme']:.3f}, {result['seconds_per_1000_images']:.1f} s for 1,000 images"
     )

@@ -27,6 +27,7 @@ from tl_distributed.reporting.shown_scores import (
     is_classification,
     main_metric,
     metrics_of,
+    percentage,
     scores_of,
     shown_metric,
     written,
@@ -98,8 +99,8 @@ def _finding(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         )
     low, high = wilson_interval(accuracy, count)
     return (
-        f"{model} gets {100 * accuracy:.1f} % of {count:,} {name} images right (95 % interval {100 * low:.1f} to "
-        f"{100 * high:.1f}), {num_classes:,} classes, after {duration} of training."
+        f"{model} gets {percentage(accuracy)} % of {count:,} {name} images right (95 % interval {percentage(low)} to "
+        f"{percentage(high)}), {num_classes:,} classes, after {duration} of training."
     )
 
 
@@ -126,7 +127,7 @@ def _tiles(results: Mapping[str, Any]) -> list[tuple[str, str]]:
             if results.get(f"{split}_{key}") is not None
         ]  # fmt: skip
     elif results.get(f"{split}_accuracy") is not None:
-        tiles.append((f"{100 * results[f'{split}_accuracy']:.2f} %", f"{name} accuracy"))
+        tiles.append((f"{percentage(results[f'{split}_accuracy'], 2)} %", f"{name} accuracy"))
     found = scores_of(results) if is_classification(results) else {}
     tiles += [
         (written(key, found[key]), title) for key, title, _ in SHOWN_SCORES
@@ -146,7 +147,7 @@ def _scores(results: Mapping[str, Any]) -> Section:
             known = metrics_of(results, name).items()
             rows += [(words(f"{title} {key.replace('_', ' ')}"), Cell(f"{value:.4f}")) for key, value in known]
         elif results.get(f"{name}_accuracy") is not None:
-            rows.append((words(f"{title} accuracy"), Cell(f"{100 * results[f'{name}_accuracy']:.2f} %")))
+            rows.append((words(f"{title} accuracy"), Cell(f"{percentage(results[f'{name}_accuracy'], 2)} %")))
             loss = results.get(f"{name}_loss")  # none where an image was answered with NaN
             rows.append((words(f"{title} loss (nats)"), Cell("unknown" if loss is None else f"{loss:.4f}")))
     rows += [(words(title), Cell(written(key, found[key]))) for key, title, _ in SHOWN_SCORES if key in found]

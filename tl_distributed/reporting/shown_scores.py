@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _PERCENT, _PLAIN = "percent", "plain"
+_MOST_DECIMALS = 6  # an image in a hundred million
 SHOWN_SCORES = (
     ("test_top5_accuracy", "top-5 accuracy", _PERCENT),
     ("test_macro_f1", "macro F1", _PERCENT),
@@ -55,7 +56,15 @@ def metrics_of(results: Mapping[str, Any], split: str) -> dict[str, float]:
     }
 
 
+def percentage(share: float, decimals: int = 1) -> str:
+    """Returns e.g. `93.1`; 100 is written of nothing less than all, and 0 of none: what is near has more digits."""
+    text = f"{100 * share:.{decimals}f}"
+    if 0 < share < 1 and float(text) in (0, 100) and decimals < _MOST_DECIMALS:
+        return percentage(share, decimals + 1)
+    return text
+
+
 def written(name: str, value: float) -> str:
     """Returns e.g. `93.10 %`, or `1.243` of what is no share."""
     form = next(form for known, _, form in SHOWN_SCORES if known == name)
-    return f"{100 * value:.2f} %" if form == _PERCENT else f"{value:.3f}"
+    return f"{percentage(value, 2)} %" if form == _PERCENT else f"{value:.3f}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tl_distributed.reporting.shown_scores import percentage
 from tl_distributed.studies.collect import ArmSummary
 from tl_distributed.studies.findings import points
 
@@ -84,7 +85,7 @@ def budget(arms: Sequence[ArmSummary]) -> list[str]:
         for lead, end in zip(leads, ends, strict=True)
     ]
     cheapest = min(arms, key=lambda arm: arm.spread_of("seconds").mean)
-    sentences = [f"By training time: {'; '.join(spans)}, with {100 * leads[-1].accuracy:.1f} % there."]
+    sentences = [f"By training time: {'; '.join(spans)}, with {percentage(leads[-1].accuracy)} % there."]
     sentences += [
         f"That {lead.arm} overtakes {before.arm} at {lead.seconds:.3g} s is not told from noise: {points(lead.over)}, "
         f"where validation and seeds tell {100 * lead.noise:.2f} apart."

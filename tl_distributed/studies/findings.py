@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tl_distributed.reporting.shown_scores import percentage
 from tl_distributed.reporting.spread import Spread
 from tl_distributed.studies.collect import ArmSummary, Pair, Record
 from tl_distributed.studies.statistics import holm
@@ -14,7 +15,7 @@ SIGNIFICANT = 0.05
 def percent(spread: Spread) -> str:
     """Returns e.g. `81.25 % ± 0.40`."""
     deviation = "" if spread.deviation is None else f" ± {100 * spread.deviation:.2f}"
-    return f"{100 * spread.mean:.2f} %{deviation}"
+    return f"{percentage(spread.mean, 2)} %{deviation}"
 
 
 def points(difference: float) -> str:
@@ -31,7 +32,7 @@ def headline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -
     """Returns the study's finding in one sentence: who is best on the test images, and from whom it is told."""
     ordered = sorted(arms, key=lambda arm: -arm.test_accuracy.mean)
     best = ordered[0]
-    reached = f"{100 * best.test_accuracy.mean:.1f} % of the test images right"
+    reached = f"{percentage(best.test_accuracy.mean)} % of the test images right"
     if len(ordered) == 1:
         return f"{best.name} gets {reached}; no other arm has a finished run on as many images to compare it with."
     above = [name for name in (arm.name for arm in ordered[1:]) if is_ahead(_pair(pairs, best.name, name), name)]

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from tl_distributed.reporting.page.render import Cell, Table, words
 from tl_distributed.reporting.page.section import Matrix, MatrixCell, MatrixRow
-from tl_distributed.reporting.shown_scores import SHOWN_SCORES, scores_of, written
+from tl_distributed.reporting.shown_scores import SHOWN_SCORES, percentage, scores_of, written
 from tl_distributed.reporting.spread import Spread
 from tl_distributed.studies.collect import ArmSummary, Pair
 from tl_distributed.studies.findings import points, probability, told_apart
@@ -43,7 +43,7 @@ _COUNTS = (("trainable_parameters", ",.0f"), ("seconds", ",.1f"), ("images_seen"
 
 def _percent(spread: Spread) -> str:
     deviation = "" if spread.deviation is None else f" ± {100 * spread.deviation:.2f}"
-    return f"{100 * spread.mean:.2f}{deviation}"
+    return f"{percentage(spread.mean, 2)}{deviation}"
 
 
 def _count(spread: Spread, form: str) -> Cell:
