@@ -19,6 +19,11 @@ from tl_distributed.errors import UserError, one_line
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)  # folders of CIFS and of some FUSE mounts
 
 
+def absolute(path: str) -> str:
+    """Returns the path from the root; one with a scheme (`gs://`) is already."""
+    return path if not path or "://" in path else os.path.abspath(path)
+
+
 def to_json_values(value: Any) -> Any:
     """Returns `value` in JSON types.
 

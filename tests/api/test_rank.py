@@ -21,7 +21,9 @@ def data_dir(tmp_path_factory):
 def test_tables_hold_what_was_measured(data_dir, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(runner, "measure_job", measurer(ACCURACIES, calls))
-    ranking = tl.rank(backbones=list(ACCURACIES), data_dir=data_dir, workdir=tmp_path / "rank", draws=3)
+    monkeypatch.chdir(tmp_path)
+    ranking = tl.rank(backbones=list(ACCURACIES), data_dir=data_dir, workdir="rank", draws=3)
+    monkeypatch.chdir("/")
     assert isinstance(ranking, tl.Ranking) and {call["config"]["draws"] for call in calls} == {3}
     rows = ranking.table
     assert [row["backbone"] for row in rows] == ["mobilenet_v2", "vgg16:random"]

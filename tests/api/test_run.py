@@ -77,6 +77,18 @@ def test_load_is_what_train_returned(run):
     np.testing.assert_array_equal(loaded.model.predict(images), run.model.predict(images))
 
 
+def test_a_run_stays_where_it_is(run, tmp_path, monkeypatch):
+    folder = pathlib.Path(run.workdir)
+    monkeypatch.setenv("HOME", str(folder.parent.parent))
+    monkeypatch.chdir(folder.parent)
+    relative = [tl.Run(folder.name, {}), tl.load(f"{folder.name}/"), tl.load(f"~/{folder.parent.name}/{folder.name}")]
+    monkeypatch.chdir(tmp_path)
+    for one in relative:
+        assert one.history == run.history and one.config == run.config
+    assert relative[0].model.path == run.model.path
+    assert tl.Run("gs://runs/one", {}).workdir == "gs://runs/one"
+
+
 def test_again_in_one_process(run, flags, tmp_path):
     """The same folder is read, another one trains anew to the same numbers, and a Config does as keywords do."""
     assert tl.train(**flags, workdir=run.workdir).results == run.results

@@ -1,5 +1,6 @@
 """Studies from Python: the plan is the command's, and the tables are what the runs left."""
 
+import pathlib
 import sys
 
 import numpy as np
@@ -32,7 +33,10 @@ def accuracy(config) -> float:
 def study(data_dir, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(runner, "train_in_process", trainer(accuracy, calls))
-    return tl.study(ARMS, common={"epochs": 4}, seeds=2, data_dir=data_dir, workdir=tmp_path / "study"), calls
+    monkeypatch.chdir(tmp_path)
+    done = tl.study(ARMS, common={"epochs": 4}, seeds=2, data_dir=data_dir, workdir="study")
+    monkeypatch.chdir("/")  # as a program may: what is done stays where it is
+    return done, calls
 
 
 def test_the_plan_is_the_commands(study):
@@ -60,7 +64,8 @@ def test_table_and_pairs_are_those_of_the_runs(study, tmp_path):
     (pair,) = done.pairs
     assert {pair["first"], pair["second"]} == {"cnn", "deep"} and abs(pair["difference"]) == pytest.approx(0.25)
     assert pair["low"] < pair["difference"] < pair["high"]
-    assert (tmp_path / "study/report.html").exists() and done.failures == {}
+    assert pathlib.Path(done.workdir, "report.html").samefile(tmp_path / "study/report.html") and done.failures == {}
+    assert all(pathlib.Path(run.workdir).is_dir() for runs in done.runs.values() for run in runs)
 
 
 def test_the_report_does_not_take_a_programs_arguments_for_the_studys(data_dir, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from tl_distributed.errors import Stopped, UserError, file_error_line, one_line
+from tl_distributed.files import absolute
 from tl_distributed.settings.command import QUIET_TENSORFLOW, import_tensorflow, start_logging
 
 
@@ -33,6 +34,11 @@ def api_call() -> Iterator[None]:
         if line is None:
             raise
         raise UserError(one_line(line)) from error
+
+
+def kept_path(path: str | os.PathLike) -> str:
+    """Returns a path as an object keeps it that reads there later: a program may go to another folder meanwhile."""
+    return absolute(os.path.expanduser(os.fspath(path)))
 
 
 def quiet_tensorflow() -> None:

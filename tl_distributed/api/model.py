@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tl_distributed.api.calls import api_call
+from tl_distributed.api.calls import api_call, kept_path
 from tl_distributed.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Model:
         with api_call():
             from tl_distributed.inference.saved import open_model
 
-            self._saved = open_model(os.fspath(path))
+            self._saved = open_model(kept_path(path))
         self.path: str = self._saved.path
         self.class_names: tuple[str, ...] = self._saved.class_names
         self.image_shape: tuple[int, int, int] = self._saved.image_shape
@@ -94,7 +94,7 @@ class Model:
         with api_call():
             from tl_distributed.inference.scoring import score_model
 
-            return score_model(self.path, os.fspath(data_dir), split=split, batch_size=batch_size)
+            return score_model(self.path, kept_path(data_dir), split=split, batch_size=batch_size)
 
     @property
     def keras(self) -> "keras.Model":

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from tl_distributed.api.calls import api_call, quiet_tensorflow
+from tl_distributed.api.calls import api_call, kept_path, quiet_tensorflow
 from tl_distributed.api.keywords import settings_of
 from tl_distributed.api.study import Table
 from tl_distributed.ranking.settings import RankConfig
@@ -15,7 +15,7 @@ class Ranking:
     """Backbones in the order of what simple classifiers make of their frozen features.
 
     Attributes:
-      workdir: Its folder, with report.html, ranking.csv, few_shot.csv, ranking.json and plots.
+      workdir: Its folder, from the root, with report.html, ranking.csv, few_shot.csv, ranking.json and plots.
       left_out: Why backbones could not be measured, by their name.
     """
 
@@ -23,6 +23,9 @@ class Ranking:
     left_out: dict[str, str]
     _results: tuple[dict[str, Any], ...] = dataclasses.field(repr=False)
     _config: RankConfig = dataclasses.field(repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "workdir", kept_path(self.workdir))
 
     @property
     def table(self) -> Table:
@@ -90,7 +93,7 @@ class Ranking:
             str(rows), "", finding(self._results),
             *(f"Left out: {name}: {reason}" for name, reason in self.left_out.items()),
             f"Train the best at each cost ({self._config.cost}):", *commands,
-            f"Report: {self.workdir}/{PAGE_FILE}",
+            f"Report: {self._config.folder}/{PAGE_FILE}",
         ])  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tl_distributed.api.calls import api_call, quiet_tensorflow
+from tl_distributed.api.calls import api_call, kept_path, quiet_tensorflow
 from tl_distributed.api.keywords import checked, settings_of
 from tl_distributed.api.model import Model
 from tl_distributed.api.own_models import flags_of
@@ -25,13 +25,16 @@ class Run:
     """A run that has ended.
 
     Attributes:
-      workdir: Its folder.
+      workdir: Its folder, from the root.
       results: The content of its `results.json`: `test_accuracy`, `val_accuracy` (shares in [0, 1]), `seconds` and so
         on; see docs/reference/files.md. Of several workers only the first one saves it; the others have it too.
     """
 
     workdir: str
     results: dict[str, Any] = dataclasses.field(repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "workdir", kept_path(self.workdir))
 
     @functools.cached_property
     def model(self) -> Model:
@@ -131,7 +134,7 @@ def load(workdir: str | os.PathLike) -> Run:
     Raises:
       UserError: No run there, or one that has not ended.
     """
-    folder = os.path.expanduser(os.fspath(workdir)).rstrip("/")
+    folder = kept_path(workdir).rstrip("/")
     with api_call():
         return Run(folder, _read(folder, "results.json"))
 

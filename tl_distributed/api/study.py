@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tl_distributed.api.calls import api_call
+from tl_distributed.api.calls import api_call, kept_path
 from tl_distributed.api.keywords import as_arguments, settings_of
 from tl_distributed.api.run import Run
 from tl_distributed.errors import UserError
@@ -37,7 +37,7 @@ class Study:
     """A study and the runs that it has.
 
     Attributes:
-      workdir: Its folder, with report.html, report.md, results.csv and plots.
+      workdir: Its folder, from the root, with report.html, report.md, results.csv and plots.
       plan: Of the runs that this call was to bring to their end, at the rates that were found.
       num_asked: Runs that this call was to bring to their end.
       num_failed: Those of them that failed.
@@ -49,6 +49,11 @@ class Study:
     num_asked: int
     num_failed: int
     records: tuple["Record", ...] = dataclasses.field(repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "workdir", kept_path(self.workdir))
+        records = tuple(dataclasses.replace(one, folder=kept_path(one.folder)) for one in self.records)
+        object.__setattr__(self, "records", records)
 
     @property
     def runs(self) -> dict[str, list[Run]]:

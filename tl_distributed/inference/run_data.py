@@ -8,12 +8,7 @@ import tensorflow as tf
 
 from tl_distributed.data.records import MANIFEST_FILE, read_manifest
 from tl_distributed.errors import UserError
-from tl_distributed.files import read_json
-
-
-def absolute(path: str) -> str:
-    """Returns the path from the root; one with a scheme (`gs://`) is already."""
-    return path if not path or "://" in path else os.path.abspath(path)
+from tl_distributed.files import absolute, read_json
 
 
 def find_data_dir(workdir: str) -> str:

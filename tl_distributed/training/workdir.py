@@ -18,8 +18,7 @@ import tl_distributed
 from tl_distributed.data.order import ORDER_VERSION
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.errors import UserError
-from tl_distributed.files import path_exists, read_json, write_json
-from tl_distributed.inference.run_data import absolute
+from tl_distributed.files import absolute, path_exists, read_json, write_json
 from tl_distributed.models.weight_licences import weights_licence
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.settings.command import typed_arguments
