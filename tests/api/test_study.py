@@ -121,3 +121,9 @@ def test_a_stopped_study(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "train_in_process", stopped)
     with pytest.raises(tl.Stopped, match="SIGTERM"):
         tl.study(ARMS, data_dir=data_dir, workdir=tmp_path / "study")
+
+
+def test_a_size_that_no_class_has_is_refused(data_dir, tmp_path):
+    with pytest.raises(tl.UserError, match=r"--images_per_class=90: no class of --data_dir=\S+ has more than \d\d "):
+        tl.study(ARMS, images_per_class=[10, 90], data_dir=data_dir, workdir=tmp_path / "study")
+    assert not (tmp_path / "study").exists()

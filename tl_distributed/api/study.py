@@ -152,6 +152,16 @@ def _own_part(plan: Plan, config: StudyConfig) -> Plan:
     return plan if config.run_index is None else plan_of_run(plan, config.run_index)
 
 
+def _refuse_sizes_beyond(most: int, plan: Plan, data_dir: str) -> None:
+    """Raises `UserError` for a size that no class has: its runs would be those of all images under another number."""
+    size = max(run.images_per_class for run in plan.runs)
+    if size > most:
+        raise UserError(
+            f"--images_per_class={size}: no class of --data_dir={data_dir} has more than {most:,} training images; "
+            "0 is all of them"
+        )
+
+
 def _run(config: StudyConfig, plan: Plan, own: Plan) -> Study:
     from tl_distributed.data.records import read_manifest
     from tl_distributed.studies import runner
@@ -173,6 +183,7 @@ def _run(config: StudyConfig, plan: Plan, own: Plan) -> Study:
             f"--data_dir={config.data_dir}: a study compares by accuracy, and its pictures have any number of labels; "
             "train the arms one by one and compare their results.json"
         )
+    _refuse_sizes_beyond(max(info.splits["train"].counts_per_class.values()), plan, config.data_dir)
     workdir = (config.workdir or f"runs/{config.recipe or 'study'}").rstrip("/")
     folders = {"data_dir": config.data_dir, "workdir": workdir}
     is_part, failed, records = own is not plan, 0, []
