@@ -3,8 +3,7 @@
 import dataclasses
 
 from data_prep import sources
-from data_prep.source_parts.archive_limits import ArchiveLimits
-from data_prep.source_parts.member_names import check_encoding
+from data_prep.source_parts.archive_limits import ArchiveLimits, check_encoding
 from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.data.fit_rules import DEFAULT_FIT, FITS
 from tl_distributed.data.storage import LARGEST_PIXELS, MOST_SHARDS, SHARD_BYTES, STORAGES, Storage

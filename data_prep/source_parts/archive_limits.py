@@ -2,12 +2,14 @@
 
 import dataclasses
 
+from tl_distributed.errors import UserError
 from tl_distributed.settings.flags import setting
 
 MAX_NAME_BYTES = 4096  # no file system has longer paths
 MAX_HEADER_BYTES = 2**16  # of one member of a tar, with its long name and extended attributes
 READ_BYTES = 2**20  # of a member at once
 GIB = 2**30
+_ASCII = b"train/Cat_09.png"
 
 
 class UnreadableFile(ValueError):
@@ -61,4 +63,17 @@ def check_name(name: str) -> None:
     if num_bytes > MAX_NAME_BYTES:
         raise RefusedArchive(
             f"a member's name has {num_bytes:,} bytes, more than {MAX_NAME_BYTES:,} ({name[:40]!r}...)"
+        )
+
+
+def check_encoding(encoding: str) -> None:
+    """Raises `UserError` where `--archive_encoding` is none that Python knows, or one in which ASCII is not itself."""
+    try:
+        is_fit = not encoding or _ASCII.decode(encoding) == _ASCII.decode("ascii")
+    except (LookupError, ValueError):
+        is_fit = False
+    if not is_fit:
+        raise UserError(
+            f"--archive_encoding={encoding}: no encoding of names that Python knows; e.g. gbk, big5, cp932 (Japanese), "
+            "cp949 (Korean), cp866 (Russian), cp850 (western Europe)"
         )

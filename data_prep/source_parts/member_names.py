@@ -2,23 +2,8 @@
 
 from data_prep.source_parts.archive_limits import RefusedArchive
 from tl_distributed.data.picture_files import is_picture
-from tl_distributed.errors import UserError
 
-_ASCII = b"train/Cat_09.png"
 _SHOWN = "cp437"  # a character for every byte, and no control characters among those beyond ASCII
-
-
-def check_encoding(encoding: str) -> None:
-    """Raises `UserError` where `--archive_encoding` is none that Python knows, or one in which ASCII is not itself."""
-    try:
-        is_fit = not encoding or _ASCII.decode(encoding) == _ASCII.decode("ascii")
-    except (LookupError, ValueError):
-        is_fit = False
-    if not is_fit:
-        raise UserError(
-            f"--archive_encoding={encoding}: no encoding of names that Python knows; e.g. gbk, big5, cp932 (Japanese), "
-            "cp949 (Korean), cp866 (Russian), cp850 (western Europe)"
-        )
 
 
 def text_of(raw: bytes, encoding: str) -> str:

