@@ -212,6 +212,15 @@ def test_a_step_of_its_own_is_said_not_to_be_called(monkeypatch, caplog):
     assert "has train_step of WithAStep, which training here does not call" in caplog.text
 
 
+def test_layers_that_come_frozen_are_said_to_train_where_the_transfer_says_so(monkeypatch, caplog):
+    fixed = keras.layers.Conv2D(4, 3, trainable=False, name="fixed")
+    monkeypatch.setattr(own_networks, "vector", lambda size: keras.Sequential([keras.Input((size, size, 3)), fixed]))
+    build("vector", transfer="frozen", pretrained=True)
+    assert not caplog.records
+    build("vector", transfer="full", pretrained=True)
+    assert "1 of its layers, fixed first, have trainable=False, but --transfer=full alone says" in caplog.text
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float32"])
 @pytest.mark.parametrize("function", ["functional", "vector", "nested", "subclassed"])
 def test_a_given_model_computes_in_the_precision_of_the_run(function, policy):
@@ -232,11 +241,11 @@ def test_a_given_model_computes_in_the_precision_of_the_run(function, policy):
 def test_layers_of_a_precision_of_their_own_keep_it_and_are_said(monkeypatch, caplog):
     inputs = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Conv2D(4, 3)(keras.layers.Conv2D(4, 3)(inputs))
-    given = keras.Model(inputs, keras.layers.Conv2D(4, 3, dtype="float64", name="exact")(x))
+    given = keras.Model(inputs, keras.layers.Conv2D(4, 3, dtype="mixed_float16", name="half")(x))
     keras.config.set_dtype_policy("mixed_bfloat16")
     monkeypatch.setattr(own_networks, "vector", lambda size: anew(given, size, keep_weights=True))
     build("vector")
-    assert "1 of its 3 layers with weights, exact first, compute in float64 as they were made" in caplog.text
+    assert "1 of its 3 layers with weights, half first, compute in float16 as they were made" in caplog.text
 
 
 def test_heads_and_poolings_that_do_not_fit():

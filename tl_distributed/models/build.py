@@ -108,6 +108,7 @@ def build_model(
       UserError: Weights that cannot be had or do not fit.
     """
     from tl_distributed.models.batch_norm import set_batch_norm_momentum
+    from tl_distributed.models.freezing import came_frozen
     from tl_distributed.models.heads import build_classifier, head_layers
     from tl_distributed.models.own_networks import ends_in_logits, refuse_what_cannot_be_saved
     from tl_distributed.models.precision import of_other_precision
@@ -119,6 +120,8 @@ def build_model(
     backbone_model = build_backbone(
         backbone, image_size=image_size, weights=weights if named else "none", normalize=normalize
     )
+    if frozen := came_frozen(backbone_model, settings.transfer):
+        _LOG.warning("--backbone=%s: %s.", settings.backbone, frozen)
     if other := of_other_precision(backbone_model):
         _LOG.warning("--backbone=%s: %s.", settings.backbone, other)
     if not named:

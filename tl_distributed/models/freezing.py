@@ -95,6 +95,22 @@ def _fix_all_but_norms_and_biases(layers: list[Any]) -> None:
         raise UserError("--transfer=norms: the backbone has no normalisation layers and no biases; use frozen or full")
 
 
+def came_frozen(model: Any, mode: str) -> str:
+    """Returns what to say of layers with `trainable=False` that will train nevertheless, or nothing.
+
+    Args:
+      model: A backbone as it was built.
+      mode: Of `--transfer`.
+    """
+    frozen = [layer.name for layer in model._flatten_layers() if layer._trainable_variables and not layer.trainable]
+    if not frozen or mode in ("frozen", "norms", "lora"):
+        return ""
+    return (
+        f"{len(frozen)} of its layers, {frozen[0]} first, have trainable=False, but --transfer={mode} alone says what "
+        "trains; what is never to train is made by add_weight(trainable=False)"
+    )
+
+
 def parameter_counts(classifier: Any) -> tuple[int, int]:
     """Returns (trainable, frozen) numbers of parameters; BatchNorm's moving statistics count as frozen."""
     trainable = sum(_size(weight) for weight in classifier.trainable_weights)

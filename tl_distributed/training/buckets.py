@@ -26,6 +26,7 @@ from tl_distributed.training.forward import (
     seeds_of_batch,
     with_fresh_seeds,
 )
+from tl_distributed.training.layer_state import refuse_state_without_mean, refuse_weights_set_in_a_call
 from tl_distributed.training.packing import pack
 from tl_distributed.training.penalties import CollectingScope
 from tl_distributed.training.segments import Segment
@@ -247,6 +248,8 @@ class SegmentPrograms:
         with CollectingScope(variables, [*trainable, *non_trainable]) as scope:
             run_in_training(segment.nodes, values)
             penalty = scope.penalty(segment.trainable)
+        refuse_weights_set_in_a_call(segment.trainable, trainable, map(scope.get_current_value, segment.trainable))
         new = [scope.get_current_value(variable) for variable in segment.non_trainable]
         self.changed, statistics = changed_values(segment.non_trainable, non_trainable, new, self._generators)
+        refuse_state_without_mean(self.changed)
         return values[id(segment.output)], penalty, statistics

@@ -24,6 +24,11 @@ from tl_distributed.pixels.normalize import normalize
 from tl_distributed.pixels.seeds import per_image_seeds, threefry_2x32
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.handles import handles_of, read_handles
+from tl_distributed.training.layer_state import (
+    refuse_captured_variables,
+    refuse_state_without_mean,
+    refuse_weights_set_in_a_call,
+)
 from tl_distributed.training.packing import pack
 from tl_distributed.training.penalties import CollectingScope
 from tl_distributed.training.step_settings import StepSettings
@@ -92,6 +97,8 @@ class ForwardBackward:
         )  # fmt: skip
         if self._concrete is None:
             self._concrete = self.function.get_concrete_function(*arguments)
+            if self.buckets:
+                refuse_captured_variables(self._concrete)
         return self._concrete(*arguments)
 
     def _read_and_compute(
@@ -133,11 +140,15 @@ class ForwardBackward:
             penalty = scope.penalty(model.trainable_variables)
             scaled_loss, sums = loss_and_sums(settings, logits, targets, batch.labels, scale, penalty)
         gradients = tape.gradient(scaled_loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        refuse_weights_set_in_a_call(
+            model.trainable_variables, trainable, map(scope.get_current_value, model.trainable_variables)
+        )
         new_non_trainable = [scope.get_current_value(variable) for variable in model.non_trainable_variables]
         self.changed, statistics = changed_values(
             model.non_trainable_variables, non_trainable, new_non_trainable, self._seed_numbers
         )
         if self.buckets:
+            refuse_state_without_mean(self.changed)
             return Results([tf.cast(pack(gradients), settings.all_reduce_dtype)], pack(statistics), sums)
         # That of an embedding comes as rows of it, which the update does not take.
         return Results([tf.convert_to_tensor(gradient) for gradient in gradients], statistics, sums)

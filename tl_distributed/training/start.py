@@ -16,6 +16,7 @@ from tl_distributed.runtime.devices import Runtime, start_runtime
 from tl_distributed.runtime.settings import RuntimeSettings
 from tl_distributed.runtime.workers import Workers
 from tl_distributed.settings.config import Config
+from tl_distributed.training.layer_state import refuse_weights_of_other_types
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,8 +49,9 @@ def start_model(
     Where several workers download ImageNet weights, perhaps into one home, the chief is first: the others find them.
 
     Raises:
-      UserError: As `build.build_model` does; BatchNorm of all replicas' statistics is to train; or a worker has read
-        other weights than the chief, as each may of its own disk: gradients of different networks would be summed.
+      UserError: As `build.build_model` does; BatchNorm of all replicas' statistics or weights of another type than
+        float32 are to train; or a worker has read other weights than the chief, as each may of its own disk: gradients
+        of different networks would be summed.
     """
     workers = runtime.workers
     if workers.count > 1 and load_weights and config.weights == "imagenet":
@@ -70,6 +72,8 @@ def start_model(
     trains_batch_norm = config.batch_norm == "train" and config.transfer not in ("frozen", "lora")
     if trains_batch_norm and runtime.num_replicas > 1:
         refuse_synchronized_batch_norm(model)
+    if config.transfer != "frozen":
+        refuse_weights_of_other_types(model)
     if workers.count > 1 and load_weights and config.weights != "none":
         workers.require_same({"weights of SHA-256": weights_digest(model)}, "give all the same file (--weights)")
     return model
