@@ -68,7 +68,9 @@ def made(replicas: int = 1, *, xla: bool = False, freezing: str = "full", **sett
     [
         (1, False, 1, "partial", None),
         (2, False, 3, "full", None),
-        (2, True, 1, "full", (4.0,) * engine.NUM_CLASSES),  # by whose mean only the losses are divided
+        pytest.param(  # by the weights' mean only the losses are divided
+            2, True, 1, "full", (4.0,) * engine.NUM_CLASSES, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_penalties_and_constraints_are_those_of_keras_fit(replicas, xla, buckets, freezing, class_weights):
