@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tl_distributed.reporting import plots
+from tl_distributed.reporting.drawing import figure_png
 
 
 def _rows():
@@ -162,19 +163,40 @@ def test_per_class_accuracy_of_nothing():
 def test_image_grid_places_images_and_captions():
     images = np.random.default_rng(0).integers(0, 256, (5, 6, 4, 3), np.uint8)
     figure = plots.image_grid(images, [f"image {index}" for index in range(5)], columns=3)
-    assert len(figure.axes) == 6
-    for axes, image, index in zip(figure.axes, images, range(5), strict=False):
-        np.testing.assert_array_equal(axes.images[0].get_array(), image)
-        assert axes.get_title() == f"image {index}"
-    assert not figure.axes[5].images
+    (axes,) = figure.axes
+    places = []
+    for drawn, text, image, index in zip(axes.images, axes.texts, images, range(5), strict=True):
+        np.testing.assert_array_equal(drawn.get_array(), image)
+        assert text.get_text() == f"image {index}"
+        left, right, bottom, top = drawn.get_extent()
+        assert (bottom - top) / (right - left) == pytest.approx(6 / 4)  # of height 6 and width 4, downwards
+        assert left < text.get_position()[0] < right and text.get_position()[1] < top
+        places.append((left, top))
+    lefts, tops = (sorted({round(place[axis], 6) for place in places}) for axis in (0, 1))
+    assert [(lefts.index(round(left, 6)), tops.index(round(top, 6))) for left, top in places] == [
+        (0, 0), (1, 0), (2, 0), (0, 1), (1, 1),
+    ]  # fmt: skip
     _drawn(figure)
+
+
+def test_image_grid_shows_the_pixels_of_each_image():
+    """Looked at in the file: images of two sizes and colours, and neither covers the other."""
+    images = [np.full((8, 16, 3), (255, 0, 0), np.uint8), np.full((20, 10, 3), (0, 0, 255), np.uint8)]
+    pixels = np.asarray(
+        Image.open(io.BytesIO(figure_png(plots.image_grid(images, ["", ""], columns=2)))).convert("RGB")
+    )
+    red, blue = (np.argwhere((pixels == colour).all(-1)) for colour in ((255, 0, 0), (0, 0, 255)))
+    assert red[:, 1].max() < blue[:, 1].min()
+    (red_height, red_width), (blue_height, blue_width) = np.ptp(red, axis=0), np.ptp(blue, axis=0)
+    assert red_width / red_height == pytest.approx(2, rel=0.03)
+    assert blue_width / blue_height == pytest.approx(0.5, rel=0.03)
 
 
 def test_captions_of_neighbours_do_not_overlap():
     captions = ["a_class_with_quite_a_long_name, taken for\na_class_with_a_longer_name_than_that 100%"] * 6
     figure = plots.image_grid(np.zeros((6, 8, 8, 3), np.uint8), captions, columns=3)
     _drawn(figure)
-    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert not any(one.overlaps(two) for one, two in itertools.combinations(boxes, 2))
 
 

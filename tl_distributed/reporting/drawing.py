@@ -56,10 +56,10 @@ def series_styles(names: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def new_figure(width_inches: float, height_inches: float) -> Figure:
-    """Returns an empty figure whose parts make room for one another."""
+def new_figure(width_inches: float, height_inches: float, layout: str = "constrained") -> Figure:
+    """Returns an empty figure whose parts make room for one another; with "none" they stay where they are put."""
     size = (width_inches, height_inches)
-    return Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained", facecolor="white")
+    return Figure(figsize=size, dpi=_DOTS_PER_INCH, layout=layout, facecolor="white")
 
 
 def figure_png(figure: Figure) -> bytes:
@@ -87,6 +87,7 @@ def _saved(figure: Figure, **options: Any) -> bytes:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(buffer, **options)
+    figure.set_layout_engine("none")  # its parts have their places: a second file does not look for them again
     for warning in caught:
         missing = _MISSING_GLYPH.match(str(warning.message))
         if missing is None:
