@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
+from data_prep.source_parts.other_tasks import annotations_in
 from data_prep.source_parts.picture_index import composed
 from data_prep.source_parts.picture_tree import PictureTree
 from data_prep.source_parts.split_folders import SplitFolders, refuse_nested_splits
@@ -93,9 +94,16 @@ def group_split(tree: PictureTree, pictures: Sequence[str], root: str, roots: Co
         groups.setdefault(composed(class_name), []).append(name)
     for name in tree.folders_in(root):
         holds_a_split = any(other.startswith(f"{root}{name}/") for other in roots if other != root)
-        if composed(name) not in groups and not holds_a_split:
+        if composed(name) in groups or holds_a_split:
+            continue
+        if annotations := annotations_in(tree, f"{root}{name}/"):
             raise UserError(
-                f"--input={tree.path}: class folder {printable(root + name)}/ is empty: no {FORMATS_IN_WORDS} in it; "
-                "remove it, fill it, or convert what it holds"
+                f"--input={tree.path}: {printable(root + name)}/ is no class: it holds {annotations} files named as "
+                "pictures, as the boxes or masks of a detection or segmentation set are; name the folder of the class "
+                "folders by --train_dir, or label pictures by --labels_csv=PATH"
             )
+        raise UserError(
+            f"--input={tree.path}: class folder {printable(root + name)}/ is empty: no {FORMATS_IN_WORDS} in it; "
+            "remove it, fill it, or convert what it holds"
+        )
     return groups

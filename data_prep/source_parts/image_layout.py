@@ -12,6 +12,7 @@ from data_prep.source_parts.class_map import map_class_names
 from data_prep.source_parts.containers import Container
 from data_prep.source_parts.folder_layout import Grouped, group_by_folder
 from data_prep.source_parts.label_table import read_groups, separated
+from data_prep.source_parts.other_tasks import refuse_masks
 from data_prep.source_parts.picture_index import PictureIndex, composed
 from data_prep.source_parts.picture_tree import PictureTree
 from data_prep.source_parts.table_layout import group_by_table
@@ -79,14 +80,15 @@ def find_layout(container: Container, options: LayoutOptions) -> Layout:
 
     Raises:
       UserError: No pictures; folders that can be meant in two ways; a picture in no class folder, a class folder
-        without a picture, a class of val or test that train lacks; a table that does not fit the pictures.
+        without a picture or of masks, a class of val or test that train lacks; a table that does not fit the pictures.
     """
     not_input = _other_things(container, options.output_dir)
     files, folders = (
         [name for name in names if not is_junk(name) and not f"{name}/".startswith(not_input)]
         for names in (container.files, container.folders)
     )
-    tree = PictureTree(container.path, [name for name in files if is_picture(name)], folders)
+    others = [name for name in files if not is_picture(name)]
+    tree = PictureTree(container.path, [name for name in files if is_picture(name)], folders, others)
     if not tree.pictures:
         raise UserError(f"--input={container.path}: no {FORMATS_IN_WORDS} files there")
     grouped = _grouped(tree, container, options)
@@ -108,9 +110,9 @@ def find_layout(container: Container, options: LayoutOptions) -> Layout:
     if options.group_csv:
         index = PictureIndex(used, {}.get)  # a name that train and test both have is refused: it may be of either
         groups, lines = read_groups(options.group_csv, container, index)
-    others = Counter(posixpath.splitext(name)[1].lower() or "no extension" for name in files if not is_picture(name))
+    kinds = Counter(posixpath.splitext(name)[1].lower() or "no extension" for name in others)
     return Layout(
-        class_names, labelled, groups, _ids(used), grouped.told_by, dict(sorted((others + grouped.left_out).items())),
+        class_names, labelled, groups, _ids(used), grouped.told_by, dict(sorted((kinds + grouped.left_out).items())),
         (*_repeated(container), *grouped.notes, *order_note, *lines), label_sets,
     )  # fmt: skip
 
@@ -126,6 +128,7 @@ def _grouped(tree: PictureTree, container: Container, options: LayoutOptions) ->
             tree, roots, options.labels_csv, container, skip_missing=options.skip_missing,
             multi_label=options.multi_label,
         )  # fmt: skip
+    refuse_masks(tree, splits.roots.values() if splits else [""])
     if options.no_split_folders:
         splits = split_folders.all_train(tree)
     return group_by_folder(tree, splits or split_folders.find_splits(tree))

@@ -1,6 +1,6 @@
 """The folders of an input as a tree: which of them hold pictures, at any depth or themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 class PictureTree:
@@ -10,10 +10,11 @@ class PictureTree:
       path: Of the input, for messages.
       pictures: Paths of all pictures, relative to the input.
       folders: Paths of all folders.
+      others: Paths of the files that are no pictures.
     """
 
-    def __init__(self, path: str, pictures: Sequence[str], folders: Sequence[str]):
-        self.path, self.pictures, self.folders = path, pictures, folders
+    def __init__(self, path: str, pictures: Sequence[str], folders: Sequence[str], others: Sequence[str] = ()):
+        self.path, self.pictures, self.folders, self.others = path, pictures, folders, others
         self._direct: set[str] = set()
         self._with_pictures: dict[str, set[str]] = {}
         self._all: dict[str, set[str]] = {}
@@ -29,6 +30,10 @@ class PictureTree:
     def folders_with_pictures(self, folder: str) -> list[str]:
         """Returns the names of the folders in `folder` that hold pictures at any depth, sorted."""
         return sorted(self._with_pictures.get(folder, ()))
+
+    def parents(self) -> Collection[str]:
+        """Returns the folders in which folders lie that hold pictures."""
+        return self._with_pictures.keys()
 
     def folders_in(self, folder: str) -> list[str]:
         """Returns the names of all folders in `folder`, sorted."""
