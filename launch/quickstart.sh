@@ -84,4 +84,4 @@ for name, label in (("scratch", "from scratch"), ("frozen", "frozen"), ("full", 
     print(f"{label:14}{results['test_accuracy']:15.1%}{results['num_examples']['test']:9}{results['seconds']:9.0f}")
 P
 echo "Plots: $runs/*/plots   Exported models: $runs/full/export"
-echo "Charts: $VENV/bin/tensorboard --logdir $runs"
+printf 'Charts: %q --logdir %q\n' "$VENV/bin/tensorboard" "$runs"

@@ -1,6 +1,7 @@
 """Command: fine-tune a backbone on a data set that `data_prep.build_tfrecords` wrote; from Python, `tl.train`."""
 
 import functools
+import shlex
 
 from tl_distributed.api.run import train_with
 from tl_distributed.errors import Stopped
@@ -39,7 +40,8 @@ def main(config: Config, positional: list[str]) -> None:
     for split, name in (("val", "Validation"), ("test", "Test")):
         if split in results["num_examples"]:
             print(f"{name} {shown_metric(results, split)} of {results['num_examples'][split]} images")
-    print(f"Results, model and plots: {results['workdir']}   Charts: tensorboard --logdir {results['workdir']}")
+    workdir = results["workdir"]
+    print(f"Results, model and plots: {workdir}   Charts: tensorboard --logdir {shlex.quote(workdir)}")
 
 
 def _print_backbones() -> None:

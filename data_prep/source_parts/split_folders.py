@@ -5,6 +5,7 @@ train on the wrong pictures without a word.
 """
 
 import dataclasses
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 
 from data_prep.source_parts.picture_tree import PictureTree
@@ -200,8 +201,8 @@ def _one_each(tree: PictureTree, splits: Mapping[str, str], top: str) -> dict[st
     for name, role in sorted(splits.items()):
         if role == "held out":
             raise UserError(
-                f"--input={tree.path}: {name}/ may be validation or test; say --val_dir={top}{name} or "
-                f"--test_dir={top}{name}, with --train_dir"
+                f"--input={tree.path}: {name}/ may be validation or test; say "
+                f"{_flag('val', top + name)} or {_flag('test', top + name)}, with --train_dir"
             )
         if role in found:
             raise UserError(
@@ -245,7 +246,11 @@ def _refuse_hidden_splits(tree: PictureTree, top: str, folders: Collection[str])
 
 
 def _flags(top: str, splits: Mapping[str, str]) -> str:
-    return " ".join(f"--{role}_dir={printable(top + name)}" for name, role in sorted(splits.items()) if role in SPLITS)
+    return " ".join(_flag(role, top + name) for name, role in sorted(splits.items()) if role in SPLITS)
+
+
+def _flag(split: str, folder: str) -> str:
+    return f"--{split}_dir={shlex.quote(printable(folder))}"
 
 
 def _listed(names: Iterable[str]) -> str:

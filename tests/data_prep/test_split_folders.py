@@ -115,6 +115,10 @@ DOUBTFUL = {
     "two folders for one split": ("train/ant train/bee Train/ant Train/bee", ("would both be the split train",)),
     "val twice": ("train/ant train/bee val/ant dev/ant", ("dev/ and val/ would both be the split val", "--val_dir")),
     "pictures without labels among classes": ("ant bee unlabeled", ("unlabeled/ would be a class", "--train_dir")),
+    "names that a shell would not take": (
+        "Train(1)/ant Test(1)/ant more/ant",
+        ("--test_dir='Test(1)' --train_dir='Train(1)' if",),
+    ),
     "held out": ("train/ant train/bee holdout/ant", ("holdout/ may be validation or test", "--val_dir=holdout")),
     "no train": ("val/ant test/ant", ("but no train/", "--train_dir")),
     "a split in a split": ("train/train/ant train/val/ant test/ant", ("train/ is a split, but holds", "--train_dir")),

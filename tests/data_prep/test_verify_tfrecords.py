@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -255,12 +256,17 @@ def test_unfinished_build_and_wrong_folder_are_told_apart(data_dir, tmp_path):
 
 def test_folder_of_pictures_in_place_of_a_data_set_is_told_how_to_become_one(tmp_path):
     for name in ("ant", "bee"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-    fails(tmp_path / "photos", "'ant' and 1 more.*--source=image_folder --input=.*photos --output_dir=.*photos_records")
+        (tmp_path / "a folder" / name).mkdir(parents=True)
+    flags = " ".join(
+        f"--{flag}={shlex.quote(f'{tmp_path}/{name}')}"
+        for flag, name in (("input", "a folder"), ("output_dir", "a folder_records"))
+    )
+    fails(tmp_path / "a folder", f"'ant' and 1 more.*--source=image_folder {flags}, ")
 
 
 def test_folder_above_data_sets_names_them(data_dir):
-    fails(data_dir.parent, f"a folder of this one.*name --data_dir={data_dir}$")
+    data_dir = data_dir.rename(data_dir.parent / "a set")
+    fails(data_dir.parent, f"a folder of this one.*name --data_dir={shlex.quote(str(data_dir))}$")
 
 
 def test_manifest_survives_writing_and_reading(data_dir):

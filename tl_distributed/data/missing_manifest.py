@@ -1,5 +1,7 @@
 """What to say of a folder that holds no finished data set."""
 
+import shlex
+
 from tl_distributed.errors import UserError
 from tl_distributed.files import why_not_reached
 
@@ -16,7 +18,7 @@ def missing_manifest(data_dir: str, manifest: str) -> UserError:
     path = f"{folder}/{manifest}"
     if reason := why_not_reached(path):
         return UserError(f"--data_dir={data_dir}: {path} cannot be reached ({reason}); check the path")
-    found, remedy = "no such folder", f"build the data set with {_BUILD} --output_dir={data_dir}"
+    found, remedy = "no such folder", f"build the data set with {_BUILD} --output_dir={shlex.quote(data_dir)}"
     # A build grows in `<folder>.partial`; killed between its last two renames, it leaves only that.
     if tf.io.gfile.exists(f"{folder}.partial"):
         found = "an unfinished build"
@@ -26,11 +28,13 @@ def missing_manifest(data_dir: str, manifest: str) -> UserError:
             found = "an unfinished build"
         elif sets := [name for name in names[:_MOST_TRIED] if tf.io.gfile.exists(f"{folder}/{name}/{manifest}")]:
             found = "it is in a folder of this one"
-            remedy = "name " + " or ".join(f"--data_dir={folder}/{name}" for name in sets[:_MOST_NAMED])
+            remedy = "name " + " or ".join(
+                f"--data_dir={shlex.quote(f'{folder}/{name}')}" for name in sets[:_MOST_NAMED]
+            )
         else:
             found = f"but {names[0]!r}" + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
             remedy = (
-                f"of a folder of pictures build a data set with {_BUILD} --source=image_folder --input={folder} "
-                f"--output_dir={folder}_records, and name that"
+                f"of a folder of pictures build a data set with {_BUILD} --source=image_folder "
+                f"--input={shlex.quote(folder)} --output_dir={shlex.quote(f'{folder}_records')}, and name that"
             )
     return UserError(f"--data_dir={data_dir}: no {manifest} there ({found}); {remedy}")

@@ -5,6 +5,7 @@ import json
 import logging
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ def open_workdir(
         raise UserError(
             f"{config.workdir} holds a run whose images came in another order (order_version "
             f"{saved.get('order_version', 1)} there, {ORDER_VERSION} here), so it cannot go on; choose another "
-            f"--workdir, e.g. --workdir={_free_name(config.workdir, {})}, or delete that folder"
+            f"--workdir, e.g. --workdir={_other(config.workdir, {})}, or delete that folder"
         )
     if config.feature_bank == "auto":
         config = dataclasses.replace(config, feature_bank=saved["config"].get("feature_bank", "auto"))
@@ -106,7 +107,7 @@ def open_workdir(
     if names == ["epochs"] and len(differing) == 1 and config.epochs > before["epochs"]:
         return _with_more_epochs(config, before)
     if differing:
-        other = _free_name(config.workdir, {name: current[name] for name in names})
+        other = _other(config.workdir, {name: current[name] for name in names})
         raise UserError(
             f"{config.workdir} holds a run with other settings ({'; '.join(differing[:5])}); "
             f"choose another --workdir, e.g. --workdir={other}, or delete that folder"
@@ -117,14 +118,19 @@ def open_workdir(
 def _with_more_epochs(config: Config, before: dict[str, Any]) -> Config:
     why_not = why_not_longer(before, config.epochs)
     if why_not:
-        other = _free_name(config.workdir, {"epochs": config.epochs})
+        other = _other(config.workdir, {"epochs": config.epochs})
         raise UserError(
             f"--epochs={config.epochs}: {config.workdir} cannot be trained for longer, since {why_not}; train on from "
-            f"its weights: --weights={config.workdir} --transfer=full --workdir={other} (a run with "
+            f"its weights: --weights={shlex.quote(config.workdir)} --transfer=full --workdir={other} (a run with "
             "--schedule=constant can be made longer at any time)"
         )
     _LOG.info("%s was asked for %d epochs, now for %d.", config.workdir, before["epochs"], config.epochs)
     return config
+
+
+def _other(workdir: str, changes: dict[str, Any]) -> str:
+    """Returns `_free_name` as a shell takes it."""
+    return shlex.quote(_free_name(workdir, changes))
 
 
 def _free_name(workdir: str, changes: dict[str, Any]) -> str:
