@@ -23,6 +23,7 @@ from tl_distributed.evaluate import EvaluateConfig
 from tl_distributed.evaluate import main as evaluate
 from tl_distributed.export import ExportConfig
 from tl_distributed.export import main as export
+from tl_distributed.inference.compared import DataOfModel
 from tl_distributed.inference.model_info import ModelInfo
 from tl_distributed.inference.saved import open_model, save_model
 from tl_distributed.inference.scoring import class_table
@@ -422,8 +423,24 @@ def test_data_sets_that_do_not_fit_the_model(run, exported, tmp_path):
     other_classes = pathlib.Path(write_toy_dataset(tmp_path / "renamed", counts={"test": 3}, size=SIZE))
     manifest = other_classes / "dataset.json"
     manifest.write_text(manifest.read_text().replace('"dark"', '"black"'))
-    with pytest.raises(UserError, match=r"was trained on other classes than those of .*renamed"):
+    with pytest.raises(UserError, match=r"other classes than those of .*renamed: 'dark' is of the model alone"):
         evaluate(EvaluateConfig(model=path, data_dir=str(other_classes)), [])
+
+
+def test_classes_in_another_order_are_matched_by_name(run, tmp_path, caplog):
+    """Label i looks as before, but has the name of another class: what was called right is wrong, and the reverse."""
+    order = [2, 0, 1]
+    names = [CLASS_NAMES[label] for label in order]
+    counts = {"train": 60, "val": 12, "test": 33}
+    data_dir = write_toy_dataset(tmp_path / "other", counts=counts, size=SIZE, class_names=names)
+    before = json.loads((pathlib.Path(run[0]) / "results.json").read_text())["confusion_matrix"]
+    evaluate(EvaluateConfig(model=run[0], data_dir=data_dir, output=str(tmp_path / "score.json")), [])
+    score = json.loads((tmp_path / "score.json").read_text())
+    assert score["confusion_matrix"] == [[row[label] for label in order] for row in before]
+    model = open_model(run[0])
+    compared = DataOfModel(data_dir, model).compare(model.predict, most_images=0)
+    assert compared.accuracy == compared.reference_accuracy == pytest.approx(score["accuracy"])
+    assert "in another order (label 0 is 'dark' in the model, 'bright' in the data): matched by name" in caplog.text
 
 
 def test_export_prints_its_lines_and_nothing_else(run, tmp_path):

@@ -319,6 +319,16 @@ def test_a_model_that_is_no_run_is_refused(runs, tmp_path):
     assert "\n" not in str(raised.value)
 
 
+def test_other_classes_and_another_order_are_told_apart(runs, tmp_path):
+    for names, words in {
+        ("dark", "grey", "bright"): r"other classes .*: 'middle' is of the model alone, 'grey' is of the data alone",
+        ("middle", "dark", "bright"): r"in another order: label 0 is 'dark' in the model, 'middle' in the data; name",
+    }.items():
+        data_dir = write_toy_dataset(tmp_path / names[0], counts={"test": 12}, size=SIZE, class_names=names)
+        with pytest.raises(UserError, match=words):
+            main(InspectConfig(workdir=str(runs / "source"), data_dir=data_dir), [])
+
+
 def test_lists_of_the_command_line():
     config, _ = parse_arguments(InspectConfig, ["--workdir=a", "--images=0,5,b.png", "--layer=x,y"])
     assert (config.images, config.layer, config.cka_layers) == (("0", "5", "b.png"), ("x", "y"), ("blocks",))

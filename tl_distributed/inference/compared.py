@@ -9,6 +9,7 @@ from tl_distributed.data.dataset import load_splits
 from tl_distributed.data.records import read_manifest
 from tl_distributed.data.splits import Batch
 from tl_distributed.errors import UserError
+from tl_distributed.inference.class_order import in_order_of_data
 from tl_distributed.inference.pictures import fitted_squares
 from tl_distributed.inference.saved import SavedModel
 from tl_distributed.inference.scoring import check_data_set
@@ -87,13 +88,14 @@ class DataOfModel:
         right = np.zeros(3, np.int64)
         with Progress(total=count, unit="images", label=f"Comparing on {split}") as progress:
             for images, labels in self._batches(split, count):
-                answers, expected = (self._answers(one) for one in (predict(images), self._model.predict(images)))
+                answers, expected = map(self._answers, (predict(images), self._model.predict(images)))
                 truth = multi_hot(labels, self._info.num_classes) if self._info.is_multi_label else labels
                 right += [_same(answers, truth), _same(expected, truth), _same(answers, expected)]
                 progress.update(len(labels))
         return Compared(split, count, *(right / count).tolist())
 
     def _answers(self, probabilities: np.ndarray) -> np.ndarray:
+        probabilities = in_order_of_data(probabilities, self._model.class_names, self._info.class_names)
         return probabilities > THRESHOLD if self._info.is_multi_label else probabilities.argmax(-1)
 
     def _batches(self, split: str, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

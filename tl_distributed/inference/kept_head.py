@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from tl_distributed.inference.class_order import why_other_classes
 from tl_distributed.inference.model_info import stored_class_names
 
 
@@ -16,6 +17,9 @@ def head_of_classes(class_names: Sequence[str]) -> Callable[[str], str]:
         stored = stored_class_names(file)
         if not stored or not class_names:
             return "it is not known which classes the file's was trained on"
-        return "" if stored == tuple(class_names) else "the file's was trained on other classes"
+        if stored == tuple(class_names):
+            return ""
+        same_names = not why_other_classes(stored, class_names)
+        return "the file's was trained on " + ("these classes in another order" if same_names else "other classes")
 
     return why_new_head

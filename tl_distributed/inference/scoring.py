@@ -8,6 +8,7 @@ import numpy as np
 from tl_distributed.data.dataset import load_splits
 from tl_distributed.data.records import DatasetInfo, read_manifest
 from tl_distributed.errors import UserError, printable
+from tl_distributed.inference.class_order import in_order_of_data, why_other_classes, why_other_order
 from tl_distributed.inference.pictures import fitted_squares
 from tl_distributed.inference.saved import SavedModel, open_model
 from tl_distributed.models.plugins import is_own
@@ -47,6 +48,8 @@ def score_model(model_path: str, data_dir: str, *, split: str, batch_size: int) 
             "%s was trained on pictures of --fit=%s, and those of %s were stored by --fit=%s: its scores are of "
             "pictures cut in another way than it knows.", model.path, model.fit, data_dir, info.fit,
         )  # fmt: skip
+    if model.class_names and (why := why_other_order(model.class_names, info.class_names)):
+        _LOG.warning("%s has the classes of %s in another order (%s): matched by name.", model.path, data_dir, why)
     examples = load_splits(data_dir, info, (split,), input_mode="auto")[split]
     temperature = None if model.calibrated else model.temperature
     plain, calibrated, rows = [], [], []
@@ -54,7 +57,8 @@ def score_model(model_path: str, data_dir: str, *, split: str, batch_size: int) 
         for batch in examples.eval_batches(batch_size):
             labels = batch.labels[: batch.num_valid]
             images = fitted_squares(batch.images, batch.sizes, size=model.image_shape[0], fit=model.fit or info.fit)
-            probabilities = model.predict(images)[: batch.num_valid]
+            answers = model.predict(images)[: batch.num_valid]
+            probabilities = in_order_of_data(answers, model.class_names, info.class_names)
             if info.is_multi_label:
                 rows.append((multi_hot(labels, info.num_classes), probabilities))
             else:
@@ -73,11 +77,12 @@ def score_model(model_path: str, data_dir: str, *, split: str, batch_size: int) 
 
 
 def check_data_set(model: SavedModel, info: DatasetInfo, data_dir: str) -> None:
-    """Raises `UserError` where a data set's shapes or classes are not those of a model."""
+    """Raises `UserError` where a data set's shapes or classes are not those of a model; their order may be another."""
     if info.storage == "pixels" and model.image_shape != info.image_shape:
         raise UserError(f"{model.path} takes images of {model.image_shape}, {data_dir} has {info.image_shape}")
-    if model.class_names and model.class_names != info.class_names:
-        raise UserError(f"{model.path} was trained on other classes than those of {data_dir}")
+    why = why_other_classes(model.class_names, info.class_names) if model.class_names else ""
+    if why:
+        raise UserError(f"{model.path} was trained on other classes than those of {data_dir}: {why}")
     if model.num_classes != info.num_classes:
         raise UserError(f"{model.path} tells {model.num_classes} classes apart, {data_dir} has {info.num_classes}")
 

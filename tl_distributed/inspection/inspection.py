@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from tl_distributed.data.records import DatasetInfo, read_manifest
 from tl_distributed.errors import UserError, printable
 from tl_distributed.files import read_json, write_file, write_json
+from tl_distributed.inference.class_order import why_other_classes, why_other_order
 from tl_distributed.inference.model_info import ModelInfo, read_model_info
 from tl_distributed.inference.pictures import PictureRule
 from tl_distributed.inference.run_data import find_data_dir
@@ -79,8 +80,10 @@ def _check_data(after: Network, info: DatasetInfo, data_dir: str, model_path: st
     if outputs != info.num_classes:
         raise UserError(f"the run tells {outputs} classes apart, {data_dir} has {info.num_classes}")
     stored, _ = read_model_info(model_path, outputs)
-    if stored and stored.class_names and stored.class_names != info.class_names:
-        raise UserError(f"the run was trained on other classes than those of {data_dir}")
+    if stored and stored.class_names and (why := why_other_classes(stored.class_names, info.class_names)):
+        raise UserError(f"the run was trained on other classes than those of {data_dir}: {why}")
+    if stored and stored.class_names and (why := why_other_order(stored.class_names, info.class_names)):
+        raise UserError(f"{data_dir} has the run's classes in another order: {why}; name the data set of the run")
     return stored
 
 
