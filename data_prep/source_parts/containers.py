@@ -128,7 +128,7 @@ class _Zip(Container):
         file = open_file(path)  # stays open as long as the container lives
         with _archive_errors(path):
             self._zip = zip_archive.open_zip(file, limits)
-            stored_names = [zip_archive.name_of(info, limits.archive_encoding) for info in self._zip.infolist()]
+            stored_names = zip_archive.names_of(self._zip.infolist(), limits.archive_encoding)
         self._infos: dict[str, zipfile.ZipInfo] = {}
         folders = set()
         for info, stored_name in zip(self._zip.infolist(), stored_names, strict=True):

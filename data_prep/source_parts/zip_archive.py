@@ -8,6 +8,7 @@ import contextlib
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from data_prep.source_parts.archive_limits import (
@@ -17,7 +18,7 @@ from data_prep.source_parts.archive_limits import (
     UnreadableFile,
     check_name,
 )
-from data_prep.source_parts.member_names import text_of
+from data_prep.source_parts.member_names import is_utf8, text_of
 
 _DIRECTORY_BYTES_PER_MEMBER = 256  # on the average; 46, the name, and a few of attributes
 _LOCAL_HEADER_BYTES = 30  # without the name
@@ -69,24 +70,35 @@ def open_zip(file: BinaryIO, limits: ArchiveLimits) -> zipfile.ZipFile:
     return archive
 
 
-def name_of(info: zipfile.ZipInfo, encoding: str) -> str:
-    """Returns a member's name with `/` between its parts.
+def names_of(infos: Sequence[zipfile.ZipInfo], encoding: str) -> list[str]:
+    """Returns the members' names with `/` between their parts.
 
     The format knows UTF-8, marked as such or in a field of its own, and code page 437, for which many programs put the
-    code page of their country. Some of Windows write backslashes.
+    code page of their country. Some of Windows write backslashes. Names that do not say what they are, are of one
+    program: one that is not UTF-8 shows that none is, though short ones of other code pages often could be.
 
     Args:
-      info: Of the directory.
+      infos: Of the directory.
       encoding: As in `text_of`.
 
     Raises:
       RefusedArchive: As `text_of`.
     """
-    name = info.orig_filename
-    if not info.flag_bits & _UTF8_FLAG:
-        raw = name.encode("cp437")  # as zipfile read it
-        name = _unicode_path(info.extra, raw) or text_of(raw, encoding)
-    return name.split("\0")[0].replace("\\", "/")
+    names = [_told_name(info) for info in infos]
+    raws = [None if name else info.orig_filename.encode("cp437") for info, name in zip(infos, names, strict=True)]
+    are_utf8 = all(raw is None or is_utf8(raw) for raw in raws)
+    texts = [
+        name if raw is None else text_of(raw, encoding, are_utf8=are_utf8)
+        for name, raw in zip(names, raws, strict=True)
+    ]
+    return [text.split("\0")[0].replace("\\", "/") for text in texts]
+
+
+def _told_name(info: zipfile.ZipInfo) -> str:
+    """Returns the name of a member that says its encoding, or ""."""
+    if info.flag_bits & _UTF8_FLAG:
+        return info.orig_filename
+    return _unicode_path(info.extra, info.orig_filename.encode("cp437"))  # as zipfile read it
 
 
 def _unicode_path(extra: bytes, raw: bytes) -> str:

@@ -286,6 +286,20 @@ def test_name_in_an_encoding_that_is_not_told_is_refused_until_it_is(encoding, n
             open_container(path, ArchiveLimits(archive_encoding="ascii"))
 
 
+def test_names_of_a_zip_are_judged_together(tmp_path):
+    """The one letter of the class could be UTF-8, that of the file beside it could not."""
+    raw = "猫/1.png".encode("gbk")
+    assert raw.decode("utf-8") == "è/1.png"
+    path, added = tmp_path / "a.zip", "狗.txt".encode("gbk")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in (raw, added):
+            archive.writestr("x" * len(name), b"one")
+    path.write_bytes(path.read_bytes().replace(b"x" * len(raw), raw).replace(b"x" * len(added), added))
+    with pytest.raises(UserError, match=r"lies beside names that are not UTF-8 and may .*--archive_encoding"):
+        open_container(str(path))
+    assert open_container(str(path), ArchiveLimits(archive_encoding="gbk")).files == ["狗.txt", "猫/1.png"]
+
+
 def test_name_that_says_its_encoding_is_read_by_it_whatever_the_flag(tmp_path):
     name, gbk = "猫/1.png", ArchiveLimits(archive_encoding="gbk")
     raw = name.encode("gbk")
