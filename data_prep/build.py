@@ -11,7 +11,7 @@ from data_prep.index import Index
 from data_prep.source import Source
 from data_prep.sources import source_module
 from tl_distributed.data import ids
-from tl_distributed.data.records import DatasetInfo
+from tl_distributed.data.records import SPLITS, DatasetInfo
 from tl_distributed.data.storing import StorageRule
 from tl_distributed.errors import UserError, printable
 
@@ -79,6 +79,7 @@ def open_engine(config: BuildConfig) -> Engine:
 
 def _assign(config: BuildConfig, source: Source, index: Index) -> splits.Assignment:
     classes, rows = index.classes_of(np.arange(len(index)))
+    _check_readable(source, index)
     splits.check_classes_present(source.class_names, classes, index.origins[rows])
     assignment = splits.assign_splits(
         index.hashes,
@@ -112,6 +113,17 @@ def _assign(config: BuildConfig, source: Source, index: Index) -> splits.Assignm
                 f"class {name!r}: every image of train is of a group that test or val has too; none is left"
             )
     return assignment
+
+
+def _check_readable(source: Source, index: Index) -> None:
+    """Raises `UserError` for a split of which nothing could be read: another would be cut in its place."""
+    for split in source.splits:
+        left_out = index.unreadable.get(split)
+        if left_out and not (index.origins == SPLITS.index(split)).any():
+            raise UserError(
+                f"--skip_unreadable: none of the {len(left_out):,} images of {split} can be read, the first "
+                f"{printable(left_out[0])}; mend them, or take the split out of the input"
+            )
 
 
 def _cause(error: Exception) -> str:

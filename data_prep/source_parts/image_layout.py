@@ -13,15 +13,16 @@ from data_prep.source_parts.containers import Container
 from data_prep.source_parts.folder_layout import Grouped, group_by_folder
 from data_prep.source_parts.label_table import read_groups, separated
 from data_prep.source_parts.other_tasks import refuse_masks
-from data_prep.source_parts.picture_index import PictureIndex, composed
+from data_prep.source_parts.picture_index import PictureIndex, composed, look_of
 from data_prep.source_parts.picture_tree import PictureTree
 from data_prep.source_parts.table_layout import group_by_table
 from data_prep.source_parts.tables import named
 from tl_distributed.data.decode import FORMATS_IN_WORDS
 from tl_distributed.data.picture_files import is_junk, is_picture
 from tl_distributed.data.records import MANIFEST_FILE, SPLITS
-from tl_distributed.errors import UserError
+from tl_distributed.errors import UserError, printable
 
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".rar", ".7z")
 _WHOLE_NUMBER = re.compile(r"[-+]?[0-9]+(\.0*)?")
 
 
@@ -90,7 +91,8 @@ def find_layout(container: Container, options: LayoutOptions) -> Layout:
     others = [name for name in files if not is_picture(name)]
     tree = PictureTree(container.path, [name for name in files if is_picture(name)], folders, others)
     if not tree.pictures:
-        raise UserError(f"--input={container.path}: no {FORMATS_IN_WORDS} files there")
+        found = _what_is_there(others)
+        raise UserError(f"--input={container.path}: no {FORMATS_IN_WORDS} files there, told by their endings{found}")
     grouped = _grouped(tree, container, options)
     of_train = grouped.classes["train"]
     if options.multi_label:
@@ -110,11 +112,26 @@ def find_layout(container: Container, options: LayoutOptions) -> Layout:
     if options.group_csv:
         index = PictureIndex(used, {}.get)  # a name that train and test both have is refused: it may be of either
         groups, lines = read_groups(options.group_csv, container, index)
-    kinds = Counter(posixpath.splitext(name)[1].lower() or "no extension" for name in others)
+        if missing := len(used) - len(groups):
+            lines.append(f"{options.group_csv}: has no group for {missing:,} of {len(used):,} pictures")
+    kinds = _kinds(others)
     return Layout(
         class_names, labelled, groups, _ids(used), grouped.told_by, dict(sorted((kinds + grouped.left_out).items())),
         (*_repeated(container), *grouped.notes, *order_note, *lines), label_sets,
     )  # fmt: skip
+
+
+def _kinds(names: Iterable[str]) -> Counter[str]:
+    return Counter(posixpath.splitext(name)[1].lower() or "no extension" for name in names)
+
+
+def _what_is_there(names: Sequence[str]) -> str:
+    """Returns what an input without pictures holds, and what to do, for the end of a line; "" where it is empty."""
+    if not names:
+        return ""
+    (kind, count), *_ = _kinds(names).most_common(1)
+    remedy = "name the archive, or unpack it" if kind in _ARCHIVES else "convert or rename them"
+    return f", but {count:,} files with {printable(kind)}: {remedy}"
 
 
 def _grouped(tree: PictureTree, container: Container, options: LayoutOptions) -> Grouped:
@@ -214,7 +231,9 @@ def _label(groups: dict[str, list[str]], split: str, class_names: Collection[str
     index = {name: number for number, name in enumerate(class_names)}
     unknown = sorted(set(groups) - set(index))
     if unknown:
+        alike = next((name for name in class_names if look_of(name) == look_of(unknown[0])), None)
+        hint = f" (there it is {alike!r}; spell it one way)" if alike else ""
         raise UserError(
-            f"--input={path}: class {unknown[0]!r} of {split} has no folder in train: nothing could learn it"
+            f"--input={path}: class {unknown[0]!r} of {split} is not in train{hint}: nothing could learn it"
         )
     return {name: index[class_name] for class_name, names in groups.items() for name in names}

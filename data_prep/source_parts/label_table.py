@@ -3,12 +3,12 @@
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from data_prep.source_parts.containers import Container
 from data_prep.source_parts.picture_index import PictureIndex, composed, look_of
-from data_prep.source_parts.split_names import role_of
-from data_prep.source_parts.tables import FILE_COLUMNS, Table, named, open_table, plain
+from data_prep.source_parts.split_names import role_of, words_of
+from data_prep.source_parts.tables import FILE_COLUMNS, SpareColumns, Table, named, open_table, plain
 from tl_distributed.data.records import SPLITS
 from tl_distributed.errors import UserError, printable
 
@@ -22,12 +22,16 @@ _LABEL_COLUMNS = (
     _BOXES,
 )
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+_SPLIT_FLAGS = frozenset(
+    f"is{name}" for name in ("train", "training", "val", "valid", "validation", "test", "trainingimage")
+)
 _GROUP_COLUMNS = (
     *("group", "groupid", "patient", "patientid", "subject", "subjectid", "lesionid", "individual", "case", "caseid"),
     *("video", "videoid", "sequence", "burst", "location", "site"),
 )
 
 
+_FEW_PICTURES = 10  # of which most may be alone in their class
 SEPARATOR = "|"  # of the labels of one picture
 
 
@@ -75,7 +79,28 @@ def read_labels(
     """
     wanted = {"picture": FILE_COLUMNS, "label": _LABEL_COLUMNS, "split": _SPLIT_COLUMNS}
     with open_table("labels_csv", path, wanted, needed=("picture", "label"), container=container) as table:
-        return _Reader("labels_csv", path, index, skip_missing, multi_label).read(table)
+        found = _Reader("labels_csv", path, index, skip_missing, multi_label).read(table)
+        if "split" not in table.columns:
+            found.notes += _hidden_split(path, table.spare)
+    return found
+
+
+def _hidden_split(path: str, spare: SpareColumns) -> list[str]:
+    """Returns lines about columns that tell a split by their name; raises `UserError` for one that does by its values.
+
+    Without it, pictures of test would be trained on.
+    """
+    for name, values in spare.values():
+        roles = [{role_of(word) for word in words_of(value)} & set(SPLITS) for value in values - {""}]
+        if all(len(role) == 1 for role in roles) and {"train"} < set().union(*roles):
+            raise UserError(
+                f"--labels_csv={path}: column {name!r} tells splits ({named(sorted(values - {''}))}) but not by its "
+                "name; call it split, with the values train, val and test, or take it out of the table"
+            )
+    return [
+        f"{path}: column {name!r} is not used; a column `split` of train, val and test says which pictures are which"
+        for name in spare.names if plain(name) in _SPLIT_FLAGS
+    ]  # fmt: skip
 
 
 def read_groups(path: str, container: Container, index: PictureIndex) -> tuple[dict[str, str], list[str]]:
@@ -89,10 +114,16 @@ def read_groups(path: str, container: Container, index: PictureIndex) -> tuple[d
     wanted = {"picture": FILE_COLUMNS, "group": _GROUP_COLUMNS}
     with open_table("group_csv", path, wanted, needed=("picture", "group"), container=container) as table:
         reader = _Reader("group_csv", path, index, skip_missing=True)
-        groups = reader.read(Table(table.columns, ((*row, "") for row in table.rows)), spelling=False)
+        rows = ((entry, _look_of_value(group), "") for entry, group in table.rows)  # `7`, `7.0`, ` 7`: one patient
+        groups = reader.read(dataclasses.replace(table, rows=rows), spelling=False)
     if not groups.labels:
         raise UserError(f"--group_csv={path}: names no picture of the input")
     return groups.labels, groups.notes
+
+
+def _look_of_value(text: str) -> str:
+    """Returns what values share that look alike, a whole number as pandas writes it beside a missing one too."""
+    return _WHOLE_AS_FLOAT.sub(r"\1", look_of(text))
 
 
 def _is_utf8(text: str) -> bool:
@@ -139,17 +170,26 @@ class _Reader:
                 f"{self._path}: {name!r}, in {count:,} lines, is taken as it stands; where it means that nothing is "
                 "known, leave the field empty"
             )
-        if self._with_separator and not self._multi_label:
-            found.notes.append(
-                f"{self._path}: {self._with_separator:,} labels hold a {SEPARATOR}; where it separates labels, add "
-                "--multi_label"
-            )
-        with_comma = [name for counts in self._spellings.values() for name in counts if "," in name or ";" in name]
-        if with_comma and self._multi_label:
-            found.notes.append(
-                f"{self._path}: {named(with_comma)} are taken for one label each; labels are separated by {SEPARATOR}"
-            )
+        if spelling:
+            found.notes += [
+                f"{self._path}: {note}" for note in self._doubts(set(found.labels.values()), len(found.labels))
+            ]
         return found
+
+    def _doubts(self, labels: set[str], num_pictures: int) -> Iterator[str]:
+        """Yields what makes it doubtful that a label is what the column holds."""
+        if not self._multi_label:
+            if self._with_separator:
+                count = self._with_separator
+                yield f"{count:,} labels hold a {SEPARATOR}; where it separates labels, add --multi_label"
+            if num_pictures >= _FEW_PICTURES and 2 * len(labels) > num_pictures:
+                yield f"{len(labels):,} labels for {num_pictures:,} pictures; is this the column of the class?"
+            return
+        with_comma = [name for counts in self._spellings.values() for name in counts if "," in name or ";" in name]
+        if with_comma:
+            yield f"{named(with_comma)} are taken for one label each; labels are separated by {SEPARATOR}"
+        elif not any(SEPARATOR in label for label in labels):
+            yield f"no picture has several labels; labels are separated by {SEPARATOR}"
 
     def _split(self, name: str) -> str | None:
         split = role_of(name)
@@ -160,9 +200,7 @@ class _Reader:
     def _take(self, found: LabelTable, entry: str, label: str, split: str | None) -> None:
         labels = [part for part in label.split(SEPARATOR) if part.strip()] if self._multi_label else [label]
         for one in labels:
-            self._spellings.setdefault(_WHOLE_AS_FLOAT.sub(r"\1", look_of(one)), Counter())[
-                one.strip() if self._multi_label else one
-            ] += 1
+            self._spellings.setdefault(_look_of_value(one), Counter())[one.strip() if self._multi_label else one] += 1
         name = joined(labels) if self._multi_label else label.strip()
         pictures = self._index.find(entry, split)
         if len(pictures) != 1:

@@ -17,8 +17,14 @@ _SEPARATORS = ",;\t|"
 # Python takes quotes that do not match, and then lines that follow for a part of the value, without a word.
 DIALECT: dict[str, Any] = {"strict": True, "skipinitialspace": True}
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_NO_TEXTS = {b"PK\3\4": "a workbook or zip", b"\xd0\xcf\x11\xe0": "a workbook", b"\x1f\x8b": "packed by gzip"}
+_NO_TEXTS = {
+    b"PK\3\4": "a workbook or zip",
+    b"\xd0\xcf\x11\xe0": "a workbook",
+    b"\x1f\x8b": "packed by gzip",
+    b"PAR1": "Parquet",
+}
 _NAMES_SHOWN = 3
+_MOST_SPARE_VALUES = 8
 
 FILE_COLUMNS = (
     *("file", "filename", "filepath", "path", "image", "imagefile", "imagename", "imagepath", "imagefilename"),
@@ -33,10 +39,38 @@ class Table:
     Attributes:
       columns: Which column was taken for what, e.g. `{"file": "image_id"}`.
       rows: Its lines, one value for each of the wanted columns, "" where a line or the table lacks it.
+      spare: Its other columns.
     """
 
     columns: dict[str, str]
     rows: Iterator[tuple[str, ...]]
+    spare: "SpareColumns"
+
+
+class SpareColumns:
+    """Columns that are taken for nothing, and their values as long as these are few."""
+
+    def __init__(self, header: Sequence[str], taken: Collection[int | None]):
+        self._names = {place: name.strip() for place, name in enumerate(header) if place not in taken}
+        self._values: dict[int, set[str]] = {place: set() for place in self._names}
+
+    def see(self, record: Sequence[str]) -> None:
+        """Takes the values of a line."""
+        for place, values in list(self._values.items()):
+            if place < len(record):
+                values.add(record[place].strip())
+            if len(values) > _MOST_SPARE_VALUES:
+                del self._values[place]
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names."""
+        return list(self._names.values())
+
+    def values(self) -> Iterator[tuple[str, set[str]]]:
+        """Yields each column that has few different values in the lines seen so far, and these."""
+        for place, values in self._values.items():
+            yield self._names[place], values
 
 
 @contextlib.contextmanager
@@ -72,10 +106,13 @@ def open_table(
         if missing:
             raise UserError(
                 f"--{flag}={path}: no column for the {missing[0]} ({', '.join(wanted[missing[0]][:5])} ...) among "
-                f"{named(header)}; name the columns in its first line"
+                f"{named(header) or 'none: it is empty'}; name the columns in its first line"
             )
         columns = {kind: header[place].strip() for kind, place in places.items() if place is not None}
-        yield Table(columns, _rows(flag, path, records, len(header), tuple(places.values())))
+        if twice := [name for name in columns.values() if [one.strip() for one in header].count(name) > 1]:
+            raise UserError(f"--{flag}={path}: several columns are called {twice[0]!r}; rename all but one")
+        spare = SpareColumns(header, places.values())
+        yield Table(columns, _rows(flag, path, records, len(header), tuple(places.values()), spare), spare)
 
 
 def named(names: Collection[str]) -> str:
@@ -121,9 +158,11 @@ def _records(
 
 
 def _rows(
-    flag: str, path: str, records: Iterator[tuple[int, list[str]]], num_columns: int, places: Sequence[int | None]
-) -> Iterator[tuple[str, ...]]:
+    flag: str, path: str, records: Iterator[tuple[int, list[str]]], num_columns: int, places: Sequence[int | None],
+    spare: SpareColumns,
+) -> Iterator[tuple[str, ...]]:  # fmt: skip
     for number, record in records:
+        spare.see(record)
         if any(value.strip() for value in record[num_columns:]):
             raise UserError(
                 f"--{flag}={path}: line {number:,} has {len(record)} values ({named(record)}), the first line names "

@@ -1,6 +1,7 @@
 """Image files to RGB arrays: against NumPy and tf.image."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -62,6 +63,16 @@ def test_grey_palette_and_one_bit_become_rgb(pixels):
 def test_16_bit_grey_keeps_its_upper_byte():
     grey = np.random.default_rng(0).integers(0, 65536, (8, 8)).astype(np.uint16)
     np.testing.assert_array_equal(decode(encode(Image.fromarray(grey)))[..., 2], grey >> 8)
+
+
+@pytest.mark.parametrize("alpha", [0, 255])
+def test_fourth_byte_of_a_bmp_that_nobody_filled_is_no_transparency(pixels, alpha):
+    """With a mask for it in the header, as screenshots and some cameras write it; every viewer shows the picture."""
+    rows = np.dstack([pixels[::-1, :, ::-1], np.full((8, 8), alpha, np.uint8)]).tobytes()
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, 8, 8, 1, 32, 3, len(rows), 0, 0, 0, 0) + masks + b"BGRs" + bytes(48)
+    data = struct.pack("<2sIHHI", b"BM", 14 + len(header) + len(rows), 0, 0, 14 + len(header)) + header + rows
+    np.testing.assert_array_equal(decode(data), pixels)
 
 
 def test_transparency_is_laid_on_white(pixels):

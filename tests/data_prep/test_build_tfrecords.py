@@ -157,6 +157,14 @@ def test_class_of_which_nothing_can_be_read_is_refused(tmp_path):
         build.build(make_config(path, tmp_path / "out", skip_unreadable=True))
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_of_which_nothing_can_be_read_is_refused(tmp_path, split):
+    """Another one would be cut in its place, or it would be said to repeat train."""
+    path = write_folder(tmp_path / "images", class_files({"train/a": 3, "train/b": 3}) | {f"{split}/a/1.png": b""})
+    with pytest.raises(UserError, match=rf"none of the 1 images of {split} can be read, the first {split}/a/1\.png"):
+        build.build(make_config(path, tmp_path / "out", skip_unreadable=True))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

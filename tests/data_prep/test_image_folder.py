@@ -139,9 +139,16 @@ def test_stopping_early_leaves_no_thread_running(tmp_path):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"readme.txt": b""}, "no JPEG, PNG, BMP, GIF, WebP, TIFF or AVIF files there"),
-        (class_files({"train/a": 1, "train/b": 1, "test/c": 1}), "class 'c' of test has no folder in train"),
-        (class_files({"train/a": 1, "train/b": 1, "val/c": 1}), "class 'c' of val has no folder in train"),
+        ({"readme.txt": b""}, "no JPEG, PNG, BMP, GIF, WebP, TIFF or AVIF files there, told by their endings, but 1 "),
+        ({"a/1.HEIC": b"", "b/2.heic": b"", "c.txt": b""}, "endings, but 2 files with .heic: convert or rename them"),
+        ({"a/1": b"", "b/2": b""}, "endings, but 2 files with no extension: convert or rename them"),
+        ({"train.zip": b"", "test.zip": b""}, "endings, but 2 files with .zip: name the archive, or unpack it"),
+        (
+            class_files({"train/a": 1, "train/b": 1, "test/B ": 1}),
+            "of test is not in train (there it is 'b'; spell it",
+        ),
+        (class_files({"train/a": 1, "train/b": 1, "test/c": 1}), "class 'c' of test is not in train: nothing"),
+        (class_files({"train/a": 1, "train/b": 1, "val/c": 1}), "class 'c' of val is not in train: nothing"),
         (class_files({"val/a": 1, "test/b": 1}), "but no train/"),
         (class_files({"train/a": 1, "val/a": 1, "valid/a": 1}), "would both be the split val"),
         (class_files({"train/a": 1, "train": 1}), "lies in no class folder"),

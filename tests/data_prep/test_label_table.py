@@ -184,6 +184,7 @@ def test_ordinary_labels_are_not_said_to_be_missing(tmp_path):
         ("id,label", ["0,ant", "images/0.png,bee"], "1 lines repeat a picture with another label or split: 'images/0"),
         ("id,label,split", ["0,ant,fold3", "1,ant,fold3"], "2 lines name a split that is none of train, val and test"),
         ("id,label,split", ["0,ant,test"], "labels no picture of train"),
+        ("id,label,label", ["0,ant,bee"], "several columns are called 'label'"),
         ("a,b", ["0,ant"], "no column for the picture"),
         ("id,b", ["0,ant"], "no column for the label"),
     ],
@@ -209,7 +210,8 @@ def test_file_that_is_no_table(tmp_path):
     for content, words in (
         (b"\xff\xfei\0d\0", "is UTF-16"), (b"\x89PNG\r\n\x00\xff", "no column"), (b"", "no column"),
         (b"PK\3\4\r\xff\n", "is a workbook or zip, no text"), (b"\x1f\x8b\x08", "is packed by gzip"),
-        (b"a\rb", "no column"), (b"x" * 200_000, "line 1 is not CSV"), (b'"id,label\n', "line 1 is not CSV"),
+        (b"PAR1\x15", "is Parquet, no text"), (b"a\rb", "no column"), (b"x" * 200_000, "line 1 is not CSV"),
+        (b'"id,label\n', "line 1 is not CSV"),
     ):  # fmt: skip
         (tmp_path / "x.csv").write_bytes(content)
         with pytest.raises(UserError, match=words):
@@ -245,6 +247,49 @@ def test_class_map_that_does_not_fit(tmp_path, content, words):
     (tmp_path / "names").write_text(content)
     with pytest.raises(UserError, match=words):
         layout_of(files_of("train/n01 train/n02"), class_names=str(tmp_path / "names"))
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("Usage", ("Training", "PublicTest")), ("data set", ("train", "test")), ("phase", ("train", "val"))],
+)
+def test_column_that_tells_splits_by_its_values_is_not_passed_over(tmp_path, column, values):
+    """Pictures of test would be trained on."""
+    lines = [f"{number},{label},{values[number > 2]}" for number, label in enumerate("ababab")]
+    with pytest.raises(UserError, match=f"column '{column}' tells splits .*'{values[1]}'.* call it split"):
+        layout_of(FLAT, labels_csv=table(tmp_path, f"file,label,{column}", *lines))
+
+
+@pytest.mark.parametrize("values", [("train", "train"), ("train", "car"), ("", "test"), ("validated", "train")])
+def test_other_columns_are_passed_over(tmp_path, values):
+    lines = [f"{number},{label},{values[number > 2]},{number}" for number, label in enumerate("ababab")]
+    layout = layout_of(FLAT, labels_csv=table(tmp_path, "file,label,vehicle,", *lines))
+    assert layout.files.keys() == {"train"} and not any("vehicle" in note for note in layout.notes)
+
+
+def test_column_that_tells_a_split_by_its_name_is_said_not_to_be_used(tmp_path):
+    lines = [f"{number},{label},{number > 2}" for number, label in enumerate("ababab")]
+    layout = layout_of(FLAT, labels_csv=table(tmp_path, "file,label,is_valid", *lines))
+    assert any("column 'is_valid' is not used" in note for note in layout.notes)
+
+
+def test_labels_that_hardly_repeat_are_said(tmp_path):
+    names = files_of("images", 12)
+    for value, is_said in (("{0}.37", True), ("{1}", False)):
+        lines = [f"{number},{value.format(number, number % 6)}" for number in range(12)]
+        notes = layout_of(names, labels_csv=table(tmp_path, "file,target", *lines)).notes
+        assert any("12 labels for 12 pictures; is this the column" in note for note in notes) == is_said
+
+
+def test_groups_that_look_alike_are_one_and_pictures_without_are_counted(tmp_path):
+    path = table(
+        tmp_path, "file,patient", "images/0.png,7", "images/1.png,7.0", "images/2.png,P 1", "images/3.png,p  1"
+    )
+    labels = table(tmp_path, "id,label", *rows("{}"), name="l.csv")
+    layout = layout_of(FLAT, labels_csv=labels, group_csv=path)
+    groups = [layout.groups[f"images/{number}.png"] for number in range(4)]
+    assert groups[0] == groups[1] != groups[2] == groups[3]
+    assert any("has no group for 2 of 6 pictures" in note for note in layout.notes)
 
 
 def test_groups_of_pictures(tmp_path):

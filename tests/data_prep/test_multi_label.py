@@ -128,6 +128,13 @@ def test_without_the_flag_a_separator_is_pointed_at(tmp_path):
         layout_of(FLAT, labels_csv=str(tmp_path / "labels.csv"))
 
 
+def test_labels_of_which_no_picture_has_several_are_pointed_at(tmp_path):
+    found = layout(tmp_path, "0,clear water", "1,clear")
+    assert any("no picture has several labels; labels are separated by |" in note for note in found.notes)
+    for lines in (("0,clear|water", "1,clear"), ("0,clear", "0,water", "1,clear")):
+        assert not any("several labels" in note for note in layout(tmp_path, *lines).notes)
+
+
 def test_labels_that_another_sign_separates_are_pointed_at(tmp_path):
     found = layout(tmp_path, '0,"a,b"', "1,a|b;c", "2,a")
     assert any("'a,b', 'b;c' are taken for one label each" in note for note in found.notes)

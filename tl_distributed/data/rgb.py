@@ -58,6 +58,8 @@ def _eight_bit_rgb(image: Image.Image) -> Image.Image:
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
         assert converted is not None  # as it is not in place
         return converted
+    if image.format == "BMP" and image.mode == "RGBA" and image.getextrema()[3] == (0, 0):
+        return image.convert("RGB")  # most programs leave the fourth byte of a BMP at 0, and viewers pass over it
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         if image.mode == "La":  # Pillow takes it to RGBA only in two steps
             image = image.convert("LA")
