@@ -123,19 +123,30 @@ def sync(path: str) -> None:
 
 
 def path_exists(path: str) -> bool:
-    """Tells whether there is a file or folder, as `tf.io.gfile.exists` does, which takes one out of reach for none.
+    """Tells whether there is a file or folder; `tf.io.gfile.exists` takes one out of reach for none.
+
+    A local name may be any bytes, as the system has it.
 
     Raises:
       OSError: It cannot be told: no permission, a file in a folder's place, links in a circle.
     """
-    import tensorflow as tf
+    if is_remote(path):
+        import tensorflow as tf
 
-    if tf.io.gfile.exists(path):
+        return tf.io.gfile.exists(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(path)
         return True
-    if not is_remote(path):
-        with contextlib.suppress(FileNotFoundError):
-            os.stat(path)
     return False
+
+
+def is_folder(path: str) -> bool:
+    """Tells whether a path is that of a folder; a local name may be any bytes."""
+    if is_remote(path):
+        import tensorflow as tf
+
+        return tf.io.gfile.isdir(path)
+    return os.path.isdir(path)
 
 
 def why_not_reached(path: str) -> str:

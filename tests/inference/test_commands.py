@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -377,6 +378,27 @@ def test_a_run_and_its_data_set_that_moved(run, pictures, tmp_path, capsys):
     export(ExportConfig(workdir=str(workdir), format="keras"), [])
     (row,) = predicted(str(workdir / "export" / "model.keras"), pictures / "0.png")
     assert row["class"] in CLASS_NAMES
+
+
+def test_predict_of_names_in_any_bytes(run, pictures, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    picture = folder / os.fsdecode(b"\xe9.png")
+    picture.write_bytes((pictures / "0.png").read_bytes())
+    expected = predicted(run[0], pictures / "0.png")
+    for path in (picture, folder):
+        (row,) = predicted(run[0], path)
+        assert row == {**expected[0], "file": str(picture)}
+
+
+def test_predict_says_which_pictures_of_a_folder_it_does_not_read(run, pictures, tmp_path, capsys):
+    (tmp_path / "1.png").write_bytes((pictures / "0.png").read_bytes())
+    for name in ("2.HEIC", "3.heic", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert predict(PredictConfig(model=run[0]), [str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.err == f"{tmp_path}: left out 2 pictures of a format that is not read (2.HEIC); convert them\n"
+    assert len(said.out.splitlines()) == 1
 
 
 def test_predict_as_a_table_in_the_order_given(run, pictures, capsys):

@@ -108,6 +108,15 @@ def test_paths_that_nothing_reads_are_named(path):
     assert parse("--name=a=s3://bucket/x").name == "a=s3://bucket/x"  # of an arm, whose own flags are checked
 
 
+def test_paths_that_tensorflow_does_not_take_are_named():
+    with pytest.raises(UserError, match=r"flag --name=caf.*: is not UTF-8; rename it") as raised:
+        parse(os.fsdecode(b"--name=caf\xe9"))
+    assert "\n" not in str(raised.value)
+    assert parse("--name=café").name == "café"
+    picture = os.fsdecode(b"caf\xe9.png")
+    assert parse_arguments(Settings, [picture])[1] == [picture]  # of `predict`, which opens it itself
+
+
 def test_later_flags_win_over_a_flagfile_and_earlier_ones_lose(tmp_path):
     recipe = tmp_path / "recipe.flags"
     recipe.write_text("# a comment\n--count=2\n--kind=blue\n\n--loud\n")

@@ -23,6 +23,10 @@ JUNK = frozenset(
     )
 )
 
+_UNREAD_EXTENSIONS = (
+    ".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".psd", ".svg", ".ppm",
+    ".pgm", ".tga", ".dcm",
+)  # fmt: skip
 _MARKING_SCHEMES = ("gs://",)  # whose lists end the names of folders with a slash
 
 
@@ -38,6 +42,11 @@ def is_junk(path: str) -> bool:
 def is_picture(path: str) -> bool:
     """Tells whether the file has the ending of a picture and is no junk."""
     return path.lower().endswith(EXTENSIONS) and not is_junk(path)
+
+
+def is_unread_picture(path: str) -> bool:
+    """Tells whether the file has the ending of a picture in a format that is not read, and is no junk."""
+    return path.lower().endswith(_UNREAD_EXTENSIONS) and not is_junk(path)
 
 
 def open_file(path: str) -> BinaryIO:

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tl_distributed.data.decode import EXTENSIONS, UnreadableImage
 from tl_distributed.data.decode_settings import DecodeSettings
 from tl_distributed.data.fit_rules import FIT_OF_VERSION_1, Fit
-from tl_distributed.data.picture_files import is_picture, list_folder
+from tl_distributed.data.picture_files import is_picture, is_unread_picture, list_folder
 from tl_distributed.errors import UserError, printable
-from tl_distributed.files import path_exists
+from tl_distributed.files import is_folder, path_exists
 from tl_distributed.inference.pictures import PictureRule, prepare_picture
 from tl_distributed.inference.saved import SavedModel
 from tl_distributed.reporting.label_scores import THRESHOLD
@@ -24,7 +23,8 @@ from tl_distributed.streams import show_line
 def find_images(paths: Sequence[str]) -> list[str]:
     """Returns the files among `paths` and the image files below its folders, each folder's in order of name.
 
-    Hidden files, and what programs leave in folders, are no images; a link that points upwards repeats none.
+    Hidden files, and what programs leave in folders, are no images; a link that points upwards repeats none. What of a
+    folder is a picture in a format that is not read, is said.
 
     Raises:
       UserError: A path that does not exist, or a folder without images.
@@ -33,12 +33,16 @@ def find_images(paths: Sequence[str]) -> list[str]:
     for path in paths:
         if not path_exists(path):
             raise UserError(f"{path}: no such file or folder")
-        if not tf.io.gfile.isdir(path):
+        if not is_folder(path):
             found.append(path)
             continue
-        inside = [os.path.join(path, name) for name in list_folder(path).files if is_picture(name)]
+        files = list_folder(path).files
+        inside = [os.path.join(path, name) for name in files if is_picture(name)]
         if not inside:
             raise UserError(f"{path}: no images in this folder ({', '.join(EXTENSIONS)})")
+        if unread := [name for name in files if is_unread_picture(name)]:
+            count = f"{len(unread):,} pictures of a format that is not read"
+            show_line(f"{printable(path)}: left out {count} ({printable(unread[0])}); convert them")
         found += inside
     return found
 

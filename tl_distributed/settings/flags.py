@@ -77,6 +77,7 @@ class _SettingParser(flags.ArgumentParser):
         _check_range(value, self._meta)
         if self._kind is str:
             _check_scheme(value)
+            _check_encoding(value)
         return value
 
     def _convert(self, argument: Any) -> Any:
@@ -114,6 +115,14 @@ def _check_scheme(text: str) -> None:
     schemes = tensorflow.io.gfile.get_registered_schemes() if tensorflow else _BUILT_IN_SCHEMES
     if found and found[1] not in schemes:
         raise ValueError(no_scheme(found[1]))
+
+
+def _check_encoding(text: str) -> None:
+    """Raises `ValueError` for bytes that are not UTF-8, of which TensorFlow takes no path."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8; rename it, or give a link to it with such a name") from None
 
 
 def check_values(settings: Any, fields: Iterable[dataclasses.Field]) -> None:
