@@ -99,7 +99,9 @@ def check_class_names(class_names: Sequence[str]) -> None:
     """
     if len(class_names) < 2:
         found = f"only one class ({class_names[0]})" if class_names else "no class"
-        raise UserError(f"the source has {found}; a classifier needs at least two")
+        raise UserError(
+            f"the source has {found}; a classifier needs at least two: a folder for each, or a table of labels"
+        )
     for name in class_names:
         unfit = [character for character in name if unicodedata.category(character) in _UNFIT_CATEGORIES]
         if unfit or not look_of(name):

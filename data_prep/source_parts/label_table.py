@@ -15,7 +15,7 @@ from tl_distributed.errors import UserError, printable
 _BOXES = "predictionstring"
 _WHOLE_AS_FLOAT = re.compile(r"^([-+]?[0-9]+)\.0*$")  # as pandas writes a column in which one number is missing
 # What pandas and SQL write where there is no label; it may be a class's name too ("none": no defect).
-_LIKE_MISSING = frozenset({"nan", "-nan", "#n/a", "n/a", "na", "<na>", "null", "none", "?"})
+_LIKE_MISSING = frozenset({"nan", "-nan", "#n/a", "n/a", "na", "<na>", "null", "none", "?", "-1"})
 _LABEL_COLUMNS = (
     *("label", "labels", "class", "classname", "classlabel", "target", "category", "categoryname", "tag"),
     *("species", "breed", "diagnosis", "dx", "choice", "y", "labelname", "classid", "labelid", "categoryid"),
@@ -142,7 +142,7 @@ class _Reader:
         self._unclear: list[str] = []
         self._several: list[str] = []
         self._no_split: Counter[str] = Counter()
-        self._repeated = self._empty = 0
+        self._repeated = self._empty = self._without_split = 0
 
     def read(self, table: Table, *, spelling: bool = True) -> LabelTable:
         found = LabelTable({}, {}, [])
@@ -155,6 +155,7 @@ class _Reader:
                 label = label.split()[0] if has_boxes and label.strip() else label
                 self._with_separator += SEPARATOR in label
                 self._take(found, entry, composed(label), self._split(split))
+            self._without_split += "split" in table.columns and not split.strip()
         self._refuse(spelling)
         taken = ", ".join(f"{kind} from column {name!r}" for kind, name in table.columns.items())
         counts = {
@@ -177,7 +178,9 @@ class _Reader:
         return found
 
     def _doubts(self, labels: set[str], num_pictures: int) -> Iterator[str]:
-        """Yields what makes it doubtful that a label is what the column holds."""
+        """Yields what makes it doubtful that the columns hold what they are taken for."""
+        if self._without_split:
+            yield f"{self._without_split:,} lines name no split: their pictures are of the folder's, or else of train"
         if not self._multi_label:
             if self._with_separator:
                 count = self._with_separator

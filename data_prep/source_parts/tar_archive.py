@@ -47,6 +47,10 @@ class _Stream:
         self.last_read = self._file.read(num_bytes)
         return self.last_read
 
+    def is_followed(self) -> bool:
+        """Tells whether more than padding follows soon; what is looked at is bounded, and counts against nothing."""
+        return bool(self._file.read(READ_BYTES).strip(b"\0"))
+
     def seek(self, position: int) -> int:
         if position < 0:
             raise tarfile.ReadError("a header with a negative size")
@@ -112,11 +116,19 @@ class TarReader:
         return tar.next()
 
     def _check_end(self, tar: tarfile.TarFile) -> None:
-        """Raises `tarfile.ReadError` where the list ends without its mark; tarfile takes a damaged header for it."""
+        """Raises `tarfile.ReadError` where the list ends without its mark; tarfile takes a damaged header for it.
+
+        Raises `RefusedArchive` where another list follows, of which tarfile, as tar, says nothing.
+        """
         block = self._stream.last_read
         if block != bytes(tarfile.BLOCKSIZE):
             what = "a damaged header there" if block else "truncated?"
             raise tarfile.ReadError(f"it ends without a mark at byte {tar.offset:,}: {what}")
+        if self._stream.is_followed():
+            raise RefusedArchive(
+                f"goes on after the mark of its end at byte {tar.offset:,}, as several tars that were joined do; "
+                "unpack them (tar --ignore-zeros) and give the folder"
+            )
 
 
 def name_of(info: tarfile.TarInfo, encoding: str) -> str:

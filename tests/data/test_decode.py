@@ -136,6 +136,7 @@ def test_truncated_file_is_unreadable(format_name):
     ("data", "words"),
     [
         (b"", "empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "but a pointer of Git LFS .git lfs pull"),
         (b"hello, I am a text", "not a JPEG, PNG, BMP, GIF, WebP, TIFF or AVIF"),
         (b"II*\0" + bytes(40), "damaged TIFF"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "but HEIC"),

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import pickle
 import stat
 import struct
@@ -284,6 +285,15 @@ def test_name_in_an_encoding_that_is_not_told_is_refused_until_it_is(encoding, n
     if encoding != "latin-1":  # which every name is
         with pytest.raises(UserError, match="is not in --archive_encoding=ascii; name another one"):
             open_container(path, ArchiveLimits(archive_encoding="ascii"))
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
+def test_tars_that_were_joined_are_refused(tmp_path, ending):
+    """Whose first alone is listed by tar and tarfile, without a word."""
+    parts = [write_tar(tmp_path / f"{name}{ending}", {f"{name}/1.png": b"x"}) for name in ("ant", "bee")]
+    (tmp_path / f"both{ending}").write_bytes(b"".join(pathlib.Path(part).read_bytes() for part in parts))
+    with pytest.raises(UserError, match=rf"both\{ending}: goes on after the mark of its end .*--ignore-zeros"):
+        open_container(str(tmp_path / f"both{ending}"))
 
 
 def test_names_of_a_zip_are_judged_together(tmp_path):

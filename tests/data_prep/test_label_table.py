@@ -158,7 +158,7 @@ def test_pictures_without_a_label_are_left_out_with_names(tmp_path):
     assert any("1 without a value" in note for note in layout.notes)
 
 
-@pytest.mark.parametrize("missing", ["NaN", "nan", "N/A", "NULL", "None"])
+@pytest.mark.parametrize("missing", ["NaN", "nan", "N/A", "NULL", "None", "-1"])
 def test_label_that_may_mean_a_missing_one_is_said(tmp_path, missing):
     layout = layout_of(FLAT, labels_csv=table(tmp_path, "id,label", *rows("{}")[:4], f"4,{missing}"))
     assert layout.class_names == tuple(sorted(["ant", "bee", missing]))
@@ -271,6 +271,12 @@ def test_column_that_tells_a_split_by_its_name_is_said_not_to_be_used(tmp_path):
     lines = [f"{number},{label},{number > 2}" for number, label in enumerate("ababab")]
     layout = layout_of(FLAT, labels_csv=table(tmp_path, "file,label,is_valid", *lines))
     assert any("column 'is_valid' is not used" in note for note in layout.notes)
+
+
+def test_lines_without_a_split_are_said(tmp_path):
+    lines = ["0,a,", "1,b,test", "2,a, ", "3,b,", "4,a,test", "5,b, "]
+    layout = layout_of(FLAT, labels_csv=table(tmp_path, "file,label,split", *lines))
+    assert any("4 lines name no split: their pictures are of the folder's, or else of train" in x for x in layout.notes)
 
 
 def test_labels_that_hardly_repeat_are_said(tmp_path):

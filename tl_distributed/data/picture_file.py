@@ -22,6 +22,7 @@ _SIGNATURES = {
     "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
     "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
     "PDF": rb"%PDF-",
+    "a pointer of Git LFS (git lfs pull fetches the picture)": rb"version https://git-lfs\.github\.com/",
     "HTML (a page saved in place of the picture?)": rb"(?i)\s*<(!doctype html|html)",
 }
 _PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in _SIGNATURES.items()}
