@@ -5,6 +5,7 @@ train on the wrong pictures without a word.
 """
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 
@@ -93,7 +94,7 @@ def named_splits(tree: PictureTree, named: Mapping[str, str]) -> SplitFolders:
         root = named[split].replace("\\", "/").strip("/").removeprefix("./")
         root = "" if root in ("", ".") else f"{root}/"
         if not tree.has_pictures(root):  # the whole path, from outside of the input
-            root = root.removeprefix(tree.path.strip("/") + "/")
+            root = _below(named[split], tree.path)
         if not tree.has_pictures(root):
             raise UserError(f"--{split}_dir={named[split]}: no such folder with pictures in --input={tree.path}")
         if root in roots.values():
@@ -103,6 +104,13 @@ def named_splits(tree: PictureTree, named: Mapping[str, str]) -> SplitFolders:
         raise UserError("--train_dir is needed with --val_dir and --test_dir: no folder is guessed beside them")
     told_by = "by flags: " + ", ".join(f"{root or './'} ({split})" for split, root in roots.items())
     return SplitFolders(roots, told_by, are_folders=len(roots) > 1 or roots["train"] != "")
+
+
+def _below(path: str, of_input: str) -> str:
+    """Returns a path as of a folder in the input, both from the folder of now or absolute; "" for the input itself."""
+    if "://" not in path + of_input:
+        path, of_input = os.path.abspath(path), os.path.abspath(of_input)
+    return f"{path.strip('/')}/".removeprefix(f"{of_input.strip('/')}/")
 
 
 def all_train(tree: PictureTree) -> SplitFolders:

@@ -1,5 +1,7 @@
 """Which folders become splits and which classes: what is clear is taken, what is doubtful refused with the flag."""
 
+import os
+
 import pytest
 from listed_files import ListedFiles, counts, files_of, layout_of
 
@@ -146,6 +148,16 @@ def test_flags_name_the_splits():
     layout = layout_of(names, train_dir="a", val_dir="./b/", test_dir="photos/more")
     assert counts(layout) == {"train": BOTH, "val": BOTH, "test": {"ant": 2, "bee": 0}}
     assert layout.left_out == {"images outside a/, b/, more/": 4}
+
+
+@pytest.mark.parametrize(
+    "path", ["{cwd}/photos/a", "{cwd}/photos/a/", "photos/a", "./photos//a", "{cwd}/x/../photos/a"]
+)
+def test_flags_may_name_the_splits_by_their_whole_paths(path):
+    layout = layout_of(files_of("a/ant a/bee b/ant"), train_dir=path.format(cwd=os.getcwd()), test_dir="b")
+    assert counts(layout) == {"train": BOTH, "test": {"ant": 2, "bee": 0}}
+    with pytest.raises(UserError, match="--train_dir=/elsewhere/a: no such folder with pictures"):
+        layout_of(files_of("a/ant a/bee"), train_dir="/elsewhere/a")
 
 
 def test_a_split_named_by_a_flag_may_lie_within_train():
