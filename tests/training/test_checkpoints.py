@@ -147,7 +147,8 @@ def test_a_checkpoint_is_what_tensorflow_itself_saves(tmp_path, replicas):
     step, weights = made.step, [value.value for value in made.model.weights if "seed_generator" not in value.path]
     position = Position(step=2, best_score=0.5, best_loss=1.5, best_step=1)
     text = '{"step": 2, "phase": 0, "phase_first_step": 0, "best_score": 0.5, "best_loss": 1.5, '
-    text += '"best_step": 1, "stale_epochs": 0, "phase_best_score": null, "seconds": 0.0, "banks_counted": 0}'
+    text += '"best_step": 1, "stale_epochs": 0, "phase_best_score": null, "validated_epochs": 0, '
+    text += '"seconds": 0.0, "banks_counted": 0}'
     live = tf.train.Checkpoint(
         weights=weights, optimizer=[variable.value for variable in step.optimizer.variables],
         averages=list(step.averages.values()), loss_scale=step.loss_scale.scale,

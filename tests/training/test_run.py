@@ -246,11 +246,13 @@ def test_validation_every_few_epochs_and_at_the_end(data_dir, tmp_path):
 
 
 def test_a_phase_that_ends_between_validations_counts_the_epochs_that_it_had(data_dir, tmp_path):
-    """The first validation, after three epochs, is the best; that of epoch seven comes four epochs later, not six."""
+    """The first validation, after three epochs, is the best; those of the ends, at seven and eight, are one between."""
     settings = {"learning_rate": 0.0, "schedule": "constant", "validate_every_epochs": 3, "early_stopping_epochs": 6}
     train_and_evaluate(config(data_dir, tmp_path / "run", epochs=7, **settings))
     longer = train_and_evaluate(config(data_dir, tmp_path / "run", epochs=8, **settings))
     assert longer["steps"] == 60
+    longest = train_and_evaluate(config(data_dir, tmp_path / "run", epochs=12, **settings))
+    assert longest["steps"] == 68  # nine epochs
 
 
 def test_a_last_update_that_diverges_is_told_where_no_epoch_is_left(data_dir, tmp_path):

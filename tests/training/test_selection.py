@@ -3,15 +3,18 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from tiny_runs import assert_identical, config
 from toy_dataset import write_toy_dataset
 
 from tl_distributed.errors import UserError
+from tl_distributed.reporting.scores import figures_of, score_examples
 from tl_distributed.training.checkpoints import Position
 from tl_distributed.training.phase_run import PhaseRun
 from tl_distributed.training.run import train_and_evaluate
 from tl_distributed.training.selection import Validation, validation_of
+from tl_distributed.training.task_choice import resolved_by_task
 from tl_distributed.training.tasks import Classification
 
 
@@ -47,6 +50,16 @@ def test_every_measure_is_larger_where_it_is_better(select_by, score):
     assert validation_of(select_by, figures, smaller_is_better=Classification().smaller_is_better) == (score, 0.3)
 
 
+def test_top5_accuracy_chooses_where_validation_has_it(tmp_path):
+    asked = config("", tmp_path, select_by="val_top5_accuracy")
+    assert resolved_by_task(asked, Classification(), num_classes=6).select_by == "val_top5_accuracy"
+    labels = np.arange(6)
+    figures = figures_of(score_examples(labels, np.full((6, 6), 1 / 6)), num_classes=6)
+    assert validation_of("val_top5_accuracy", figures, smaller_is_better=()).score == pytest.approx(5 / 6)
+    with pytest.raises(UserError, match="--select_by=val_top5_accuracy: task classification has val_accuracy, "):
+        resolved_by_task(asked, Classification(), num_classes=5)
+
+
 @pytest.mark.parametrize(
     "select_by",
     ["val_accuracy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("val_loss", "val_balanced_accuracy"))],
@@ -79,8 +92,9 @@ def test_positions_of_older_checkpoints_are_read():
     )
     text += '"phase_best_val_accuracy": -1.0, "seconds": 2.5, "banks_counted": 1}'
     assert Position.from_json(text) == Position(
-        step=9, phase=1, phase_first_step=4, best_score=0.5, best_step=6, stale_epochs=1, seconds=2.5, banks_counted=1
-    )
+        step=9, phase=1, phase_first_step=4, best_score=0.5, best_step=6, stale_epochs=1, validated_epochs=None,
+        seconds=2.5, banks_counted=1,
+    )  # fmt: skip
 
 
 def test_a_measure_of_validation_needs_such_a_split(tmp_path):

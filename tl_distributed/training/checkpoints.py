@@ -61,6 +61,7 @@ class Position:
       best_step: Step at which it ended.
       stale_epochs: Epochs of this phase since its best score.
       phase_best_score: Highest of this phase; `None` before its first validation.
+      validated_epochs: Of this phase, at its last validation; `None` in a checkpoint that does not say.
       seconds: Time spent training so far, over all resumes, and building the feature banks that it trains from.
       banks_counted: Phases whose banks are in `seconds`.
     """
@@ -73,6 +74,7 @@ class Position:
     best_step: int = 0
     stale_epochs: int = 0
     phase_best_score: float | None = None
+    validated_epochs: int | None = 0
     seconds: float = 0.0
     banks_counted: int = 0
 
@@ -84,7 +86,7 @@ class Position:
             if older in values:
                 accuracy = values.pop(older)
                 values[name] = accuracy if accuracy >= 0 else None
-        return cls(**values)
+        return cls(**{"validated_epochs": None, **values})
 
 
 class Checkpoints:

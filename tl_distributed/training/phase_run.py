@@ -193,23 +193,26 @@ class PhaseRun:
         position = self.position
         if found is None:
             return
-        validation = Validation(*found)
+        validation, epochs = Validation(*found), self._epochs_seen()
         if validation.is_better_than(position.phase_best_score, None):
             position = dataclasses.replace(position, stale_epochs=0, phase_best_score=validation.score)
         else:
-            position = dataclasses.replace(position, stale_epochs=position.stale_epochs + self._epochs_validated())
+            before = position.validated_epochs
+            if before is None:
+                every = self._parts.config.validate_every_epochs
+                before = (epochs - 1) // every * every
+            position = dataclasses.replace(position, stale_epochs=position.stale_epochs + epochs - before)
         if validation.is_better_than(position.best_score, position.best_loss):
             position = dataclasses.replace(
                 position, best_score=validation.score, best_loss=validation.loss, best_step=position.step
             )
             self._parts.checkpoints.save_best(self._parts.model, self._parts.step, position.step)
-        self.position = position
+        self.position = dataclasses.replace(position, validated_epochs=epochs)
 
-    def _epochs_validated(self) -> int:
-        """Returns how many epochs the validation at this step is of: perhaps fewer at the end of the phase."""
-        phase, every = self._parts.phase, self._parts.config.validate_every_epochs
-        at_end = self.position.step == self._first + phase.total_steps
-        return (phase.epochs % every or every) if at_end else every
+    def _epochs_seen(self) -> int:
+        """Returns how many epochs of this phase are whole; its last step may belong to the next one in part."""
+        images = (self.position.step - self._first) * self._parts.config.global_batch_size
+        return min(images // self._parts.train.num_examples, self._parts.phase.epochs)
 
     def _validate(self, progress: Progress) -> Validation | None:
         """Evaluates the validation split, logs it, and returns what the epoch is chosen by; `None` without a split."""

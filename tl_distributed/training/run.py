@@ -60,7 +60,7 @@ def train_and_evaluate(config: Config) -> dict[str, Any]:
         counts = subset_counts(info.splits["train"].counts_per_class, config.images_per_class)
         weights = resolve_class_weights(config.class_weights, info.class_names, counts, workers)
         task = choose_task(config, info, weight_of_class=weights)
-        config = resolved_by_task(config, task)
+        config = resolved_by_task(config, task, info.num_classes)
         config = open_workdir(config, info, position, class_weights=weights)
         results = workers.from_chief("results", finished_results(config, position))
         if results is not None:

@@ -149,7 +149,7 @@ class RunPhases:
                 return position, timing, step, last and phase_run.complete
             position = dataclasses.replace(
                 position, phase=position.phase + 1, phase_first_step=position.step,
-                stale_epochs=0, phase_best_score=None,
+                stale_epochs=0, phase_best_score=None, validated_epochs=0,
             )  # fmt: skip
 
     def _prepare(

@@ -65,15 +65,16 @@ def own_task(text: str) -> Task:
     return made
 
 
-def resolved_by_task(config: Config, task: Task) -> Config:
+def resolved_by_task(config: Config, task: Task, num_classes: int) -> Config:
     """Returns the config with `task` and `select_by` filled in.
 
     Raises:
       UserError: A metric in `select_by` that the task has not.
     """
     measure = f"val_{task.chosen_by}" if config.select_by == "auto" else config.select_by
-    if measure.removeprefix("val_") not in task.metric_names:
-        known = ", ".join(f"val_{name}" for name in task.metric_names)
+    names = task.names_to_choose_by(num_classes)
+    if measure.removeprefix("val_") not in names:
+        known = ", ".join(f"val_{name}" for name in names)
         raise UserError(f"--select_by={measure}: task {task.name} has {known}")
     name = config.task if is_own(config.task) else task.name
     return dataclasses.replace(config, task=name, select_by=measure)

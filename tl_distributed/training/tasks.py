@@ -70,8 +70,13 @@ class Task:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """What `metrics` returns, and `--select_by=val_NAME` takes."""
+        """What `metrics` returns, whatever the data set."""
         return ("loss", *self.measure_names)
+
+    def names_to_choose_by(self, num_classes: int) -> tuple[str, ...]:
+        """Returns what `--select_by=val_NAME` takes: those of `metrics` that there are with as many classes."""
+        del num_classes
+        return self.metric_names
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """Returns what the network is to answer, `[batch, num_classes] float32`: one-hot or multi-hot.
@@ -155,6 +160,10 @@ class Classification(Task):
     @property
     def metric_names(self) -> tuple[str, ...]:
         return ("accuracy", "loss", "balanced_accuracy", "macro_f1", "expected_calibration_error")
+
+    def names_to_choose_by(self, num_classes: int) -> tuple[str, ...]:
+        top = f"top{scores.TOP_K}_accuracy"
+        return (*self.metric_names, top) if num_classes > scores.TOP_K else self.metric_names
 
     @property
     def smaller_is_better(self) -> tuple[str, ...]:
