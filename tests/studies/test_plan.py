@@ -85,6 +85,24 @@ def test_mobilenet_study_is_the_walk_through():
     assert cnn.epochs == 20
 
 
+@pytest.mark.parametrize("later", [["--common=image_size=64,momentum=0.8"], ["-common", "image_size=64,momentum=0.8"]])
+def test_common_on_the_command_line_adds_to_the_recipes(later):
+    for config in map(arm_config, plan_of("--recipe=mobilenet_v2_study", *later).arms):
+        assert (config.image_size, config.momentum) == (64, 0.8)
+        assert (config.rotation_degrees, config.optimizer, config.dropout) == (20, "adam", 0.5)  # the recipe's
+
+
+def test_lists_that_are_given_again_add_up():
+    (arm,) = plan_of(
+        "--common=epochs=5,image_size=32", f"--arms={CNN}", "--common=epochs=6", "--override=max_steps=3",
+        "--override=log_every_steps=2",
+    ).arms  # fmt: skip
+    config = arm_config(arm)
+    assert (config.epochs, config.image_size, config.max_steps, config.log_every_steps) == (6, 32, 3, 2)
+    with pytest.raises(UserError, match="Missing value for flag --common"):
+        plan_of("--recipe=mobilenet_v2_study", "--common")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

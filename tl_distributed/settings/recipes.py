@@ -93,6 +93,29 @@ def expand_recipes(arguments: Sequence[str], *, of_study: bool = False) -> list[
     return expanded
 
 
+def join_lists(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Puts all values of each of these flags into one of it, in their order: a later one adds to those before.
+
+    So a study's `--common` on the command line leaves what it does not name as the recipe's `--common` has it.
+
+    Args:
+      arguments: Of the command line, recipes and flagfiles read.
+      names: Of flags whose values are `flag=value,...`.
+    """
+    values: dict[str, list[str]] = {}
+    others: list[str] = []
+    remaining = list(arguments)
+    while remaining and remaining[0] != "--":
+        argument = remaining.pop(0)
+        flag, equals, value = argument.partition("=")
+        name = flag.lstrip("-")
+        if name not in names or not flag.startswith("-") or not (equals or remaining):
+            others.append(argument)
+        else:
+            values.setdefault(name, []).append(value if equals else remaining.pop(0))
+    return [*(f"--{name}={','.join(given)}" for name, given in values.items()), *others, *remaining]
+
+
 def _arguments_for(recipe: Recipe, of_study: bool) -> tuple[str, ...]:
     if recipe.is_study and not of_study:
         raise UserError(

@@ -12,7 +12,7 @@ from tl_distributed.errors import UserError
 from tl_distributed.runtime.settings import RuntimeSettings
 from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import borrowed, parse_arguments, setting
-from tl_distributed.settings.recipes import all_recipes, expand_recipes
+from tl_distributed.settings.recipes import all_recipes, expand_recipes, join_lists
 
 WHAT, HOW, WORKERS = "What is compared", "How", "Workers"
 _ARM_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
@@ -34,7 +34,10 @@ class StudyConfig:
         "", "Arms, separated by commas or semicolons: names of recipes, or NAME:flag=value,flag=value. A NAME that is "
         "no recipe is a label, and its flags say the backbone.", topic=WHAT,
     )  # fmt: skip
-    common: str = setting("", "flag=value,... for every arm; an arm's own flags win.", topic=WHAT)
+    common: str = setting(
+        "", "flag=value,... for every arm; an arm's own flags win. Beside a --recipe it adds to the recipe's own, flag "
+        "by flag.", topic=WHAT,
+    )  # fmt: skip
     override: str = setting("", "flag=value,... for every arm; they win over the arms' own.", topic=WHAT)
     seeds: int = setting(
         1, "Runs of each arm, with seeds 0, 1, ...; with one, the spread between runs stays unknown.",
@@ -84,7 +87,7 @@ class StudyConfig:
     @staticmethod
     def expand_arguments(arguments: Sequence[str]) -> list[str]:
         """Puts the flags of `--recipe=NAME` in its place (`flags.parse_arguments` asks for it)."""
-        return expand_recipes(arguments, of_study=True)
+        return join_lists(expand_recipes(arguments, of_study=True), ("common", "override"))
 
     def validate(self) -> None:
         """Raises `UserError` for combinations that cannot be meant."""
