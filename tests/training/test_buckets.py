@@ -16,6 +16,8 @@ from tl_distributed.bank.layout import FeatureLayout
 from tl_distributed.data.memory_split import MemorySplit
 from tl_distributed.data.order import BatchOrder
 from tl_distributed.data.splits import Batch
+from tl_distributed.models import build as build_module
+from tl_distributed.models.backbones import BACKBONES, Backbone
 from tl_distributed.pixels.augment_settings import NAMED_AUGMENTATIONS
 from tl_distributed.training.forward import ForwardBackward
 from tl_distributed.training.loop import TrainLoop
@@ -69,6 +71,37 @@ def test_frozen_layers_send_nothing(freezing):
     sizes = [len(bucket) for bucket in runs[1].step.forward_backward.buckets]
     assert sizes == ([2, 3] if freezing == "partial" else [2])
     assert_same_training(*runs, rtol=1e-5)
+
+
+@keras.saving.register_keras_serializable("buckets")
+class Block(keras.layers.Layer):
+    """Its call says nothing of training, which the layers inside are told all the same."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.norm, self.drop = keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)
+
+    def call(self, images):
+        return self.drop(self.norm(images))
+
+
+def test_layers_within_one_of_ones_own_know_that_they_train(monkeypatch):
+    def build(size: int) -> keras.Model:
+        inputs = keras.Input((size, size, 3))
+        x = Block(name="block")(keras.layers.Conv2D(8, 3, strides=2, use_bias=False)(inputs))
+        return keras.Model(inputs, keras.layers.Conv2D(8, 3)(x))
+
+    monkeypatch.setitem(BACKBONES, "block", Backbone(name="block", normalization="tf"))
+    monkeypatch.setitem(build_module._BUILD_FUNCTIONS, "block", build)
+    where = engine.runtime(2)
+    one, several = (
+        engine.make_engine(where, backbone="block", step_settings=engine.settings(gradient_buckets=buckets))
+        for buckets in (1, 2)
+    )
+    np.testing.assert_allclose(several.train(2), one.train(2), rtol=1e-5)
+    for left, right in zip(several.weights(), one.weights(), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
+    assert np.abs(several.model.get_layer("block").norm.moving_mean).min() > 0
 
 
 def test_the_tail_behind_a_bank_trains_in_buckets():

@@ -53,7 +53,8 @@ def run_in_training(nodes: Sequence[Any], values: dict[int, Any]) -> None:
         if node.is_input:
             continue
         arguments, named = node.arguments.fill_in(values)
-        if getattr(node.operation, "_call_has_training_arg", False):
+        # As Keras does it: a layer whose own call does not take it hands it on to those inside.
+        if "training" in getattr(node.operation, "_call_context_args", ()):
             named["training"] = True
         outputs = keras.tree.flatten(node.operation(*arguments, **named))
         values.update((id(tensor), value) for tensor, value in zip(node.outputs, outputs, strict=True))
