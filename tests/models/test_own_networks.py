@@ -202,6 +202,55 @@ class WithAStep(keras.Model):
         return {}
 
 
+@keras.saving.register_keras_serializable("own")
+class OfItsOwn(keras.Model):
+    """Says its graph itself, and a step."""
+
+    def __init__(self, **settings):
+        inputs = keras.Input((SIZE, SIZE, 3))
+        super().__init__(inputs, keras.layers.Conv2D(4, 3)(inputs), **settings)
+
+    def train_step(self, data):
+        return {}
+
+
+class Halved(OfItsOwn):
+    """Its graph is not what it computes."""
+
+    def call(self, images, training=None, mask=None):
+        return super().call(images, training=training, mask=mask) / 2
+
+
+class HalvedSequence(keras.Sequential):
+    """Likewise."""
+
+    def call(self, images, training=None, mask=None):
+        return super().call(images, training=training, mask=mask) / 2
+
+
+def within(network: keras.Model) -> keras.Model:
+    inputs = keras.Input((SIZE, SIZE, 3))
+    return keras.Model(inputs, network(inputs))
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Halved(name="halved"), lambda: within(Halved(name="halved")),
+    lambda: within(HalvedSequence([keras.Input((SIZE, SIZE, 3)), keras.layers.Conv2D(4, 3)])),
+], ids=["itself", "inside", "sequence"])  # fmt: skip
+def test_a_call_of_its_own_beside_a_graph_is_refused(monkeypatch, make):
+    monkeypatch.setattr(own_networks, "vector", lambda size: make())
+    with pytest.raises(UserError, match=r"--backbone=.*: Halved.* is a graph of layers and has a call of its own"):
+        build("vector")
+    network = make()
+    with pytest.raises(UserError, match=f"model {network.name}: Halved.* has a call of its own"):
+        anew(network, SIZE, keep_weights=True)
+
+
+def test_a_step_is_said_also_where_the_copy_is_of_another_class(caplog):
+    anew(OfItsOwn(name="mine"), SIZE, keep_weights=True)
+    assert "model mine: has train_step of OfItsOwn, which training here does not call" in caplog.text
+
+
 def test_a_step_of_its_own_is_said_not_to_be_called(monkeypatch, caplog):
     build("vector")
     assert not caplog.records

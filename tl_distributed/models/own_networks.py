@@ -24,13 +24,14 @@ def as_functional(model: Any, image_size: int, *, flag: str, normalize: Callable
       normalize: Put before the model; a function of a Keras tensor.
 
     Raises:
-      UserError: No model, one of other inputs or of several outputs, or layers that cannot be copied where they have
-        to be.
+      UserError: No model, one of other inputs or of several outputs, one whose graph is not what it computes, or layers
+        that cannot be copied where they have to be.
     """
     import keras
 
     if not isinstance(model, keras.Model):
         raise UserError(f"{flag}: its function returned {type(model).__name__}, not a keras.Model")
+    refuse_call_beside_graph(model, flag)
     if left_out := not_called(model):
         _LOG.warning("%s: %s.", flag, left_out)
     inputs = keras.Input((image_size, image_size, 3), name="image")
@@ -83,20 +84,26 @@ def anew(model: Any, image_size: int, *, keep_weights: bool) -> Any:
       keep_weights: Whether it has the same weights, and not new ones.
 
     Raises:
-      UserError: A model that says no config, or without weights to keep.
+      UserError: A model that says no config, or without weights to keep, or whose graph is not what it computes.
     """
     import keras
 
+    flag = f"model {model.name}"
+    refuse_call_beside_graph(model, flag)
     inputs = keras.Input((image_size, image_size, 3), name="image")
     policies = main_policy(model), keras.config.dtype_policy().name
     if is_functional(model):
-        _check_input(model, image_size, f"model {model.name}")
-        return copied(model, inputs, f"model {model.name}", keep_weights=keep_weights, policies=policies)
+        _check_input(model, image_size, flag)
+        copy = copied(model, inputs, flag, keep_weights=keep_weights, policies=policies)
+        left_out = not_called(model)
+        if left_out != not_called(copy):  # of its own class, which the copy is not of
+            _LOG.warning("%s: %s.", flag, left_out)
+        return copy
     copy = type(model).from_config(with_policy(_config_of(model), *policies))
     copy(inputs)
     if keep_weights:
         if len(copy.weights) != len(model.weights):
-            raise UserError(f"model {model.name}: has no weights yet; call it on images once, or drop pretrained=True")
+            raise UserError(f"{flag}: has no weights yet; call it on images once, or drop pretrained=True")
         assign_weights(copy, model)
     return copy
 
@@ -139,6 +146,25 @@ def refuse_what_cannot_be_saved(classifier: Any, flag: str) -> None:
             f"{flag}: could not be saved ({reason}); decorate its classes with "
             "@keras.saving.register_keras_serializable(), and give them a get_config"
         ) from None
+
+
+def refuse_call_beside_graph(model: Any, flag: str) -> None:
+    """Raises `UserError` for a network, or one inside, whose class computes something else than its graph of layers.
+
+    Such is a subclass that is given inputs and outputs and has a `call` of its own. Whatever goes by the graph would
+    pass it by: a copy of the layers, the bank's boundary, convolutions that take over BatchNorm, counts.
+    """
+    import keras
+
+    for part in model._flatten_layers():
+        if not isinstance(part, keras.Sequential) and not is_functional(part):
+            continue
+        kind = next(kind for kind in type(part).__mro__ if "call" in vars(kind))
+        if kind.__module__.partition(".")[0] not in ("keras", "keras_hub"):
+            raise UserError(
+                f"{flag}: {kind.__name__} is a graph of layers and has a call of its own, of which training by its "
+                "graph would see nothing; drop one of the two: build it without inputs and outputs, or without a call"
+            )
 
 
 def not_called(model: Any) -> str:
