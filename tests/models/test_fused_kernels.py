@@ -108,6 +108,35 @@ def test_pointwise_convolution_is_a_matrix_product(arguments):
         np.testing.assert_allclose(one / scale, other / scale, rtol=0, atol=tolerance)
 
 
+class StillNorm(layers.BatchNormalization):
+    """Normalises by its moving statistics, in training too."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=False, mask=mask)
+
+
+class StandardConv2D(layers.Conv2D):
+    """Standardises its kernel."""
+
+    def convolution_op(self, inputs, kernel):
+        mean, variance = keras.ops.moments(kernel, axes=(0, 1, 2), keepdims=True)
+        return super().convolution_op(inputs, (kernel - mean) / keras.ops.sqrt(variance + 1e-5))
+
+
+@pytest.mark.parametrize(
+    "layer", [lambda: StillNorm(), lambda: StandardConv2D(4, 1), lambda: StandardConv2D(6, 3, groups=6)]
+)
+def test_what_a_subclass_computes_stays(layer):
+    inputs = keras.Input((5, 4, 6), batch_size=3)
+    model = keras.Model(inputs, layer()(inputs))
+    stock = results(model, images(3, 5, 4, 6))
+    use_fused_kernels(model)
+    with pointwise_products(model):
+        found = results(model, images(3, 5, 4, 6))
+    for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(stock), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def operations_of(model: keras.Model) -> list[str]:
     function, spec = tf.function(lambda x: model(x, training=True)), tf.TensorSpec(model.input_shape)
     return [operation.type for operation in function.get_concrete_function(spec).graph.get_operations()]

@@ -29,8 +29,10 @@ def use_fused_kernels(model: keras.Model) -> None:
 
 
 def is_plain_batch_norm(layer: Any) -> bool:
-    """Whether a BatchNorm is of the channels of maps, and of this replica's images alone."""
-    return layer.input_spec.ndim == 4 and layer.axis in (-1, 3) and not (layer.renorm or layer.synchronized)
+    """Whether a BatchNorm computes as Keras's own, of the channels of maps, and of this replica's images alone."""
+    is_keras = type(layer).call is keras.layers.BatchNormalization.call
+    is_of_channels = layer.input_spec.ndim == 4 and layer.axis in (-1, 3)
+    return is_keras and is_of_channels and not (layer.renorm or layer.synchronized)
 
 
 def is_trained_batch_norm(layer: Any) -> bool:
@@ -79,12 +81,18 @@ def move_statistics(layer: Any, mean: tf.Tensor, variance: tf.Tensor) -> None:
 def is_depthwise(layer: Any) -> bool:
     """Whether each channel of a convolution is a group of its own, in a form that the depthwise kernel takes."""
     return (
-        layer.data_format == "channels_last"
+        _convolves_as_keras(layer)
+        and layer.data_format == "channels_last"
         and layer.groups == layer.input_spec.axes[-1] > 1
         and layer.padding in ("same", "valid")
         and layer.strides[0] == layer.strides[1]
         and (math.prod(layer.strides) == 1 or math.prod(layer.dilation_rate) == 1)
     )
+
+
+def _convolves_as_keras(layer: Any) -> bool:
+    """Whether a convolution's class has left what it computes as it is: one may standardise its kernel there."""
+    return type(layer).convolution_op is keras.layers.Conv2D.convolution_op
 
 
 def _depthwise_convolution(layer: Any, inputs: Any, kernel: Any) -> Any:
@@ -116,6 +124,7 @@ def is_pointwise(layer: Any) -> bool:
     """Whether a convolution is a matrix product of each cell's channels."""
     return (
         isinstance(layer, keras.layers.Conv2D)
+        and _convolves_as_keras(layer)
         and layer.kernel_size == layer.strides == (1, 1)
         and layer.groups == 1
         and layer.data_format == "channels_last"
