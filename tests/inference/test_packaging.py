@@ -253,6 +253,19 @@ def test_a_depthwise_convolution_written_as_a_grouped_one_is_rewritten():
     assert kinds == ["InputLayer", "DepthwiseConv2D", "Conv2D"]
 
 
+@keras.saving.register_keras_serializable("packaging")
+class Doubling(keras.layers.Conv2D):
+    def convolution_op(self, inputs, kernel):
+        return super().convolution_op(inputs, 2.0 * kernel)
+
+
+def test_a_convolution_of_ones_own_is_not_rewritten():
+    inputs = keras.Input((6, 6, 4))
+    model = keras.Model(inputs, Doubling(4, 3, groups=4)(inputs))
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 6, 6, 4)).astype(np.float32)
+    np.testing.assert_allclose(with_stock_layers(model)(images), model(images), atol=1e-6)
+
+
 def test_rewriting_keeps_every_kind_of_operation():
     inputs = keras.Input((4, 4, 3))
     x = (inputs + 3.0) * 0.5

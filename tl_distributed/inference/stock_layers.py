@@ -36,7 +36,7 @@ def _stock_layer(layer: Any) -> Any:
 
     if type(layer).__name__ == "LayerScale":  # one factor a channel
         return layers.DepthwiseConv2D(1, use_bias=False, name=layer.name, dtype=layer.dtype_policy)
-    if isinstance(layer, layers.Conv2D) and layer.groups == layer.filters > 1 and layer.kernel.shape[2] == 1:
+    if type(layer) is layers.Conv2D and layer.groups == layer.filters > 1 and layer.kernel.shape[2] == 1:
         return _depthwise(layer)
     if isinstance(layer, layers.Normalization):
         # Opening an .h5 restores statistics that are weights, but the layer goes on with mean 0 and variance 1; those
