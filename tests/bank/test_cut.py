@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from tl_distributed.bank.cut import cut_at_frozen
@@ -76,6 +77,62 @@ def test_what_follows_augmentation_by_a_layer_is_not_banked():
     model = classifier(keras.Model(inputs, at_once, name="at_once"))
     freeze(model)
     assert cut_at_frozen(model) is None
+
+
+class Own(layers.Layer):
+    """A layer as users write them, which does something in training that `trainable=False` does not keep it from."""
+
+    def __init__(self, kind: str):
+        super().__init__(name=kind)
+        self.kind, self.rate = kind, 0.5
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
+        self.seen = tf.Variable(0.0, trainable=False)
+
+    def call(self, x, training=False):
+        if self.kind == "counts" and training:
+            self.count.assign_add(1.0)
+        if self.kind == "counts_elsewhere":
+            self.seen.assign_add(1.0)
+        if self.kind == "draws" and training:
+            x = x + tf.random.normal(tf.shape(x))
+        if self.kind == "normalises" and training:
+            x = x - keras.ops.mean(x, axis=0, keepdims=True)
+        if self.kind == "fails_alone" and x.shape[0]:
+            raise RuntimeError
+        return x + self.count
+
+
+class MyDropPath(Own):
+    """Its rate is set to 0 where it is frozen."""
+
+    def call(self, x, training=False):
+        return tf.nn.dropout(x, self.rate) if training else x
+
+
+@pytest.mark.parametrize("layer", [
+    *(lambda kind=kind: Own(kind) for kind in ("counts", "counts_elsewhere", "draws", "normalises", "fails_alone")),
+    lambda: layers.Lambda(lambda x: x + tf.random.normal(tf.shape(x)), name="lambda"),
+    lambda: layers.SpectralNormalization(layers.Conv2D(4, 3), name="spectral"),
+], ids=["counts", "counts_elsewhere", "draws", "normalises", "fails_alone", "lambda", "spectral"])  # fmt: skip
+def test_what_follows_a_frozen_layer_that_changes_in_training_is_not_banked(layer):
+    inputs, layer = keras.Input((SIZE, SIZE, 3)), layer()
+    x = layers.Conv2D(4, 3, name="second")(layer(layers.Conv2D(4, 3, name="first")(inputs)))
+    model = classifier(keras.Model(inputs, x, name="own"))
+    freeze(model)
+    cut = cut_at_frozen(model)
+    assert "first" in {layer.name for layer in cut.prefix.layers}
+    assert {layer.name, "second"} <= {layer.name for layer in cut.tail.layers}
+    assert "second" in {layer.name for layer in cut_at_frozen(model, in_training=False).prefix.layers}
+    if isinstance(layer, Own):
+        assert layer.seen.numpy() == layer.count.numpy() == 0  # trying it out leaves it as it was
+
+
+@pytest.mark.parametrize("layer", [lambda: Own("scales"), lambda: MyDropPath("drops")], ids=["scales", "drops"])
+def test_a_frozen_layer_of_ones_own_that_stays_the_same_is_banked(layer):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    model = classifier(keras.Model(inputs, layer()(layers.Conv2D(4, 3)(inputs)), name="own"))
+    freeze(model)
+    assert len(cut_at_frozen(model).shapes[0]) == 1  # behind the pooling
 
 
 def test_all_that_is_frozen_is_cut_off(resnet):

@@ -95,7 +95,7 @@ def _off(settings: BankSettings) -> BankSettings:
 def _why_not(settings: BankSettings, banked_epochs: Sequence[float], wanted: bool) -> str:
     """Returns why features are not banked, or nothing."""
     if not banked_epochs:
-        return "no layer is frozen before the first one that trains, or that draws at random"
+        return "no layer is frozen before the first one that trains, draws at random or changes from step to step"
     if not wanted and sum(banked_epochs) <= max(settings.bank_views, 1) * len(banked_epochs):
         return "the run is too short for it to pay"
     return ""

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tl_distributed.bank.stillness import stays_still
 from tl_distributed.bank.tail import model_from, tensors_of_shapes
 from tl_distributed.models.calls import bottlenecks, calls_in_order, macs_of
 from tl_distributed.models.freezing import draws_at_random
@@ -32,24 +33,26 @@ class Cut:
     dtypes: tuple[str, ...]
 
 
-def cut_at_frozen(classifier: keras.Model) -> Cut | None:
+def cut_at_frozen(classifier: keras.Model, *, in_training: bool = True) -> Cut | None:
     """Cuts a classifier at the end of its frozen part.
 
-    A layer is fixed if it is frozen and draws nothing at random, or has no variables at all, and so is whatever it is
-    fed by. The boundary are the outputs of fixed layers that others take. Where shortcuts cross it, or it is wide (an
-    expanded layer), the tail begins at an earlier single tensor that holds fewer numbers, as long as the layers in
-    between cost next to nothing. What has no batch is no part of an image's row: it is a constant of the tail (angles
-    of rotary positions), or computed there again (a table of positions).
+    A layer is fixed if it is frozen or has no variables at all, and so is whatever it is fed by; but not one that draws
+    at random in training, or one of one's own that makes something else of an image from step to step. The boundary are
+    the outputs of fixed layers that others take. Where shortcuts cross it, or it is wide (an expanded layer), the tail
+    begins at an earlier single tensor that holds fewer numbers, as long as the layers in between cost next to nothing.
+    What has no batch is no part of an image's row: it is a constant of the tail (angles of rotary positions), or
+    computed there again (a table of positions).
 
     Args:
       classifier: Functional model after `freezing.freeze_for`, of static image size.
+      in_training: Whether the rest is trained as the whole would be; else frozen layers are fixed, as in inference.
 
     Returns:
       The two parts; `None` where nothing is frozen before the first layer that trains.
     """
     nodes = calls_in_order(classifier)
     of_shapes = tensors_of_shapes(nodes)
-    moving = _moving(nodes, of_shapes)
+    moving = _moving(nodes, of_shapes, in_training)
     fixed = [node for node in nodes if id(node) not in moving and id(node.outputs[0]) not in of_shapes]
     producer = {id(tensor): node for node in nodes for tensor in node.outputs}
     consumed = [tensor for node in nodes if id(node) in moving for tensor in node.input_tensors]
@@ -69,21 +72,31 @@ def cut_at_frozen(classifier: keras.Model) -> Cut | None:
     )
 
 
-def _moving(nodes: list[Any], of_shapes: dict[int, Any]) -> set[int]:
+def _moving(nodes: list[Any], of_shapes: dict[int, Any], in_training: bool) -> set[int]:
     """Returns the ids of the nodes whose output changes in training, from step to step or from draw to draw.
 
     So do those whose output has no batch, and cannot be banked by image, unless it is of shapes alone.
     """
     moving, moving_tensors = set(), set()
     for node in nodes:
-        operation = node.operation
-        # A dropout layer has a variable too: the state of its generator.
-        changes = bool(getattr(operation, "variables", ())) and (operation.trainable or draws_at_random(operation))
+        changes = _is_trained(node.operation)
         batchless = any(tensor.shape[:1] != (None,) and id(tensor) not in of_shapes for tensor in node.outputs)
-        if changes or batchless or any(id(tensor) in moving_tensors for tensor in node.input_tensors):
+        is_fed = any(id(tensor) in moving_tensors for tensor in node.input_tensors)
+        if changes or batchless or is_fed or (in_training and not _is_fixed(node)):
             moving.add(id(node))
             moving_tensors.update(map(id, node.outputs))
     return moving
+
+
+def _is_trained(operation: Any) -> bool:
+    return bool(getattr(operation, "variables", ())) and operation.trainable
+
+
+def _is_fixed(node: Any) -> bool:
+    """Whether a call that does not train makes the same of an image in every step."""
+    # A dropout layer has a variable too: the state of its generator.
+    draws = bool(getattr(node.operation, "variables", ())) and draws_at_random(node.operation)
+    return not draws and stays_still(node)
 
 
 def _ancestors(tensors: list[Any], producer: dict[int, Any]) -> set[int]:

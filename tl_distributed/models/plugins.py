@@ -15,7 +15,7 @@ from typing import Any
 from tl_distributed.errors import UserError, one_line
 from tl_distributed.models.hub_files import is_hub
 
-_KNOWN_PACKAGES = frozenset({"builtins", "keras", "keras_hub", "tensorflow", "tl_distributed"})
+KNOWN_PACKAGES = frozenset({"builtins", "keras", "keras_hub", "tensorflow", "tl_distributed"})
 GIVEN_PREFIX = "python="  # in a setting: what a program gave, under this name
 _given: dict[str, tuple[Any, str]] = {}  # by the setting's text: the object and the digest of what it is
 
@@ -115,7 +115,7 @@ def sources_of_layers(model: Any) -> dict[str, str]:
     kinds = {kind for layer in model._flatten_layers() for kind in type(layer).__mro__}
     sources = {}
     for kind in sorted(kinds, key=lambda kind: (kind.__module__, kind.__qualname__)):
-        if kind.__module__.partition(".")[0] in _KNOWN_PACKAGES:
+        if kind.__module__.partition(".")[0] in KNOWN_PACKAGES:
             continue
         module = _source_digest(sys.modules.get(kind.__module__))
         own = hashlib.sha256(source_of_function(kind)).hexdigest()

@@ -114,7 +114,7 @@ def _frozen_part(config: RankConfig, candidate: Candidate, row: Backbone, size: 
             "--weights=FOLDER"
         ) from None
     freeze_for(model, "frozen", unfreeze_last_layers=0, unfreeze_from="")
-    cut = cut_at_frozen(model)
+    cut = cut_at_frozen(model, in_training=False)
     if cut is None:
         raise UserError(f"--backbones={candidate.name}: has no weights, so that there is nothing to rank")
     return cut
