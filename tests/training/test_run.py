@@ -23,6 +23,7 @@ from tiny_runs import assert_identical, config
 from toy_dataset import CLASS_NAMES, write_toy_dataset
 
 from tl_distributed.errors import UserError
+from tl_distributed.training import run_phases
 from tl_distributed.training.phase_run import PhaseRun
 from tl_distributed.training.run import train_and_evaluate
 from tl_distributed.training.selection import Validation
@@ -315,12 +316,29 @@ def test_shards_are_read_from_a_copy_and_the_data_set_keeps_its_name(data_dir, t
     assert train_and_evaluate(made)["test_loss"] == expected["test_loss"]
     assert json.loads((tmp_path / "run/config.json").read_text())["config"]["data_dir"] == str(original)
     (copy / "dataset.json").write_text((copy / "dataset.json").read_text().replace('"dark"', '"night"'))
-    with pytest.raises(UserError, match=f"--data_copy_dir={copy} is no copy of"):
-        train_and_evaluate(config(data_dir, tmp_path / "other", data_copy_dir=str(copy), **settings))
+    for no_copy in (copy, tmp_path / "gone"):
+        with pytest.raises(UserError, match=f"--data_copy_dir={no_copy} is no copy of"):
+            train_and_evaluate(config(data_dir, tmp_path / "other", data_copy_dir=str(no_copy), **settings))
 
 
 class _DiedError(Exception):
     """In place of a kill."""
+
+
+def test_a_run_that_dies_while_it_writes_its_page_has_not_finished(finished, data_dir, tmp_path, monkeypatch):
+    folder, scratch, _ = finished
+    shutil.copytree(folder / "scratch", tmp_path / "run")
+    for name in ("results.json", "report.html"):
+        (tmp_path / "run" / name).unlink()
+
+    def dies(*_):
+        raise _DiedError
+
+    with monkeypatch.context() as patch, pytest.raises(_DiedError):
+        patch.setattr(run_phases, "write_run_page", dies)
+        train_and_evaluate(config(data_dir, tmp_path / "run"))
+    results = train_and_evaluate(config(data_dir, tmp_path / "run"))
+    assert (tmp_path / "run/report.html").exists() and results["test_loss"] == scratch["test_loss"]
 
 
 def test_the_best_weights_are_those_of_the_positions_best_step(data_dir, tmp_path, monkeypatch):

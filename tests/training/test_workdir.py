@@ -249,6 +249,24 @@ def test_checkpoints_of_unknown_settings_are_not_gone_on_with(data_dir, tmp_path
         train_and_evaluate(config(data_dir, tmp_path / "run", epochs=2, **CONSTANT, seed=5, resume=resume))
 
 
+def test_a_finished_run_without_its_checkpoints_is_not_trained_over(data_dir, tmp_path, short_run):
+    """They are what takes the room."""
+    workdir, settings = tmp_path / "run", {"epochs": 2, **CONSTANT}
+    shutil.copytree(short_run, workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    results = train_and_evaluate(config(data_dir, workdir, **settings))
+    assert results["test_loss"] == json.loads((workdir / "results.json").read_text())["test_loss"]
+    with pytest.raises(UserError, match=r"holds a run with other settings \(seed 0 there, 5 here\)"):
+        train_and_evaluate(config(data_dir, workdir, **settings, seed=5))
+    with pytest.raises(UserError, match="cannot be trained for longer, since its checkpoints are gone"):
+        train_and_evaluate(config(data_dir, workdir, **{**settings, "epochs": 3}))
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+    (workdir / "config.json").unlink()
+    with pytest.raises(UserError, match=r"has results and no config\.json"):
+        train_and_evaluate(config(data_dir, workdir, **settings))
+
+
 @pytest.mark.parametrize("name", ["config.json", "results.json"])
 def test_a_damaged_file_of_a_run_is_one_line(data_dir, tmp_path, short_run, name):
     workdir = tmp_path / "run"

@@ -252,8 +252,8 @@ def _speed_summary(results: Mapping[str, Any]) -> str:
 
 
 def _about(workdir: str, config: Mapping[str, Any]) -> About:
-    files = [name for name in ("results.json", "metrics.jsonl", "config.json", "model.keras", "plots", "checkpoints")
-             if tf.io.gfile.exists(f"{workdir}/{name}")]  # fmt: skip
+    others = ("metrics.jsonl", "config.json", "model.keras", "plots", "checkpoints")
+    files = ["results.json", *(name for name in others if tf.io.gfile.exists(f"{workdir}/{name}"))]
     tensorboard = ("Curves in TensorBoard", f"tensorboard --logdir {shlex.quote(workdir)}")
     facts, command = about_run(config)
     commands = ((("Trained by", command),) if command else ()) + (tensorboard,)

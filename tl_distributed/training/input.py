@@ -3,10 +3,11 @@
 from tl_distributed.data.dataset import choose_input_mode, load_splits, load_subset
 from tl_distributed.data.device_split import DeviceSplit
 from tl_distributed.data.fit_rules import Fit
-from tl_distributed.data.records import SPLITS, DatasetInfo, read_manifest
+from tl_distributed.data.records import MANIFEST_FILE, SPLITS, DatasetInfo, read_manifest
 from tl_distributed.data.settings import DataSettings
 from tl_distributed.data.splits import Split
 from tl_distributed.errors import UserError
+from tl_distributed.files import path_exists
 from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.workers import Workers
 
@@ -18,8 +19,10 @@ def read_data_set(settings: DataSettings, workers: Workers) -> DatasetInfo:
       UserError: There is none, without a train split, another one on another worker, or a copy of another one.
     """
     info = read_manifest(settings.data_dir)
-    if settings.data_copy_dir and read_manifest(settings.data_copy_dir).digest() != info.digest():
-        raise UserError(f"--data_copy_dir={settings.data_copy_dir} is no copy of {settings.data_dir}; copy it again")
+    if copy := settings.data_copy_dir:
+        is_there = path_exists(f"{copy.rstrip('/')}/{MANIFEST_FILE}")
+        if not is_there or read_manifest(copy).digest() != info.digest():
+            raise UserError(f"--data_copy_dir={copy} is no copy of {settings.data_dir}; copy it again")
     workers.require_same({"a dataset.json of SHA-256": info.digest()}, "give all the same data set (--data_dir)")
     if "train" not in info.splits:
         raise UserError(f"--data_dir={settings.data_dir}: no train split")

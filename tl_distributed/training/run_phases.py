@@ -265,8 +265,8 @@ class RunPhases:
             image_size=config.image_size, fit=config.fit,
         )  # fmt: skip
         log.finish(results, compared_settings(config), (list(wrong.pictures.values()), wrong.captions))
-        write_json(f"{config.workdir}/results.json", results)
         write_run_page(config.workdir, to_json_values(results), lambda places: wrong.pictures)
+        write_json(f"{config.workdir}/results.json", results)  # last: with it the run has finished
         self._workers.from_chief("results", to_json_values(results))
         return results
 

@@ -71,11 +71,12 @@ def open_workdir(
         raise UserError(f"--resume=must: {config.workdir} has no checkpoint; check --workdir")
     if config.resume == "never" and (exists or position is not None):
         raise UserError(f"--resume=never: {config.workdir} holds a run already; choose another --workdir")
-    if position is None:  # nothing to lose: a run that died before its first checkpoint starts again
-        return config
+    if position is None and not _has_finished(config.workdir):
+        return config  # nothing to lose: a run that died before its first checkpoint starts again
     if not exists:
+        left = "results" if position is None else "checkpoints"
         raise UserError(
-            f"{config.workdir} has checkpoints and no config.json, which says what they are of; put it back, or choose "
+            f"{config.workdir} has {left} and no config.json, which says what they are of; put it back, or choose "
             "another --workdir, or delete that folder"
         )
     saved = read_json(path) or {}
@@ -105,7 +106,7 @@ def open_workdir(
         if before_sources.get(name, digest) != digest
     ]
     if names == ["epochs"] and len(differing) == 1 and config.epochs > before["epochs"]:
-        return _with_more_epochs(config, before)
+        return _with_more_epochs(config, before, position)
     if differing:
         other = _other(config.workdir, {name: current[name] for name in names})
         raise UserError(
@@ -115,8 +116,13 @@ def open_workdir(
     return config
 
 
-def _with_more_epochs(config: Config, before: dict[str, Any]) -> Config:
-    why_not = why_not_longer(before, config.epochs)
+def _has_finished(workdir: str) -> bool:
+    """Whether a run has left its results there; its checkpoints may have been deleted since, to make room."""
+    return bool((read_json(f"{workdir}/results.json") or {}).get("finished"))
+
+
+def _with_more_epochs(config: Config, before: dict[str, Any], position: Position | None) -> Config:
+    why_not = why_not_longer(before, config.epochs) or ("its checkpoints are gone" if position is None else "")
     if why_not:
         other = _other(config.workdir, {"epochs": config.epochs})
         raise UserError(
@@ -192,10 +198,10 @@ def layout_change(workdir: str, runtime: Runtime) -> str:
 def finished_results(config: Config, position: Position | None) -> dict[str, Any] | None:
     """Returns the results of a run that has nothing left to do, else `None`."""
     results = read_json(f"{config.workdir}/results.json")
-    if position is None or results is None or not results["finished"] or results["steps"] != position.step:
+    if results is None or not results["finished"] or (position is not None and results["steps"] != position.step):
         return None
     epochs = settings_of(read_json(f"{config.workdir}/config.json")["config"])["epochs"]
-    if config.epochs > epochs:
+    if position is not None and config.epochs > epochs:
         if not 0 < config.early_stopping_epochs <= position.stale_epochs:
             return None
         _LOG.info("%s stopped early, as --early_stopping_epochs asks: more --epochs change nothing.", config.workdir)
