@@ -261,7 +261,7 @@ class Checkpoints:
         self.wait()
         path = self._best_path(position)
         if path is None:
-            _LOG.info("No epoch has been validated yet: the newest weights are taken.")
+            _LOG.info("No epoch has been validated with a finite measure: the newest weights are taken.")
             for variable in _weights(model):
                 if id(variable) in step.averages:
                     variable.assign(step.averages[id(variable)])

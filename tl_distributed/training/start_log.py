@@ -70,6 +70,7 @@ def log_start(
     for line in lines:
         _LOG.info("%s", line)
     _warn_of_few_steps(config, phases, examples["train"])
+    _warn_of_flags_without_effect(config, phases)
 
 
 def log_phase(phase: Phase, model: keras.Model, layer_decay: float) -> None:
@@ -101,6 +102,23 @@ def _warn_of_few_steps(config: Config, phases: Sequence[Phase], num_examples: in
             ", ".join(f"Phase {phase.name} has {phase.total_steps} steps" for phase in few), f"{num_examples:,}",
             num_examples / config.global_batch_size, config.global_batch_size,
         )  # fmt: skip
+
+
+def _warn_of_flags_without_effect(config: Config, phases: Sequence[Phase]) -> None:
+    """Says which flags, given other than by default, no phase goes by; a recipe or a study may give them to all."""
+    transfer = f"--transfer={config.transfer}"
+    pretrained = [phase.freezing in ("partial", "full") for phase in phases]
+    idle = {
+        "learning_rate": all(pretrained) and f"{transfer}, of which --finetune_learning_rate is the rate",
+        "finetune_learning_rate": not any(pretrained) and f"{transfer}, of which --learning_rate is the rate",
+        "finetune_warmup_fraction": not any(pretrained) and transfer,
+        "head_epochs": config.transfer != "two_phase" and transfer,
+        "momentum": config.optimizer != "sgd" and f"--optimizer={config.optimizer}",
+    }
+    for name, reason in idle.items():
+        value = getattr(config, name)
+        if reason and phases and value != Config.__dataclass_fields__[name].default:
+            _LOG.warning("--%s=%s has no effect with %s.", name, f"{value:g}", reason)
 
 
 def _images_in_words(config: Config, info: DatasetInfo) -> str:
