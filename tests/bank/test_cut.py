@@ -73,6 +73,7 @@ def test_what_follows_augmentation_by_a_layer_is_not_banked():
     cut = cut_at_frozen(model)
     assert "first" in {layer.name for layer in cut.prefix.layers}
     assert {"flip", "second"} <= {layer.name for layer in cut.tail.layers}
+    assert "second" in {layer.name for layer in cut_at_frozen(model, in_training=False).prefix.layers}
     at_once = layers.Conv2D(4, 3)(layers.RandomFlip("horizontal")(inputs))
     model = classifier(keras.Model(inputs, at_once, name="at_once"))
     freeze(model)

@@ -25,8 +25,9 @@ from tl_distributed.inference.predictions import predict_files
 from tl_distributed.inference.saved import ENDINGS, open_model
 from tl_distributed.inference.scoring import figures_line, score_model
 from tl_distributed.reporting.metrics_log import read_metrics
+from tl_distributed.training.evaluation import Evaluation
 from tl_distributed.training.losses import binary_losses
-from tl_distributed.training.tasks import Classification, MultiLabel
+from tl_distributed.training.tasks import Classification, MultiLabel, Scored
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +280,32 @@ def test_a_study_says_that_it_is_of_one_label(several, tmp_path):
         tl.study({"a": {"backbone": "tiny_norm"}}, data_dir=several, workdir=tmp_path / "study")
     with pytest.raises(UserError, match="a study compares accuracies of classification"):
         tl.study({"a": {"backbone": "tiny_norm", "task": "multi_label"}}, data_dir=several, workdir=tmp_path / "study")
+
+
+class _WithoutLoss(tl.Task):
+    def metrics(self, scored):
+        return {"seen": len(scored.labels)}
+
+
+class _NamedOnly(tl.Task):
+    metric_names = ("loss", "kappa")
+
+
+class _ChosenOnly(tl.Classification):
+    metric_names = ("accuracy", "loss", "kappa")
+
+
+@pytest.mark.parametrize(("task", "line"), [
+    (_WithoutLoss(), "task own: its metrics lack loss"),
+    (_NamedOnly(), "task own: its figures lack kappa; return it there, or in metrics"),
+    (_ChosenOnly(), "task classification: its metrics lack kappa"),
+])  # fmt: skip
+def test_metrics_that_a_task_names_and_does_not_return_are_said(task, line):
+    numbers = np.ones(2, np.float32)
+    figures = {"loss": numbers, "prediction": np.zeros(2, np.int64), "in_top_k": numbers, "confidence": numbers}
+    evaluation = Evaluation(task, Scored(np.zeros(2, np.int32), figures, None, 2), (), np.zeros((2, 0)))
+    with pytest.raises(UserError, match=line):
+        _ = evaluation.metrics
 
 
 def test_metric_names_are_what_metrics_returns(trained):

@@ -60,8 +60,15 @@ class Evaluation:
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
-        """Of the task, by name; a search for a temperature asks for none of them."""
-        return self.task.metrics(self.scored)
+        """Of the task, by name; a search for a temperature asks for none of them.
+
+        Raises:
+          UserError: Metrics that a task of one's own names and does not return.
+        """
+        found = self.task.metrics(self.scored)
+        if missing := [name for name in ("loss", *self.task.metric_names) if name not in found]:
+            raise UserError(f"task {self.task.name}: its metrics lack {missing[0]}")
+        return found
 
     @property
     def scores(self) -> ExampleScores:

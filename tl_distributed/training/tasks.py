@@ -124,6 +124,8 @@ class Task:
 
     def metrics(self, scored: Scored) -> dict[str, float]:
         """Returns the metrics of a split, by `metric_names`: here the means of its figures."""
+        if missing := [name for name in self.metric_names if name not in scored.figures]:
+            raise UserError(f"task {self.name}: its figures lack {missing[0]}; return it there, or in metrics")
         return {name: scored.mean(name) for name in self.metric_names}
 
     def summary(self, scored: Scored, class_names: Sequence[str]) -> dict[str, Any]:
