@@ -121,6 +121,10 @@ def test_lists_that_are_given_again_add_up():
         (["--arms=mobilenet_v2_study"], "arm mobilenet_v2_study: .*tl_distributed.study"),
         (["--recipe=vgg16_frozen"], "is one arm"),
         (
+            ["--recipe=mobilenet_v2_study", "--recipe=efficientnet_b0_study"],
+            "--recipe=efficientnet_b0_study: a study takes one recipe, and mobilenet_v2_study is given too",
+        ),
+        (
             [f"--arms={CNN},strategy=multi_worker"],
             "arm cnn: --strategy=multi_worker: .* the study's own; .* to the study",
         ),

@@ -70,11 +70,11 @@ def expand_recipes(arguments: Sequence[str], *, of_study: bool = False) -> list[
       of_study: Whether the command is the study, which takes studies and no others.
 
     Raises:
-      UserError: No such recipe, or one for the other command.
+      UserError: No such recipe, one for the other command, or two studies, whose arms and `--common` would mix.
       flags.Error: `--recipe` at the end without a value.
     """
     expanded: list[str] = []
-    remaining = list(arguments)
+    remaining, names = list(arguments), set()
     while remaining:
         argument = remaining.pop(0)
         if argument == "--":
@@ -90,6 +90,9 @@ def expand_recipes(arguments: Sequence[str], *, of_study: bool = False) -> list[
             expanded.append(name)
         if name not in ("", "list"):
             expanded += _arguments_for(read_recipe(name), of_study)
+            names.add(name)
+        if of_study and len(names) > 1:
+            raise UserError(f"--recipe={name}: a study takes one recipe, and {min(names - {name})} is given too")
     return expanded
 
 
