@@ -259,9 +259,27 @@ class Doubling(keras.layers.Conv2D):
         return super().convolution_op(inputs, 2.0 * kernel)
 
 
-def test_a_convolution_of_ones_own_is_not_rewritten():
+@keras.saving.register_keras_serializable("packaging")
+class LayerScale(keras.layers.Layer):
+    """Of tokens, and called as ConvNeXt's is."""
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, tokens):
+        return tokens * self.gamma + 1.0
+
+
+@keras.saving.register_keras_serializable("packaging")
+class CustomScaleLayer(LayerScale):
+    """Called as InceptionResNetV2's is."""
+
+
+@pytest.mark.parametrize("kind", [lambda: Doubling(4, 3, groups=4), LayerScale, CustomScaleLayer])
+def test_layers_of_ones_own_are_not_rewritten(kind):
     inputs = keras.Input((6, 6, 4))
-    model = keras.Model(inputs, Doubling(4, 3, groups=4)(inputs))
+    x = keras.layers.Reshape((36, 4))(inputs) if isinstance(kind, type) else inputs
+    model = keras.Model(inputs, kind()(x))
     images = np.random.default_rng(0).uniform(-1, 1, (2, 6, 6, 4)).astype(np.float32)
     np.testing.assert_allclose(with_stock_layers(model)(images), model(images), atol=1e-6)
 

@@ -34,7 +34,7 @@ def _stock_layer(layer: Any) -> Any:
     import numpy as np
     from keras import layers
 
-    if type(layer).__name__ == "LayerScale":  # one factor a channel
+    if _is_of_applications(layer, "LayerScale"):  # one factor a channel
         return layers.DepthwiseConv2D(1, use_bias=False, name=layer.name, dtype=layer.dtype_policy)
     if type(layer) is layers.Conv2D and layer.groups == layer.filters > 1 and layer.kernel.shape[2] == 1:
         return _depthwise(layer)
@@ -47,6 +47,11 @@ def _stock_layer(layer: Any) -> Any:
         offset = -mean / deviation
         return layers.Rescaling((1 / deviation).tolist(), offset=offset.tolist(), name=layer.name, dtype="float32")
     return type(layer).from_config(layer.get_config())
+
+
+def _is_of_applications(layer: Any, name: str) -> bool:
+    """Whether a layer is of a class of Keras's networks, and not of one's own of the same name."""
+    return type(layer).__name__ == name and ".applications." in type(layer).__module__
 
 
 def _depthwise(layer: Any) -> Any:
@@ -62,7 +67,7 @@ def _call_with_layers(operation: Any, *arguments: Any, **keywords: Any) -> Any:
     from keras import layers
 
     kind = type(operation).__name__
-    if kind == "CustomScaleLayer":
+    if _is_of_applications(operation, "CustomScaleLayer"):
         shortcut, residual = arguments[0]
         scaled = layers.Rescaling(operation.scale, name=f"{operation.name}_scale", dtype="float32")(residual)
         return layers.Add(name=operation.name, dtype="float32")([shortcut, scaled])
