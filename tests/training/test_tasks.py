@@ -26,6 +26,7 @@ from tl_distributed.inference.saved import ENDINGS, open_model
 from tl_distributed.inference.scoring import figures_line, score_model
 from tl_distributed.reporting.metrics_log import read_metrics
 from tl_distributed.training.evaluation import Evaluation
+from tl_distributed.training.forward import loss_and_sums
 from tl_distributed.training.losses import binary_losses
 from tl_distributed.training.tasks import Classification, MultiLabel, Scored
 
@@ -80,6 +81,21 @@ def test_targets_of_both_kinds_of_labels():
     np.testing.assert_array_equal(task.targets(tf.constant([[0, 2], [-1, -1]]), 3), [[1, 0, 1], [0, 0, 0]])
     np.testing.assert_array_equal(task.targets(tf.constant([2, 0]), 3), [[0, 0, 1], [1, 0, 0]])
     (whole,) = task.measures(tf.constant([[0, 2], [-1, -1]]), tf.constant([[1.0, -1.0, 2.0], [-1.0, 0.5, -1.0]]))
+    np.testing.assert_array_equal(whole, [1, 0])
+
+
+def test_training_on_mixed_images_is_measured_by_what_is_in_them():
+    """Not by the label of the image that a part was blended into or pasted over."""
+    draw = np.random.default_rng(0)
+    labels, others = draw.integers(0, 5, (2, 64)).astype(np.int32)
+    shares, outputs = draw.uniform(size=(64, 1)).astype(np.float32), draw.normal(size=(64, 5)).astype(np.float32)
+    targets = shares * np.eye(5, dtype=np.float32)[labels] + (1 - shares) * np.eye(5, dtype=np.float32)[others]
+    settings = engine.settings(task=Classification())
+    _, sums = loss_and_sums(settings, tf.constant(outputs), tf.constant(targets), tf.constant(labels), tf.constant(1.0))
+    accuracy = np.mean(keras.metrics.categorical_accuracy(targets, outputs))
+    assert float(sums[1]) / 64 == pytest.approx(accuracy) and accuracy != np.mean(outputs.argmax(1) == labels)
+    half = tf.constant([[0.7, 0.3, 0.5], [0.0, 1.0, 0.2]])
+    (whole,) = MultiLabel().training_measures(tf.constant([[0, 1], [1, -1]]), half, tf.constant([[1.0, -1, 1]] * 2))
     np.testing.assert_array_equal(whole, [1, 0])
 
 

@@ -204,7 +204,7 @@ def loss_and_sums(
       UserError: The task returns other than a number for each image.
     """
     task = settings.task
-    losses, measures = task.losses(targets, outputs), tuple(task.measures(labels, outputs))
+    losses, measures = task.losses(targets, outputs), tuple(task.training_measures(labels, targets, outputs))
     weights = task.weights(targets) if task.is_weighted else None
     _check_numbers_of_images(task, losses, measures, weights, outputs.shape[0])
     loss_sum = tf.reduce_sum(losses if weights is None else losses * weights)

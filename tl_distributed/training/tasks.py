@@ -113,6 +113,11 @@ class Task:
         del labels, outputs
         return ()
 
+    def training_measures(self, labels: Tensor, targets: Tensor, outputs: Tensor) -> Sequence[Tensor]:
+        """Returns `measures` of images in training, whose `targets` may be mixed of several images'."""
+        del targets
+        return self.measures(labels, outputs)
+
     def figures(self, labels: Tensor, outputs: Tensor) -> dict[str, Tensor]:
         """Returns what `metrics` needs to know of each image of an evaluation, by name, `[batch, ...]` each.
 
@@ -187,6 +192,12 @@ class Classification(Task):
         hits = tf.equal(tf.argmax(outputs, axis=-1, output_type=tf.int32), labels)
         return (tf.cast(hits, tf.float32),)
 
+    def training_measures(self, labels: Tensor, targets: Tensor, outputs: Tensor) -> Sequence[Tensor]:
+        """Whether the class of the image's larger part is found, as Keras's CategoricalAccuracy counts."""
+        import tensorflow as tf
+
+        return self.measures(tf.argmax(targets, axis=-1, output_type=tf.int32), outputs)
+
     def figures(self, labels: Tensor, outputs: Tensor) -> dict[str, Tensor]:
         """The loss is the cross-entropy in nats, without label smoothing, weights or focus."""
         import tensorflow as tf
@@ -249,9 +260,13 @@ class MultiLabel(Task):
 
     def measures(self, labels: Tensor, outputs: Tensor) -> Sequence[Tensor]:
         """Whether just the classes with a probability above a half are the picture's own."""
+        return self.training_measures(labels, self.targets(labels, outputs.shape[-1]), outputs)
+
+    def training_measures(self, labels: Tensor, targets: Tensor, outputs: Tensor) -> Sequence[Tensor]:
+        """Whether just the classes that are in half of the image or more have a probability above a half."""
         import tensorflow as tf
 
-        right = tf.equal(outputs > 0.0, self.targets(labels, outputs.shape[-1]) > 0.0)
+        right = tf.equal(outputs > 0.0, targets >= 0.5)
         return (tf.cast(tf.reduce_all(right, axis=1), tf.float32),)
 
     def figures(self, labels: Tensor, outputs: Tensor) -> dict[str, Tensor]:
