@@ -13,7 +13,7 @@ from toy_dataset import CLASS_NAMES
 from tl_distributed.data.records import read_manifest
 from tl_distributed.errors import UserError
 from tl_distributed.reporting.drawing import series_styles
-from tl_distributed.studies.charts import by_class
+from tl_distributed.studies.charts import by_class, data_efficiency
 from tl_distributed.studies.collect import ArmSummary, Record, at_largest_size, summarise
 from tl_distributed.studies.figures import Figures
 from tl_distributed.studies.plan import Arm, Run
@@ -168,3 +168,21 @@ def test_a_class_without_test_images_is_not_the_hardest(tmp_path):
     assert (columns["class"], columns["accuracy"]) == ([CLASS_NAMES[0], CLASS_NAMES[1]], [0.5, 1.0])
     (axes,) = Figures(styles, CLASS_NAMES).per_class_accuracy(arms).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [CLASS_NAMES[1], CLASS_NAMES[0]]
+
+
+def test_the_curve_of_sizes_reaches_from_the_lowest_to_the_highest_seed():
+    """As its caption says, and as the chart that a script draws."""
+    reached = {10: (0.5, 0.52, 0.66), 0: (0.7, 0.8, 0.81)}
+    arms = [
+        ArmSummary("one", size, tuple(
+            Record(Run(Arm("one", ()), size, seed), "", "done", results={"test_accuracy": share})
+            for seed, share in enumerate(shares)
+        )) for size, shares in reached.items()
+    ]  # fmt: skip
+    styles = series_styles(["one"])
+    columns = data_efficiency(arms, styles, [10, 0], 50)["data"]["columns"]
+    (axes,) = Figures(styles, CLASS_NAMES).data_efficiency(arms, [10, 0], 50).axes
+    (bars,) = axes.collections
+    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    assert ends == [pytest.approx([min(shares), max(shares)]) for shares in reached.values()]
+    assert ends == [pytest.approx(pair) for pair in zip(columns["low"], columns["high"], strict=True)]

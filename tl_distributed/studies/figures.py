@@ -85,7 +85,7 @@ class Figures:
         return self._finished(figure, [axes], legend_of=axes)
 
     def data_efficiency(self, summaries: Sequence[ArmSummary], sizes: Sequence[int], full_size: int) -> Figure:
-        """Test accuracy over the size of the training set, on a logarithmic axis.
+        """Test accuracy over the size of the training set, on a logarithmic axis: mean of the seeds, and their range.
 
         Args:
           summaries: Of all sizes.
@@ -98,11 +98,11 @@ class Figures:
         for name, style in self._styles.items():
             own = sorted((arm for arm in summaries if arm.name == name), key=lambda arm: place[arm.images_per_class])
             if own:
-                means = np.array([arm.test_accuracy.mean for arm in own])
-                spreads = [arm.test_accuracy.deviation or 0.0 for arm in own]
+                spreads = [arm.test_accuracy for arm in own]
+                ends = [[one.mean - one.low for one in spreads], [one.high - one.mean for one in spreads]]
                 axes.errorbar(
-                    [place[arm.images_per_class] for arm in own], means, yerr=spreads, capsize=3,
-                    **dataclasses.asdict(style), label=name,
+                    [place[arm.images_per_class] for arm in own], [one.mean for one in spreads],
+                    yerr=np.maximum(ends, 0.0), capsize=3, **dataclasses.asdict(style), label=name,
                 )  # fmt: skip
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(sorted(place.values())))
