@@ -72,6 +72,16 @@ def test_no_pictures_at_all():
     assert all(map(math.isnan, figures_of(np.zeros((0, 3), bool), np.zeros((0, 3), np.float32)).values()))
 
 
+def test_answers_that_are_nan_end_nothing():
+    """Of weights that overflow in validation, whose epoch is then not chosen, as with one label a picture."""
+    truth, probabilities = made()
+    probabilities[7] = math.nan
+    found = figures_of(truth, probabilities)
+    assert math.isnan(found["loss"]) and math.isnan(found["mean_average_precision"])
+    assert found["subset_accuracy"] == (truth == (probabilities > 0.5)).all(1).mean()
+    assert math.isnan(summarise(truth, probabilities, list("abcde"))["per_class"]["a"]["average_precision"])
+
+
 def test_labels_become_answers():
     expected = [[True, False, True], [False, False, False], [False, True, False]]
     assert multi_hot(np.array([[0, 2], [-1, -1], [1, -1]]), 3).tolist() == expected

@@ -84,6 +84,15 @@ def test_a_certain_mistake_has_a_finite_loss():
     )
 
 
+def test_what_is_answered_with_nan_is_wrong():
+    """Of it any class would be the first, and five of the five best right."""
+    probabilities = np.full((4, 8), np.nan, np.float32)
+    probabilities[3] = np.eye(8)[2]
+    summary = classification_summary(labels=np.array([0, 1, 7, 2]), probabilities=probabilities, class_names="abcdefgh")
+    assert (summary["accuracy"], summary["top5_accuracy"], summary["per_class"]["a"]["recall"]) == (0.25, 0.25, 0.0)
+    assert math.isnan(summary["loss"]) and all(true != taken for true, taken, _ in summary["most_confused"])
+
+
 def test_no_examples():
     summary = classification_summary(
         labels=np.zeros(0, np.int64), probabilities=np.zeros((0, 6)), class_names=list("abcdef")

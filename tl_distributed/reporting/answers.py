@@ -31,8 +31,8 @@ class Answers:
 
     @property
     def right(self) -> np.ndarray:
-        """`[n] bool`."""
-        return self.predictions == self.labels
+        """`[n] bool`; what was answered with NaN is wrong."""
+        return (self.predictions == self.labels) & ~np.isnan(self.confidences)
 
     def id_of(self, place: int) -> str:
         """Returns the name of an image; its place in the test split where it has none."""

@@ -24,10 +24,11 @@ def multi_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def average_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    """Returns that of one class, of `[n] bool` and `[n]`; NaN where no picture has the label."""
+    """Returns that of one class, of `[n] bool` and `[n]`; NaN where no picture has the label, or an answer is NaN."""
     from sklearn.metrics import average_precision_score  # half a second, which only these data sets take
 
-    return float(average_precision_score(truth, probabilities)) if truth.any() else math.nan
+    known = truth.any() and not np.isnan(probabilities).any()
+    return float(average_precision_score(truth, probabilities)) if known else math.nan
 
 
 def binary_loss(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -42,8 +42,8 @@ class ExampleScores:
 
     @property
     def right(self) -> np.ndarray:
-        """`[n] bool`."""
-        return self.predictions == self.labels
+        """`[n] bool`; what was answered with NaN, of which any class would be the first, is wrong."""
+        return (self.predictions == self.labels) & ~np.isnan(self.losses)
 
     @property
     def loss(self) -> float:
@@ -57,7 +57,7 @@ class ExampleScores:
 
     @property
     def top_k_accuracy(self) -> float:
-        return float(np.mean(self.in_top_k)) if len(self.labels) else math.nan
+        return float(np.mean(self.in_top_k & ~np.isnan(self.losses))) if len(self.labels) else math.nan
 
     @property
     def reliability(self) -> list[list[float]]:
@@ -194,7 +194,7 @@ def summarise(scores: ExampleScores, class_names: Sequence[str]) -> dict[str, An
         name: {"precision": precision, "recall": recall, "f1": f1, "accuracy": recall, "support": support}
         for name, precision, recall, f1, support in zip(class_names, *columns, strict=True)
     }
-    wrong = ~scores.right
+    wrong = labels != predictions
     places, counts = np.unique(_places(labels[wrong], predictions[wrong], num_classes), return_counts=True)
     order = np.argsort(-counts, kind="stable")[: _PAIRS_PER_CLASS * num_classes]
     pairs = zip(*np.divmod(places[order], num_classes), counts[order].tolist(), strict=True)
