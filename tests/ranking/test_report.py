@@ -13,7 +13,7 @@ from toy_dataset import write_toy_dataset
 
 from tl_distributed.data.records import read_manifest
 from tl_distributed.ranking.order import by_rank, level_with_first, pareto_front, train_command, with_short_names
-from tl_distributed.ranking.report import finding, write_ranking
+from tl_distributed.ranking.report import finding, ranked_table, write_ranking
 from tl_distributed.ranking.runner import Measured
 from tl_distributed.ranking.settings import RankConfig
 from tl_distributed.settings.config import Config
@@ -71,6 +71,12 @@ def test_level_are_those_whom_the_same_images_do_not_tell():
     assert finding(RESULTS).endswith("not told apart from mobilenet_v2.")
     assert "more than any other beyond noise" in finding(RESULTS[1:2] + RESULTS[3:])
     assert "no other to compare" in finding(RESULTS[:1])
+
+
+def test_100_is_written_of_all_alone():
+    close = result("a", 1.0, seconds=1.0, logistic_test_accuracy=0.9996, knn_val_accuracy=0.0004)
+    cells = [cell.text for cell in ranked_table([close], CONFIG).rows[0]]
+    assert (cells[2], cells[4], cells[5]) == ("100.0", "99.96", "0.04")
 
 
 def test_commands_are_what_train_takes():

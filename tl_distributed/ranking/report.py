@@ -129,7 +129,7 @@ def ranked_table(results: Sequence[Result], config: RankConfig) -> Table:
         test = [_percent(one["logistic_test_accuracy"])] if has_test else []
         rows.append((
             words(f"{one['candidate']}{mark}"), Cell(str(one["image_size"]), one["image_size"]), _percent(share),
-            Cell(f"{100 * low:.1f} to {100 * high:.1f}", low), *test, _percent(one["knn_val_accuracy"]),
+            Cell(f"{percentage(low)} to {percentage(high)}", low), *test, _percent(one["knn_val_accuracy"]),
             Cell(f"{one['logme']:.3f}", one["logme"]),
             _number(one["seconds_per_1000_images"], 1, ".3g"), _number(one["macs"], 1e9, ".3g"),
             _number(one["parameters"], 1e6, ".3g"),
@@ -143,7 +143,7 @@ def ranked_table(results: Sequence[Result], config: RankConfig) -> Table:
 
 
 def _percent(share: float) -> Cell:
-    return Cell(f"{100 * share:.1f}", share)
+    return Cell(percentage(share), share)
 
 
 def _number(value: float | None, unit: float, form: str) -> Cell:
@@ -215,7 +215,7 @@ def _few_shot(config: RankConfig, results: Sequence[Result]) -> Section:
 def _mean_cell(shots: Mapping[str, Any]) -> Cell:
     found = shots["accuracies"]
     spread = f" ± {100 * np.std(found, ddof=1):.1f}" if len(found) > 1 else ""
-    return Cell(f"{100 * np.mean(found):.1f}{spread}", float(np.mean(found)))
+    return Cell(f"{percentage(float(np.mean(found)))}{spread}", float(np.mean(found)))
 
 
 def _left_out(left_out: Mapping[str, str]) -> Section:

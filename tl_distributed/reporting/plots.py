@@ -25,6 +25,7 @@ from tl_distributed.reporting.drawing import (
     new_figure,
     shortened,
 )
+from tl_distributed.reporting.shown_scores import percentage
 
 # Tiles have fixed places on one pair of axes: axes and a layout for each took a quarter of a short run's time.
 _TILE_INCHES, _GAP_INCHES = 1.8, 0.12
@@ -139,7 +140,7 @@ def per_class_accuracy(per_class: dict[str, dict[str, Any]]) -> Figure:
     axes.set_xlim(0, 1)
     if accuracies:
         mean = float(np.mean(accuracies))
-        axes.axvline(mean, color=ORANGE, linestyle="--", label=f"mean of the classes: {100 * mean:.1f} %")
+        axes.axvline(mean, color=ORANGE, linestyle="--", label=f"mean of the classes: {percentage(mean)} %")
         axes.legend(loc="lower right", fontsize=8)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     axes.set_xlabel("accuracy (%)")
