@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tl_distributed.reporting.intervals import wilson_interval
-from tl_distributed.studies.statistics import compare, holm
+from tl_distributed.studies.statistics import compare, holm, interval_of_share
 
 IMAGES, DRAWS = 400, 500
 
@@ -99,6 +99,28 @@ def test_the_interval_covers_what_it_says(seeds, noise):
     """0.93 to 0.97 and twice the error of so many draws; two seeds say little of their own noise."""
     error = 2 * np.sqrt(0.95 * 0.05 / DRAWS)
     assert (0.93 if seeds > 2 else 0.90) - error <= coverage(seeds, **NOISE[noise]) <= 0.97 + error
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+@pytest.mark.parametrize(("truth", "noise"), [
+    (0.8, NOISE["both"]), (0.8, NOISE["the same images"]), (0.9925, {"seed_sd": 0.001, "images": "shared"}),
+])  # fmt: skip
+def test_the_interval_of_one_arm_covers_what_it_says_also_where_three_images_are_wrong(seeds, truth, noise):
+    generator, held = np.random.default_rng(seeds), 0
+    for _ in range(DRAWS):
+        low, high = interval_of_share(answers(generator, seeds, truth, **noise))
+        held += low <= truth <= high
+    assert held / DRAWS >= (0.93 if seeds > 2 else 0.90) - 2 * np.sqrt(0.95 * 0.05 / DRAWS)
+
+
+def test_the_interval_of_one_arm_is_wilsons_where_seeds_say_nothing():
+    generator = np.random.default_rng(0)
+    right = generator.random((1, 1000)) < 0.97
+    wilson = wilson_interval(right.mean(), 1000)
+    assert interval_of_share(right) == wilson
+    assert interval_of_share(right.repeat(3, 0)) == pytest.approx(wilson, abs=1e-4)
+    assert interval_of_share(np.ones((3, 50), bool)) == wilson_interval(1.0, 50)
+    assert interval_of_share(np.array([[True], [False]])) == (0, 1)
 
 
 def test_false_alarms_of_one_seed_are_rare_and_its_interval_knows_no_seeds():

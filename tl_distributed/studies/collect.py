@@ -20,7 +20,7 @@ from tl_distributed.reporting.shown_scores import SHOWN_SCORES, scores_of
 from tl_distributed.reporting.spread import Spread
 from tl_distributed.studies.plan import Plan, Run
 from tl_distributed.studies.runner import FAILURE_FILE
-from tl_distributed.studies.statistics import Comparison, compare, holm
+from tl_distributed.studies.statistics import Comparison, compare, holm, interval_of_share
 
 _CONVERGED_WITHIN = 0.01  # of the best validation accuracy
 
@@ -96,20 +96,14 @@ class ArmSummary:
     def test_interval(self) -> tuple[float, float]:
         """The 95 % interval of the test accuracy, in [0, 1].
 
-        Of one run, Wilson's; of several, that of `compare`, in which images and seeds are both a sample.
+        Of one run, Wilson's; of several, images and seeds are both a sample (`statistics.interval_of_share`).
 
         Raises:
           UserError: Runs that were scored on other images, or the same with other labels.
         """
-        num_images = self.records[0].results["num_examples"]["test"]
-        one_run = wilson_interval(self.test_accuracy.mean, num_images)
         if len(self.records) == 1:
-            return one_run
-        right = np.stack([one.right for one in same_images(self.records, self.records[0])])
-        if right.all() or not right.any():  # no run shows a spread, the number of images still does
-            return one_run
-        both = compare(right, np.zeros_like(right))
-        return max(0.0, both.low), min(1.0, both.high)
+            return wilson_interval(self.test_accuracy.mean, self.records[0].results["num_examples"]["test"])
+        return interval_of_share(np.stack([one.right for one in same_images(self.records, self.records[0])]))
 
     @property
     def gap(self) -> float | None:
