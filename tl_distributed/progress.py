@@ -125,7 +125,7 @@ class Progress:
         return f"{self._label}: {self._done}/{self._total} {self._unit} ({percent} %)"
 
     def _speed(self, done: int, seconds: float) -> list[str]:
-        return [f"{_format_number(done / seconds)} {self._unit}/s"] if done > 0 and seconds > 0 else []
+        return [f"{format_number(done / seconds)} {self._unit}/s"] if done > 0 and seconds > 0 else []
 
     def _formatted_values(self) -> list[str]:
         return [f"{name} {_format_value(value)}" for name, value in self._values.items()]
@@ -161,6 +161,6 @@ def _format_value(value: Any) -> str:
     return f"{float(value):.4g}" if is_fraction else str(value)
 
 
-def _format_number(value: float) -> str:
+def format_number(value: float) -> str:
     """Returns three significant digits without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

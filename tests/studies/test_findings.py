@@ -7,15 +7,83 @@ import numpy as np
 import pytest
 from finished_runs import trainer
 from report_study import ALONE, plan_of
+from scipy import stats
 
 from tl_distributed.data.records import read_manifest
 from tl_distributed.errors import UserError
 from tl_distributed.studies import findings
 from tl_distributed.studies.budget import best_by_time, budget
-from tl_distributed.studies.collect import at_largest_size, compare_all, epochs_of, load_records, summarise
+from tl_distributed.studies.collect import (
+    ArmSummary,
+    Pair,
+    Record,
+    at_largest_size,
+    compare_all,
+    epochs_of,
+    load_records,
+    summarise,
+)
 from tl_distributed.studies.efficiency import data_efficiency
+from tl_distributed.studies.plan import Arm, Run
+from tl_distributed.studies.ranking import pair_matrix, ranked_table
 from tl_distributed.studies.report import write_report
 from tl_distributed.studies.runner import run_plan
+from tl_distributed.studies.statistics import Comparison, holm
+
+
+def made_arms(**accuracies):
+    """Returns arms of one run each, of which nothing is known but the test accuracy."""
+    records = {
+        name: Record(Run(Arm(name, ()), 0, 0), name, "done", results={"test_accuracy": share})
+        for name, share in accuracies.items()
+    }
+    return [ArmSummary(name, 0, (record,)) for name, record in records.items()]
+
+
+def made_pairs(p_values, num_seeds=3):
+    """Returns pairs, by two names each the difference and its p, before Holm's correction."""
+    adjusted = holm([p_value for _, p_value in p_values.values()])
+    return [
+        Pair(*names, Comparison(difference, 0.0, 0.0, p_value, num_seeds, (), ()), p_adjusted)
+        for (names, (difference, p_value)), p_adjusted in zip(p_values.items(), adjusted, strict=True)
+    ]
+
+
+def test_a_small_lead_beyond_noise_is_not_written_as_none():
+    arms, pairs = made_arms(a=0.9504, b=0.95), made_pairs({("a", "b"): (0.0004, 0.01)})
+    assert "more than the other arm by 0.04 points or more, beyond noise" in findings.headline(arms, "a", pairs)
+
+
+def test_who_is_level_does_not_lead():
+    arms = made_arms(a=0.9, b=0.9, c=0.5)
+    pairs = made_pairs({("a", "b"): (0.0, 1.0), ("a", "c"): (0.4, 1e-6), ("b", "c"): (0.4, 1e-6)})
+    assert findings.headline(arms, "a", pairs) == (
+        "No winner: a and b are level with 90.0 % of the test images right, ahead of c by more than noise."
+    )
+    arms = made_arms(a=0.9, b=0.9, c=0.9, d=0.9, e=0.89)
+    pairs = [Pair(one, "e", made_pairs({(one, "e"): (0.01, 0.3)})[0].comparison, 1.0) for one in "abcd"]
+    assert findings.headline(arms, "a", pairs) == "No winner: 4 arms are level with 90.0 % of the test images right."
+
+
+def test_a_gain_that_all_pairs_at_once_do_not_tell_says_so():
+    """The headline and the letters go by all pairs, the gains by those with the baseline."""
+    arms = made_arms(a=0.9, b=0.88, c=0.87)
+    pairs = made_pairs({("a", "b"): (0.02, 0.02), ("a", "c"): (0.03, 0.02), ("b", "c"): (0.01, 0.3)})
+    assert "not told apart" in findings.headline(arms, "c", pairs)
+    assert findings.gain_over_baseline(arms, "c", pairs)[0].endswith(
+        "p = 0.04 by Holm's correction for 2 pairs: more than noise; among all 3 pairs at once the two are not told "
+        "apart."
+    )
+    (gain,) = findings.gain_over_baseline(arms[:2], "b", made_pairs({("a", "b"): (0.02, 0.02)}))
+    assert gain.endswith("p = 0.02: more than noise.")
+
+
+@pytest.mark.parametrize(
+    ("p_value", "text"),
+    [(0.0123, "p = 0.012"), (1.0, "p = 1"), (0.04996, "p = 0.04996"), (0.0503, "p = 0.05"), (9e-5, "p < 0.0001")],
+)
+def test_a_p_value_is_seen_to_be_below_the_level_where_it_is(p_value, text):
+    assert findings.probability(p_value) == text
 
 
 def test_words_follow_from_the_numbers(study):
@@ -81,8 +149,8 @@ def test_equal_arms_are_not_told_apart(data_dir, tmp_path):
     assert sentences[0].startswith("cnn and deep are level on the test images: 80.00 %")
     assert "Not told apart by these runs: cnn and deep; cnn and odd.name-1; deep and odd.name-1." in sentences
     assert findings.headline(arms, "cnn", compare_all(arms)) == (
-        "No winner: cnn leads with 80.0 % of the test images right, but cnn and any other of the 3 arms are not told "
-        "apart (one seed: said of these runs)."
+        "No winner: cnn, deep and odd.name-1 are level with 80.0 % of the test images right (one seed: said of these "
+        "runs)."
     )
     assert "How much data" not in (tmp_path / "report.md").read_text()
     assert "interval of one run" not in (tmp_path / "report.md").read_text()
@@ -106,6 +174,11 @@ def test_a_higher_mean_of_other_seeds_is_no_win_over_who_is_better_on_the_same(d
         "No winner: cnn leads with 74.0 % of the test images right over its own runs, but over the seeds that both "
         "have deep has more, beyond noise."
     )
+    note = ranked_table(arms, [pair], dict.fromkeys(("cnn", "deep"))).note
+    assert "(1 to 2 seeds)" in note and "of one run, the test images alone (Wilson's)" in note
+    both = dataclasses.replace(pair, comparison=dataclasses.replace(pair.comparison, num_seeds=2))
+    note = pair_matrix(arms, [pair, both], dict.fromkeys(("cnn", "deep"))).note
+    assert "holds both; of two arms that share one seed, the noise of the test images alone." in note
     sentences = data_efficiency(summaries, "deep")
     assert "all: cnn (74.00 % ± 33.94), not told apart from deep." in sentences[0]
     assert any("with all they are not told apart" in sentence for sentence in sentences)
@@ -176,9 +249,29 @@ def test_a_lead_within_the_noise_of_validation_is_said_to_be_one(data_dir, tmp_p
     train = trainer(lambda config: {"baseline_cnn": 0.8, "resnet20": 0.82}.get(config.backbone, "no"), [])
     run_plan(plan, info, data_dir=data_dir, workdir=str(tmp_path), train=train, **ALONE)
     sentences = budget(summarise(plan, load_records(plan, str(tmp_path))))
-    half = 100 * 1.96 * ((0.8 * 0.2 + 0.82 * 0.18) / 30) ** 0.5
+    half = 100 * stats.t.ppf(0.975, 58) * ((0.8 * 0.2 + 0.82 * 0.18) / 30) ** 0.5
     assert sentences[1] == (
         f"That deep overtakes cnn at 20 s is not told from noise: +2.00 points, where validation and seeds tell "
+        f"{half:.2f} apart."
+    )
+
+
+def test_a_lead_of_few_seeds_is_measured_by_how_little_they_say_of_their_noise(data_dir, tmp_path):
+    """Two seeds an arm: 0.79 and 0.81, 0.85 and 0.95, on so many validation images that seeds are all the noise."""
+    plan, info = plan_of("--seeds=2"), read_manifest(data_dir)
+    reached = {"baseline_cnn": (0.79, 0.81), "resnet20": (0.85, 0.95)}
+    train = trainer(lambda config: reached[config.backbone][config.seed] if config.backbone in reached else "no", [])
+    run_plan(plan, info, data_dir=data_dir, workdir=str(tmp_path), train=train, **ALONE)
+    arms = summarise(plan, load_records(plan, str(tmp_path)))
+    for record in (one for arm in arms for one in arm.records):
+        record.results["num_examples"]["val"] = 10**9
+        epochs = tuple(dataclasses.replace(epoch, seconds=500 * epoch.seconds) for epoch in record.epochs)
+        object.__setattr__(record, "epochs", epochs)
+    half = 100 * stats.t.ppf(0.975, 2) * ((0.01**2 + 0.05**2) * 2 / 2) ** 0.5
+    sentences = budget(arms)
+    assert sentences[0].endswith("from 10000 s on deep leads, with 90.0 % there.")
+    assert sentences[1] == (
+        "That deep overtakes cnn at 10000 s is not told from noise: +10.00 points, where validation and seeds tell "
         f"{half:.2f} apart."
     )
 

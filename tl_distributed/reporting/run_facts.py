@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tl_distributed.models.plugins import GIVEN_PREFIX
+from tl_distributed.progress import format_number
 from tl_distributed.reporting.page.render import Cell, Table, words
 
 _SPEEDS = (
     ("images_per_second", "images a second, in training", ",.1f"),
     ("seconds", "training seconds, the feature bank included", ",.1f"),
     ("steps", "steps", ",.0f"),
-    ("epochs", "epochs", ".3g"),
+    ("epochs", "epochs", ""),
     ("images_seen", "images seen", ",.0f"),
     ("checkpoints_written", "checkpoints written", ",.0f"),
     ("checkpoint_blocking_seconds", "seconds that checkpoints held the training up", ".3f"),
@@ -22,7 +23,7 @@ _SPEEDS = (
 def speed_table(results: Mapping[str, Any]) -> Table:
     """Returns how long the run took and what for."""
     rows = [
-        (words(title), Cell(format(results[name], form)))
+        (words(title), Cell(format(results[name], form) if form else format_number(results[name])))
         for name, title, form in _SPEEDS
         if isinstance(results.get(name), int | float)
     ]

@@ -10,6 +10,7 @@ import tensorflow as tf
 from markupsafe import Markup
 
 from tl_distributed.files import read_json, write_file
+from tl_distributed.progress import format_number
 from tl_distributed.reporting import plots, run_charts
 from tl_distributed.reporting.answers import PREDICTIONS_FILE, read_answers
 from tl_distributed.reporting.drawing import BLUE, MOST_CLASSES_DRAWN, MOST_ROWS, Style, figure_svg, series_styles
@@ -89,7 +90,7 @@ def _finding(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     accuracy = results.get(f"{split}_{metric}")
     model = settings.get("backbone", "The model")
     if accuracy is None:
-        return f"{model} was trained for {results['epochs']:.3g} epochs; there was no split to score it on."
+        return f"{model} was trained for {format_number(results['epochs'])} epochs; there was no split to score it on."
     count = results["num_examples"][split]
     num_classes, duration = len(results["class_names"]), _duration(results["seconds"])
     if not is_classification(results):
@@ -229,7 +230,7 @@ def _confused(results: Mapping[str, Any]) -> tuple[Table, ...]:
     per_class = results["per_class"]
     rows = tuple(
         (words(true), words(predicted), Cell(f"{count:,}", count),
-         Cell(f"{100 * count / per_class[true]['support']:.1f}", count / per_class[true]["support"]))
+         Cell(percentage(count / per_class[true]["support"]), count / per_class[true]["support"]))
         for true, predicted, count in pairs[:_MOST_PAIRS]
     )  # fmt: skip
     if not rows:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tl_distributed.progress import format_number
 from tl_distributed.reporting.shown_scores import percentage
 from tl_distributed.studies.collect import ArmSummary
 from tl_distributed.studies.findings import points
+from tl_distributed.studies.statistics import Part, half_width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +65,17 @@ def _best_until(arm: ArmSummary, seconds: float) -> list[float] | None:
 def _noise(arm: ArmSummary, *accuracies: Sequence[float]) -> float:
     """Returns the half width of a 95 % interval of a difference of mean accuracies, as if of images of their own.
 
-    Only the scores of validation are kept, not its answers, so that nothing can be paired; this is the wider.
+    Only the scores of validation are kept, not its answers, so that nothing can be paired; this is the wider. Seeds
+    are taken to vary alike in both arms: two of each would else say next to nothing.
     """
     num_images = arm.records[0].results["num_examples"]["val"]
-    variance = sum(
-        np.mean(values) * (1 - np.mean(values)) / num_images
-        + (np.var(values, ddof=1) / len(values) if values[1:] else 0)
-        for values in accuracies
-    )
-    return 1.96 * float(np.sqrt(variance))
+    images = sum(np.mean(values) * (1 - np.mean(values)) / num_images for values in accuracies)
+    several = [values for values in accuracies if len(values) > 1]
+    noise = [Part(images, max(len(accuracies) * (num_images - 1), 1))]
+    if several:
+        seeds = sum(np.var(values, ddof=1) / len(values) for values in several)
+        noise.append(Part(seeds, sum(len(values) - 1 for values in several)))
+    return half_width(noise)
 
 
 def budget(arms: Sequence[ArmSummary]) -> list[str]:
@@ -79,19 +83,19 @@ def budget(arms: Sequence[ArmSummary]) -> list[str]:
     leads = best_by_time(arms)
     if not leads:
         return []
-    ends = [*(f"to {lead.seconds:.3g} s" for lead in leads[1:]), "on"]
+    times = [format_number(lead.seconds) for lead in leads]
+    ends = [*(f"to {time} s" for time in times[1:]), "on"]
     spans = [
-        f"from {lead.seconds:.3g} {'s ' * (end == 'on')}{end} {lead.arm} leads"
-        for lead, end in zip(leads, ends, strict=True)
+        f"from {time} {'s ' * (end == 'on')}{end} {lead.arm} leads"
+        for time, lead, end in zip(times, leads, ends, strict=True)
     ]
     cheapest = min(arms, key=lambda arm: arm.spread_of("seconds").mean)
+    least = format_number(cheapest.spread_of("seconds").mean)
     sentences = [f"By training time: {'; '.join(spans)}, with {percentage(leads[-1].accuracy)} % there."]
     sentences += [
-        f"That {lead.arm} overtakes {before.arm} at {lead.seconds:.3g} s is not told from noise: {points(lead.over)}, "
+        f"That {lead.arm} overtakes {before.arm} at {time} s is not told from noise: {points(lead.over)}, "
         f"where validation and seeds tell {100 * lead.noise:.2f} apart."
-        for before, lead in itertools.pairwise(leads)
+        for time, (before, lead) in zip(times[1:], itertools.pairwise(leads), strict=True)
         if lead.over <= lead.noise
     ]
-    return [
-        *sentences, f"The whole training of {cheapest.name} takes least: {cheapest.spread_of('seconds').mean:.3g} s."
-    ]  # fmt: skip
+    return [*sentences, f"The whole training of {cheapest.name} takes least: {least} s."]

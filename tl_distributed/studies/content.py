@@ -14,6 +14,7 @@ from tl_distributed.reporting.page.heatmap import confusion
 from tl_distributed.reporting.page.render import Cell, Plot, Table, words
 from tl_distributed.reporting.page.section import About, Section
 from tl_distributed.reporting.page.series import swatch
+from tl_distributed.reporting.shown_scores import percentage
 from tl_distributed.studies import charts, findings
 from tl_distributed.studies.about import about_study, equal_terms
 from tl_distributed.studies.budget import budget
@@ -208,7 +209,7 @@ class _Builder:
         rows = tuple(
             (
                 words(names[place // num_classes]), words(names[place % num_classes]),
-                *(Cell(f"{100 * own.get(place, 0.0):.1f}", own.get(place, 0.0)) for own in shares),
+                *(Cell(percentage(own.get(place, 0.0)), own.get(place, 0.0)) for own in shares),
             )
             for place in first
         )  # fmt: skip

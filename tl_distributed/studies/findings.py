@@ -4,12 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tl_distributed.progress import format_number
 from tl_distributed.reporting.shown_scores import percentage
 from tl_distributed.reporting.spread import Spread
 from tl_distributed.studies.collect import ArmSummary, Pair, Record
 from tl_distributed.studies.statistics import holm
 
 SIGNIFICANT = 0.05
+_MOST_DIGITS = 10
+_MOST_NAMED = 3
 
 
 def percent(spread: Spread) -> str:
@@ -24,8 +27,11 @@ def points(difference: float) -> str:
 
 
 def probability(value: float) -> str:
-    """Returns e.g. `p = 0.012`, `p < 0.0001`."""
-    return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
+    """Returns e.g. `p = 0.012`, `p < 0.0001`; of one below `SIGNIFICANT` so many digits that it is seen to be."""
+    if value < 1e-4:
+        return "p < 0.0001"
+    texts = (f"{value:.{digits}g}" for digits in range(2, _MOST_DIGITS))
+    return f"p = {next((text for text in texts if (float(text) < SIGNIFICANT) == (value < SIGNIFICANT)), value)}"
 
 
 def headline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -> str:
@@ -48,13 +54,19 @@ def headline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -
     about = " (one seed: said of these runs)" if any(pair.comparison.num_seeds == 1 for pair in pairs) else ""
     if not level:
         end = f"more than {'the other arm' if len(ordered) == 2 else f'each of the other {len(ordered) - 1} arms'}"
-        lead = 100 * (best.test_accuracy.mean - ordered[1].test_accuracy.mean)
-        return f"{best.name} is best: {reached}, {end} by {lead:.1f} points or more, beyond noise{about}."
+        lead = percentage(best.test_accuracy.mean - ordered[1].test_accuracy.mean)
+        return f"{best.name} is best: {reached}, {end} by {lead} points or more, beyond noise{about}."
+    equal = [arm.name for arm in ordered if arm.test_accuracy.mean == best.test_accuracy.mean]
+    if len(equal) > 1:
+        others = [arm.name for arm in ordered[len(equal) :]]
+        behind = [one for one in others if all(is_ahead(_pair(pairs, name, one), name) for name in equal)]
+        rest = f", ahead of {_named(behind)} by more than noise" if behind else ""
+        return f"No winner: {_named(equal)} are level with {reached}{rest}{about}."
     if len(level) == len(ordered) - 1:
         which = "two arms" if len(ordered) == 2 else f"{len(ordered)} arms"
         none = "the two arms" if len(ordered) == 2 else f"{best.name} and any other of the {which}"
         return f"No winner: {best.name} leads with {reached}, but {none} are not told apart{about}."
-    near = f"{len(level)} other arms" if len(level) > 3 else listed(level)
+    near = _named(level, "other arms")
     beaten = len(ordered) - 1 - len(level)
     rest = "the remaining arm is" if beaten == 1 else f"the other {beaten} are"
     return f"{best.name} leads with {reached}, not told apart from {near}; {rest} behind by more than noise{about}."
@@ -63,6 +75,10 @@ def headline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -
 def listed(names: Sequence[str]) -> str:
     """Returns e.g. `a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _named(names: Sequence[str], what: str = "arms") -> str:
+    return listed(names) if len(names) <= _MOST_NAMED else f"{len(names)} {what}"
 
 
 def is_ahead(pair: Pair | None, name: str) -> bool:
@@ -100,7 +116,8 @@ def ranking(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) ->
         ]
     pair = _pair(pairs, best.name, second.name)
     if pair is not None and baseline not in (best.name, second.name):
-        sentences.append(f"Between these two: {verdict(pair, best.name, p_value=pair.adjusted_p)}.")
+        told = verdict(pair, best.name, p_value=pair.adjusted_p, num_pairs=len(pairs))
+        sentences.append(f"Between these two: {told}.")
     unclear = [pair for pair in pairs if pair.adjusted_p >= SIGNIFICANT]
     if unclear:
         named = "; ".join(f"{pair.first} and {pair.second}" for pair in unclear)
@@ -110,14 +127,16 @@ def ranking(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) ->
     return sentences
 
 
-def verdict(pair: Pair, first: str, *, p_value: float) -> str:
+def verdict(pair: Pair, first: str, *, p_value: float, num_pairs: int) -> str:
     """Says how far `first` is from the other arm of the pair, and whether that is more than noise.
 
     Args:
       pair: The comparison.
       first: The arm whose lead is told.
       p_value: Adjusted for the number of pairs that the question compares.
+      num_pairs: That number; the interval is of this pair alone.
     """
+    correction = f" by Holm's correction for {num_pairs} pairs" if num_pairs > 1 else ""
     comparison, sign = pair.comparison, 1 if pair.first == first else -1
     ends = sorted((sign * comparison.low + 0.0, sign * comparison.high + 0.0))
     ending = "more than noise" if p_value < SIGNIFICANT else "not told from noise"
@@ -125,7 +144,7 @@ def verdict(pair: Pair, first: str, *, p_value: float) -> str:
         ending += " of the test images, all that one seed can show: it is said of these two runs, not of the methods"
     return (
         f"{points(sign * comparison.difference)}, 95 % interval {100 * ends[0]:+.2f} to {100 * ends[1]:+.2f}, "
-        f"{probability(p_value)}: {ending}"
+        f"{probability(p_value)}{correction}: {ending}"
     )
 
 
@@ -134,15 +153,21 @@ def _pair(pairs: Sequence[Pair], first: str, second: str) -> Pair | None:
 
 
 def gain_over_baseline(arms: Sequence[ArmSummary], baseline: str, pairs: Sequence[Pair]) -> list[str]:
-    """Says what each arm gains over the baseline; p by Holm over these pairs alone, since these were asked for."""
+    """Says what each arm gains over the baseline; p by Holm over these pairs alone, since these were asked for.
+
+    The letters and the headline are of all pairs, by which fewer are told apart: where they differ, it is said.
+    """
     if baseline not in [arm.name for arm in arms]:
         return [f"The baseline {baseline} has no finished run on as many images, so nothing is said of gains over it."]
     against = {arm.name: pair for arm in arms if (pair := _pair(pairs, arm.name, baseline)) and arm.name != baseline}
     adjusted = holm([pair.comparison.p_value for pair in against.values()])
-    return [
-        f"{name} against the baseline {baseline}: {verdict(pair, name, p_value=p_value)}."
-        for (name, pair), p_value in zip(against.items(), adjusted, strict=True)
-    ]
+    sentences = []
+    for (name, pair), p_value in zip(against.items(), adjusted, strict=True):
+        alone = p_value < SIGNIFICANT <= pair.adjusted_p
+        among_all = f"; among all {len(pairs)} pairs at once the two are not told apart" if alone else ""
+        found = verdict(pair, name, p_value=p_value, num_pairs=len(against))
+        sentences.append(f"{name} against the baseline {baseline}: {found}{among_all}.")
+    return sentences
 
 
 def fitting(arms: Sequence[ArmSummary]) -> list[str]:
@@ -158,8 +183,8 @@ def fitting(arms: Sequence[ArmSummary]) -> list[str]:
         rising = f" The best epoch of {of} was the last, so longer training may bring more." if at_end else ""
         sentences.append(
             f"{arm.name}: training accuracy is {100 * abs(arm.gap):.1f} points {side} validation at the chosen epoch; "
-            f"within a point of its best validation accuracy after epoch {arm.convergence_epoch:.3g} of "
-            f"{np.mean([record.results['epochs'] for record in arm.records]):.3g}.{rising}"
+            f"within a point of its best validation accuracy after epoch {format_number(arm.convergence_epoch)} of "
+            f"{format_number(np.mean([record.results['epochs'] for record in arm.records]))}.{rising}"
         )
     return sentences
 

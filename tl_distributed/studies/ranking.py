@@ -29,7 +29,7 @@ def ranked_table(arms: Sequence[ArmSummary], pairs: Sequence[Pair], swatches: Ma
         (
             Cell(arm.name, numeric=False, swatch=swatches[arm.name]),
             Cell(_percent(arm.test_accuracy), arm.test_accuracy.mean),
-            Cell(f"{100 * arm.test_interval[0]:.2f} to {100 * arm.test_interval[1]:.2f}", arm.test_interval[0]),
+            Cell(" to ".join(percentage(end, 2) for end in arm.test_interval), arm.test_interval[0]),
             words(letters[arm.name]),
             *(_count(arm.spread_of(name), form) for name, form in _COUNTS),
         )
@@ -51,12 +51,14 @@ def _count(spread: Spread, form: str) -> Cell:
 
 
 def _note(arms: Sequence[ArmSummary], num_pairs: int) -> str:
-    seeds = max(len(arm.records) for arm in arms)
-    if seeds > 1:
+    counts = sorted({len(arm.records) for arm in arms})
+    if counts[-1] > 1:
+        seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else counts[0]
         spread = (
             f"± is the standard deviation over the runs of an arm ({seeds} seeds); the interval is of their mean, and "
+            "takes both the seeds and the test images as samples"
         )
-        spread += "takes both the seeds and the test images as samples."
+        spread += "; of one run, the test images alone (Wilson's)." if counts[0] == 1 else "."
     else:
         spread = "One run an arm: the interval holds the noise of the test images alone (Wilson's)."
     if not num_pairs:
@@ -99,7 +101,10 @@ def pair_matrix(arms: Sequence[ArmSummary], pairs: Sequence[Pair], swatches: Map
         for sign, key in ((1, (pair.first, pair.second)), (-1, (pair.second, pair.first))):
             cells[key] = _matrix_cell(pair, sign, key, largest)
     rows = tuple(MatrixRow(name, swatches[name], tuple(cells.get((name, other)) for other in names)) for name in names)
-    kinds = "the noise of the test images alone" if any(p.comparison.num_seeds == 1 for p in pairs) else "both"
+    alone = [pair for pair in pairs if pair.comparison.num_seeds == 1]
+    kinds = "the noise of the test images alone" if alone else "both"
+    if 0 < len(alone) < len(pairs):
+        kinds = "both; of two arms that share one seed, the noise of the test images alone"
     note = (
         "Row minus column, in points of test accuracy on the same test images: the mean over seeds of each image's "
         f"difference. Bold: told apart (p < 0.05, Holm's correction for {len(pairs)} pairs). Images and seeds are both "
