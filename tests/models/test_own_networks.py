@@ -87,6 +87,15 @@ def test_macs_of_a_nested_network_are_those_of_a_flat_one():
     assert count_macs(keras.Model(inputs, flat(inputs))) == count_macs(flat) > 0
 
 
+@pytest.mark.parametrize(
+    ("equation", "output_shape"), [("abc,cd->abd", (5, 3)), ("...c,cd->...d", (3,)), ("ab...,bd->ad...", (3, 8))]
+)
+def test_a_product_with_dots_counts_at_every_place(equation, output_shape):
+    inputs = keras.Input((5, 8))
+    layer = keras.layers.EinsumDense(equation, output_shape)
+    assert count_macs(keras.Model(inputs, layer(inputs))) == 5 * 8 * 3
+
+
 class Attending(keras.layers.Layer):
     def __init__(self, named: bool):
         super().__init__()

@@ -81,11 +81,18 @@ def _counting_call(call: Callable[..., Any], macs: list[int]) -> Callable[..., A
 
 
 def _macs_of_einsum(layer: Any, shape: tuple[int, ...]) -> int:
-    """Returns the product of the sizes of all letters of the equation but the batch's."""
-    inputs, kernel = layer.equation.replace("...", "").replace(" ", "").split("->")[0].split(",")
+    """Returns the product of the sizes of all letters of the equation, and of the axes of its dots, but the batch's."""
+    inputs, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
+    before, dots, after = inputs.partition("...")
+    end = len(shape) - len(after)
     sizes = dict(zip(kernel, layer.kernel.shape, strict=True))
-    sizes |= dict(zip(inputs[1:], shape[len(shape) - len(inputs) + 1 :], strict=True))
-    return math.prod(sizes.values())
+    sizes |= {**dict(zip(before, shape, strict=False)), **dict(zip(after, shape[end:], strict=True))}
+    axes = shape[len(before) : end] if dots else ()
+    if before:
+        del sizes[before[0]]
+    else:
+        axes = axes[1:]
+    return math.prod(sizes.values()) * math.prod(axes)
 
 
 def _macs_of_kernels(layer: Any, output_shape: tuple[int | None, ...]) -> int:
