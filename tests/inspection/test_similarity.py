@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from tl_distributed.inspection.similarity import linear_cka
+from tl_distributed.inspection.activations import LayerSimilarity
+from tl_distributed.inspection.figures import similarity_by_layer
+from tl_distributed.inspection.similarity import Similarity, linear_cka
 
 
 def _by_definition(first: np.ndarray, second: np.ndarray) -> float:
@@ -89,3 +91,11 @@ def test_constant_features_have_no_similarity():
 def test_refuses_what_cannot_be_compared(shapes):
     with pytest.raises(ValueError, match="two matrices of the same 4 or more rows"):
         linear_cka(*(np.zeros(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize(("new_head", "label"), [(True, "CKA, head (random before)"), (False, "CKA, head")])
+def test_a_head_that_came_with_the_weights_is_not_called_random(new_head, label):
+    rows = [LayerSimilarity(name, (4,), 1, Similarity(0.5, 0.4)) for name in ("block_1", "head_logits")]
+    figure = similarity_by_layer(rows, num_images=9, before="before: another run", new_head=new_head)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["CKA", label, "debiased CKA"]

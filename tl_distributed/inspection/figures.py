@@ -13,7 +13,7 @@ from PIL import Image
 from tl_distributed.inspection.activations import LayerSimilarity
 from tl_distributed.inspection.embedding import Embedding
 from tl_distributed.inspection.grad_cam import Explained
-from tl_distributed.inspection.layers import starts_random
+from tl_distributed.inspection.layers import computes_in_head
 from tl_distributed.reporting.drawing import BLUE, GREY, ORANGE, escaped, new_figure, series_styles, shortened
 
 _TILE_INCHES, _GAP = 1.15, 0.06
@@ -100,21 +100,22 @@ def _scale(values: np.ndarray) -> dict:
     return {"cmap": "viridis", "vmin": 0.0, "vmax": limit}
 
 
-def similarity_by_layer(rows: Sequence[LayerSimilarity], *, num_images: int, before: str) -> Figure:
+def similarity_by_layer(rows: Sequence[LayerSimilarity], *, num_images: int, before: str, new_head: bool) -> Figure:
     """Draws linear CKA of each layer, from the image at the top to the logits at the bottom.
 
     Args:
       rows: In order; at least one.
       num_images: Of which it was computed.
       before: What "before" is.
+      new_head: Whether its head is known to be random.
     """
     figure = new_figure(9, min(1.7 + _BAR_INCHES * len(rows), _MOST_INCHES))
     axes = figure.subplots()
     values = np.array([row.similarity.cka for row in rows])
     debiased = np.array([row.similarity.debiased for row in rows])
     places = np.arange(len(rows))
-    random = np.array([starts_random(row.name) for row in rows])
-    axes.barh(places, values, color=np.where(random, GREY, BLUE), height=0.72)
+    of_head = np.array([computes_in_head(row.name) for row in rows])
+    axes.barh(places, values, color=np.where(of_head, GREY, BLUE), height=0.72)
     axes.plot(debiased, places, "D", color=ORANGE, markersize=4.5, markeredgecolor="black", markeredgewidth=0.5)
     every = -(-len(rows) // _MOST_NUMBERED_BARS)
     axes.set_yticks(places[::every], [escaped(row.name) for row in rows[::every]], fontsize=8 if every == 1 else 6)
@@ -131,8 +132,8 @@ def similarity_by_layer(rows: Sequence[LayerSimilarity], *, num_images: int, bef
     axes.set_axisbelow(True)
     handles = [Patch(color=BLUE, label="CKA"), *axes.lines]
     axes.lines[0].set_label("debiased CKA")
-    if random.any():
-        handles.insert(1, Patch(color=GREY, label="CKA, head (random before)"))
+    if of_head.any():
+        handles.insert(1, Patch(color=GREY, label=f"CKA, head{' (random before)' if new_head else ''}"))
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
     return figure
 

@@ -177,7 +177,9 @@ class _Inspection:
     ) -> dict[str, Figure]:  # fmt: skip
         names, before = self._info.class_names, self._before.description
         return {
-            "cka": figures.similarity_by_layer(rows, num_images=len(samples.images), before=before),
+            "cka": figures.similarity_by_layer(
+                rows, num_images=len(samples.images), before=before, new_head=self._before.has_new_head
+            ),
             "embedding": figures.embeddings(
                 layouts[FEATURES_BEFORE], layouts[FEATURES_AFTER], samples.labels, names,
                 titles=(before, self._after.description),

@@ -138,8 +138,8 @@ def _on_every_path(classifier: keras.Model) -> set[str]:
     return found
 
 
-def starts_random(name: str) -> bool:
-    """Tells whether a layer is of the head, whose weights are random before training."""
+def computes_in_head(name: str) -> bool:
+    """Tells whether a layer is of the head and has weights."""
     return name.startswith(HEAD_PREFIX) and ("dense" in name or "logits" in name)
 
 

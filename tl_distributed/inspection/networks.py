@@ -27,12 +27,14 @@ class Network:
       prepare: `[batch, height, width, 3] uint8` to what the classifier takes; resizes and normalises.
       classifier: Flat model of `heads.build_classifier`, float32, to logits.
       image_shape: (height, width, 3) that `prepare` takes.
+      has_new_head: Whether the weights of its head are random, as far as that is known.
     """
 
     description: str
     prepare: Callable[[tf.Tensor], tf.Tensor]
     classifier: keras.Model
     image_shape: tuple[int, int, int]
+    has_new_head: bool = False
 
 
 def read_run_config(workdir: str, plugins: Sequence[str] = ()) -> Config:
@@ -109,7 +111,8 @@ def open_before(before: str, config: Config, after: Network, class_names: Sequen
         if before:
             raise UserError(str(error).replace("--weights=", "--before=")) from None
         raise UserError(f"--before=PATH must name what the run started from, which is not found: {error}") from None
-    return Network(f"before: {_weights_in_words(config)}", after.prepare, classifier, after.image_shape)
+    has_new_head = config.weights in ("imagenet", "none", "own")  # a file may have brought one for the same classes
+    return Network(f"before: {_weights_in_words(config)}", after.prepare, classifier, after.image_shape, has_new_head)
 
 
 def _weights_in_words(config: Config) -> str:
