@@ -64,6 +64,19 @@ def test_no_page_says_that_all_are_right_where_some_are_not(run, tmp_path):
     assert "gets 99.96 % of 10,000 test images right (95 % interval 99.9 to 99.98)" in text
 
 
+def test_of_many_classes_it_is_said_how_many_are_drawn(run, tmp_path):
+    """The figure leaves out those without images, so that it is they who do not count."""
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    results = json.loads((run / "results.json").read_text())
+    found, missing = results["per_class"]["dark"], {**results["per_class"]["dark"], "accuracy": None, "support": 0}
+    for scored, words in ((45, "Accuracy of each class:"), (52, "Accuracy of the 40 worst of 52 classes:")):
+        per_class = {f"class {number}": found if number < scored else missing for number in range(60)}
+        changed = {"per_class": per_class, "confusion_matrix": [], "most_confused": []}
+        (tmp_path / "results.json").write_text(json.dumps({**results, **changed}))
+        assert words in _write(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("share", "decimals", "text"),
     [

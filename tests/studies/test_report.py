@@ -1,6 +1,7 @@
 """The files of a study's report, on runs with known numbers."""
 
 import csv
+import dataclasses
 import html.parser
 import re
 
@@ -13,8 +14,9 @@ from toy_dataset import CLASS_NAMES
 from tl_distributed.data.records import read_manifest
 from tl_distributed.errors import UserError
 from tl_distributed.reporting.drawing import series_styles
-from tl_distributed.studies.charts import by_class, data_efficiency
-from tl_distributed.studies.collect import ArmSummary, Record, at_largest_size, summarise
+from tl_distributed.studies.charts import against_seconds, by_class, data_efficiency
+from tl_distributed.studies.collect import ArmSummary, Epoch, Record, at_largest_size, summarise
+from tl_distributed.studies.content import make_report
 from tl_distributed.studies.figures import Figures
 from tl_distributed.studies.plan import Arm, Run
 from tl_distributed.studies.report import write_report
@@ -168,6 +170,28 @@ def test_a_class_without_test_images_is_not_the_hardest(tmp_path):
     assert (columns["class"], columns["accuracy"]) == ([CLASS_NAMES[0], CLASS_NAMES[1]], [0.5, 1.0])
     (axes,) = Figures(styles, CLASS_NAMES).per_class_accuracy(arms).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [CLASS_NAMES[1], CLASS_NAMES[0]]
+
+
+def test_all_images_are_drawn_beyond_any_size_where_classes_are_of_unequal_size(study, data_dir):
+    """All is as many as the largest class has; the mean of the classes may be less than a size that was tried."""
+    plan, workdir, records, _ = study
+    info = read_manifest(data_dir)
+    train = dataclasses.replace(info.splits["train"], counts_per_class=dict(zip(CLASS_NAMES, (2, 3, 115), strict=True)))
+    report = make_report(
+        plan, records, dataclasses.replace(info, splits={**info.splits, "train": train}), data_dir=data_dir,
+        workdir=str(workdir), read=lambda _: {},
+    )  # fmt: skip
+    (section,) = (one for one in report.sections if one.title == "How much data")
+    assert set(section.plots[0].specs[0]["data"]["columns"]["images"]) == {10, 115}
+
+
+def test_a_rise_among_many_validations_is_drawn_where_it_was():
+    """More validations than a curve has points, of which the second is the best."""
+    shares = [0.2, 0.9, *[0.5] * 399]
+    epochs = tuple(Epoch(1.0, 0.5, 1.0, share, 1.0, float(at), at) for at, share in enumerate(shares, start=1))
+    arm = ArmSummary("one", 0, (Record(Run(Arm("one", ()), 0, 0), "", "done", epochs=epochs),))
+    columns = against_seconds([arm], series_styles(["one"]))["data"]["columns"]
+    assert (columns["seconds"], columns["best"]) == ([1, 2, 401], [0.2, 0.9, 0.9])
 
 
 def test_the_curve_of_sizes_reaches_from_the_lowest_to_the_highest_seed():

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from tl_distributed.data.records import DatasetInfo
 from tl_distributed.files import write_file, write_json
+from tl_distributed.progress import format_number
 from tl_distributed.ranking import charts
 from tl_distributed.ranking.order import (
     COSTS,
@@ -180,11 +181,15 @@ def _commands(config: RankConfig, results: Sequence[Result]) -> Section:
     front = pareto_front(results, config.cost)
     field, title = COSTS[config.cost]
     commands = tuple(
-        (f"{one['candidate']}: {percentage(one['logistic_val_accuracy'])} %, {one[field]:,.4g} {title}",
+        (f"{one['candidate']}: {percentage(one['logistic_val_accuracy'])} %, {_whole_or_short(one[field])} {title}",
          train_command(one, config))
         for one in reversed(front)
     )  # fmt: skip
     return Section("train", "Train the best at each cost", f"by {title}", commands=commands, open=True)
+
+
+def _whole_or_short(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else format_number(value)
 
 
 def _few_shot(config: RankConfig, results: Sequence[Result]) -> Section:

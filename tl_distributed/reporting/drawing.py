@@ -113,6 +113,16 @@ def shortened(text: str, longest: int = _NAME_CHARACTERS) -> str:
     return "\n".join(line if len(line) <= longest else line[: longest - 1] + "…" for line in lines).replace("$", r"\$")
 
 
+def drawn_classes(num_scored: int, which: str) -> str:
+    """Returns what a figure of accuracy by class shows: `each class`, or e.g. `the 40 worst of 1,000 classes`.
+
+    Args:
+      num_scored: Classes that have images.
+      which: What those are called that are drawn of many.
+    """
+    return "each class" if num_scored <= MOST_CLASSES_DRAWN else f"the {MOST_ROWS} {which} of {num_scored:,} classes"
+
+
 def confusion_figure(
     shares: np.ndarray, class_names: Sequence[str], *, label: str, numbers: np.ndarray
 ) -> tuple[Figure, Axes]:

@@ -13,7 +13,14 @@ from tl_distributed.files import read_json, write_file
 from tl_distributed.progress import format_number
 from tl_distributed.reporting import plots, run_charts
 from tl_distributed.reporting.answers import PREDICTIONS_FILE, read_answers
-from tl_distributed.reporting.drawing import BLUE, MOST_CLASSES_DRAWN, MOST_ROWS, Style, figure_svg, series_styles
+from tl_distributed.reporting.drawing import (
+    BLUE,
+    MOST_CLASSES_DRAWN,
+    Style,
+    drawn_classes,
+    figure_svg,
+    series_styles,
+)
 from tl_distributed.reporting.image_errors import ReadPictures, errors_section
 from tl_distributed.reporting.intervals import wilson_interval
 from tl_distributed.reporting.metrics_log import read_metrics
@@ -192,14 +199,13 @@ def _by_class(results: Mapping[str, Any]) -> Section:
         return Section("classes", "By class")
     if not is_classification(results):
         return Section("classes", "By class", f"{len(per_class):,} classes", tables=(_class_scores(per_class),))
-    few = len(per_class) <= MOST_CLASSES_DRAWN
-    which = "each class" if few else f"the {MOST_ROWS} worst of {len(per_class):,} classes"
+    which = drawn_classes(sum(one["accuracy"] is not None for one in per_class.values()), "worst")
     figures = [Plot(
         "per_class_accuracy", f"Accuracy of {which}: the share of its images that were found.",
         (run_charts.by_class(per_class, BLUE),), figure_svg(plots.per_class_accuracy(per_class), "per_class_accuracy"),
     )]  # fmt: skip
     matrix = np.array(results.get("confusion_matrix") or ())
-    if matrix.size and few:
+    if matrix.size and len(per_class) <= MOST_CLASSES_DRAWN:
         shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         caption = "Confusion matrix, shares of the true class; the table below holds what is confused most."
         figures.append(Plot("confusion", caption, (confusion({"": shares}, results["class_names"]),), ""))

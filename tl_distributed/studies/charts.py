@@ -118,9 +118,9 @@ def against_seconds(arms: Sequence[ArmSummary], styles: Mapping[str, Style]) -> 
     for arm in arms:
         for record in arm.records:
             best = np.maximum.accumulate([epoch.val_accuracy for epoch in record.epochs]) if record.epochs else []
-            for place in thinned(len(best)):
-                if place and best[place] == best[place - 1] and place != len(best) - 1:
-                    continue  # a step is drawn by its corners
+            ends = (0, len(best) - 1)  # a step is drawn by its corners
+            corners = [place for place in range(len(best)) if place in ends or best[place] > best[place - 1]]
+            for place in (corners[number] for number in thinned(len(corners))):
                 row = (arm.name, record.run.seed, record.epochs[place].seconds, best[place])
                 for name, value in zip(columns, row, strict=True):
                     columns[name].append(rounded(value) if isinstance(value, float) else value)

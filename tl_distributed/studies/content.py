@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tl_distributed.data.records import DatasetInfo
-from tl_distributed.reporting.drawing import MOST_CLASSES_DRAWN, MOST_ROWS, figure_png, figure_svg, series_styles
+from tl_distributed.reporting.drawing import MOST_CLASSES_DRAWN, drawn_classes, figure_png, figure_svg, series_styles
 from tl_distributed.reporting.image_errors import ReadPictures, errors_section
 from tl_distributed.reporting.mistakes import Group
 from tl_distributed.reporting.page.heatmap import confusion
@@ -151,7 +151,7 @@ class _Builder:
         sizes = list(dict.fromkeys(run.images_per_class for run in self._plan.runs))
         if len(sizes) < 2:
             return Section("data", "How much data")
-        full = round(self._info.splits["train"].num_examples / self._info.num_classes)
+        full = max(self._info.splits["train"].counts_per_class.values())  # a size so large takes all of every class
         plot = self._plot(
             "data_efficiency", "Test accuracy over images of each class, lines from the lowest to the highest seed; a "
             "larger training set includes the smaller ones.",
@@ -172,13 +172,12 @@ class _Builder:
 
     def _by_class(self) -> Section:
         names, num_classes = self._info.class_names, self._info.num_classes
-        few = num_classes <= MOST_CLASSES_DRAWN
-        which = "each class" if few else f"the {MOST_ROWS} classes of {num_classes:,} that are hardest on average"
+        scored = int(np.count_nonzero(~np.isnan(self._arms[0].per_class_accuracy)))
         plots = [self._plot(
-            "per_class_accuracy", f"Test accuracy of {which}, the hardest on top.",
+            "per_class_accuracy", f"Test accuracy of {drawn_classes(scored, 'hardest')}, the hardest on top.",
             (charts.by_class(self._arms, self._styles, names),), self._figures.per_class_accuracy(self._arms),
         )]  # fmt: skip
-        if few:
+        if num_classes <= MOST_CLASSES_DRAWN:
             spec = confusion({arm.name: arm.confusion for arm in by_rank(self._arms)}, names)
             caption = (
                 "Confusion matrix of one arm, shares of the true class; the table below holds what is confused most."

@@ -12,7 +12,7 @@ class Schedule:
 
     Attributes:
       kind: constant; cosine (to 0, Loshchilov & Hutter 2017, without restarts); linear (to 0); step (divided
-        by 10 at 1/2 and again at 3/4 of the phase, as He et al. 2015 did for CIFAR-10).
+        by 10 at 1/2 and again at 3/4 of what follows the warm-up, as He et al. 2015 did for CIFAR-10).
       peak: The highest rate, reached at the end of the warm-up.
       warmup_steps: Steps of linear rise from `peak / warmup_steps` (Goyal et al. 2017).
       total_steps: Steps of the phase, warm-up included.
