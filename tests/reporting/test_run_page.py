@@ -64,6 +64,17 @@ def test_no_page_says_that_all_are_right_where_some_are_not(run, tmp_path):
     assert "gets 99.96 % of 10,000 test images right (95 % interval 99.9 to 99.98)" in text
 
 
+def test_figures_of_validation_images_are_said_to_be(run, tmp_path):
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    results = json.loads((run / "results.json").read_text())
+    without = {name: None if name.startswith("test_") else value for name, value in results.items()}
+    said = "; of the validation images: there is no test split"
+    for content, count in ((results, 0), (without, 2)):
+        (tmp_path / "results.json").write_text(json.dumps(content))
+        assert _write(tmp_path).count(said) == count
+
+
 def test_of_many_classes_it_is_said_how_many_are_drawn(run, tmp_path):
     """The figure leaves out those without images, so that it is they who do not count."""
     for name in ("config.json", "metrics.jsonl"):

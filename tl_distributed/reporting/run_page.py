@@ -86,6 +86,11 @@ def _shown(results: Mapping[str, Any]) -> str:
     return "test" if results.get(f"test_{main_metric(results)}") is not None else "val"
 
 
+def _where_not_test(results: Mapping[str, Any]) -> str:
+    """Returns what a section adds to its summary where its figures are not of test images."""
+    return "" if _shown(results) == "test" else "; of the validation images: there is no test split"
+
+
 def _title(config: Mapping[str, Any], workdir: str) -> str:
     settings, name = config.get("config", {}), workdir.rstrip("/").rsplit("/", 1)[-1]
     return ", ".join(filter(None, (f"Run {name}", settings.get("backbone"), settings.get("transfer"))))
@@ -189,16 +194,18 @@ def _calibration(results: Mapping[str, Any]) -> Section:
         legend=_legend(styles) if calibrated else {},
     )  # fmt: skip
     return Section(
-        "calibration", "Calibration", "can its probabilities be taken at their word?", tuple(sentences), (plot,)
-    )
+        "calibration", "Calibration",
+        f"can its probabilities be taken at their word?{_where_not_test(results)}", tuple(sentences), (plot,),
+    )  # fmt: skip
 
 
 def _by_class(results: Mapping[str, Any]) -> Section:
     per_class = results.get("per_class") or {}
     if not per_class:
         return Section("classes", "By class")
+    summary = f"{len(per_class):,} classes{_where_not_test(results)}"
     if not is_classification(results):
-        return Section("classes", "By class", f"{len(per_class):,} classes", tables=(_class_scores(per_class),))
+        return Section("classes", "By class", summary, tables=(_class_scores(per_class),))
     which = drawn_classes(sum(one["accuracy"] is not None for one in per_class.values()), "worst")
     figures = [Plot(
         "per_class_accuracy", f"Accuracy of {which}: the share of its images that were found.",
@@ -209,9 +216,7 @@ def _by_class(results: Mapping[str, Any]) -> Section:
         shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         caption = "Confusion matrix, shares of the true class; the table below holds what is confused most."
         figures.append(Plot("confusion", caption, (confusion({"": shares}, results["class_names"]),), ""))
-    return Section(
-        "classes", "By class", f"{len(per_class):,} classes", plots=tuple(figures), tables=_confused(results)
-    )
+    return Section("classes", "By class", summary, plots=tuple(figures), tables=_confused(results))
 
 
 def _class_scores(per_class: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -26,7 +26,7 @@ class OptimizationSettings:
     )  # fmt: skip
     global_batch_size: int = setting(128, "Images in a step, over all replicas.", topic=OPTIMIZATION, minimum=1)
     learning_rate: float = setting(
-        1e-3, "Peak rate where only new weights train (scratch, frozen, two_phase's head).",
+        1e-3, "Peak rate where only new weights train (scratch, frozen, norms, lora, two_phase's head).",
         topic=OPTIMIZATION, minimum=0,
     )  # fmt: skip
     finetune_learning_rate: float = setting(
