@@ -12,6 +12,10 @@ python=(${container[@]+"${container[@]}"} "$PYTHON")
 export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 # Since SLURM 22.05 srun does not take this over from the job.
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
+unset SLURM_EXPORT_ENV # of sbatch --export: srun would keep PATH and PYTHONPATH from the tasks
+# To SLURM's commands the number of an array's last task is that of the whole array.
+job=$SLURM_JOB_ID
+if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
 
 step='' stopped=0
 # srun passes SIGUSR1 on to the tasks; at a SIGTERM it would kill them. `wait` goes on after either.
@@ -42,7 +46,7 @@ run_command(main, config_class, "", sys.argv[3:])' "$@"
 }
 
 run_step() { # DATA_DIR SRUN_OPTIONS... -- COMMAND...: runs it in a step, then ends the job or puts it back
-  local data_dir=$1 options=() code=0
+  local data_dir=${1##*$'\n'} options=() code=0 # a module of the user's own may have printed lines before
   shift
   while [ "$1" != -- ]; do options+=("$1") && shift; done
   shift
@@ -51,17 +55,26 @@ run_step() { # DATA_DIR SRUN_OPTIONS... -- COMMAND...: runs it in a step, then e
     options+=(--gpus-per-node="$SLURM_GPUS_ON_NODE")
   fi
   if [ "$STAGE" = off ]; then data_dir=; fi
-  if [ "$stopped" -eq 0 ]; then
-    # One task that ends must not have the others killed: they say why they end, and write what they have to.
-    srun --kill-on-bad-exit=0 "${options[@]}" bash "$repository/launch/slurm_task.sh" "$data_dir" "$@" &
-    step=$!
-    if [ "$stopped" -ne 0 ]; then kill -USR1 "$step"; fi
-    while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done
-    wait "$step" || code=$?
-  else
-    code=$stopped
+  if [ -n "$data_dir" ] && [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
+    # Before any task starts: they would not wait as long for one whose node is still copying.
+    in_step --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+      bash "$repository/launch/slurm_task.sh" "$data_dir" || true
   fi
+  in_step ${options[@]+"${options[@]}"} bash "$repository/launch/slurm_task.sh" "$data_dir" "$@" || code=$?
   end_job "$code"
+}
+
+in_step() { # SRUN_OPTIONS... COMMAND...: its exit code, that of the signal where one came before
+  local code=0
+  if [ "$stopped" -ne 0 ]; then return "$stopped"; fi
+  # One task that ends must not have the others killed: they say why they end, and write what they have to.
+  srun --kill-on-bad-exit=0 "$@" &
+  step=$!
+  if [ "$stopped" -ne 0 ]; then kill -USR1 "$step" 2>/dev/null || true; fi
+  while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done
+  wait "$step" || code=$?
+  step=
+  return "$code"
 }
 
 end_job() { # EXIT_CODE
@@ -70,7 +83,7 @@ end_job() { # EXIT_CODE
     75 | 138 | 143) ;; # a worker was lost; stopped by SIGUSR1, by SIGTERM
     *) exit "$code" ;;
   esac
-  state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || exit "$code"
+  state=$(squeue --noheader --jobs="$job" --format=%T) || exit "$code"
   # Otherwise the job was cancelled, or SLURM itself puts it back, as after the loss of a node.
   if [ "$state" != RUNNING ]; then exit "$code"; fi
   if [ "$restarts" -ge "$MAX_REQUEUES" ]; then
@@ -78,6 +91,6 @@ end_job() { # EXIT_CODE
     exit "$code"
   fi
   echo "Exit code $code: back into the queue"
-  scontrol requeue "$SLURM_JOB_ID" || true
+  scontrol requeue "$job" || true
   exit "$code"
 }

@@ -131,11 +131,15 @@ def test_two_nodes_train_as_one(slurm, folder, uninterrupted):
 
 
 def test_one_task_a_gpu(slurm, folder, uninterrupted):
-    """Each task is handed one of a node's GPUs; here they are made up, so that the tasks train on the CPU."""
-    flags = [*TRAIN, "--data_dir=toy", "--workdir=per_gpu"]
+    """Each task is handed one of a node's GPUs; here they are made up, so that the tasks train on the CPU.
+
+    They read one copy of the data set, which a step before theirs has made.
+    """
+    flags, disk = [*TRAIN, "--data_dir=toy", "--workdir=per_gpu"], pathlib.Path("/dev/shm")
     options = ["--nodes=2", "--ntasks-per-node=2", "--gpus-per-task=1"]
-    job = submit(slurm, folder, "slurm_multi_node.sbatch", *flags, options=options)
+    job = submit(slurm, folder, "slurm_multi_node.sbatch", *flags, options=options, SLURM_TMPDIR=str(disk))
     assert end_of(slurm, job) == "COMPLETED", log_of(folder, job)
+    assert log_of(folder, job).count("copied toy to /dev/shm/") == 1 and not list(disk.glob("tl_distributed-*"))
     assert "GPUs a node: 2" in log_of(folder, job) and "4 workers" in log_of(folder, job)
     assert_same_run(uninterrupted, folder / "per_gpu", rtol=2e-3, atol=2e-5)
 
@@ -186,6 +190,38 @@ def test_an_array_trains_a_study_and_ends_in_one_report(slurm, folder):
     assert "Submitted batch job" not in log_of(folder, f"{job}_1")
     page = (folder / "study/report.html").read_text()
     assert "small" in page and "wide" in page
+
+
+def test_every_task_of_an_array_goes_back_into_the_queue(slurm, folder, tmp_path):
+    """The last one has the array's own number, by which SLURM's commands mean all of them.
+
+    The job hands on some variables alone (sbatch --export), as many sites want it.
+    """
+    python = tmp_path / "python"
+    python.write_text("""#!/bin/bash
+        case "$*" in --version) echo Python ;; -c*) ;; *--list_arms) printf 'a\\nb\\n' ;; *)
+          trap 'exit 138' USR1
+          echo "begins with PYTHONPATH=$PYTHONPATH"
+          while sleep 0.1; do :; done ;; esac
+    """)
+    python.chmod(0o755)
+    options = ["--array=0-1", f"--export=REPOSITORY={REPO},PYTHON={python}"]
+    job = slurm.submit(str(LAUNCH / "study_array.sbatch"), folder=folder, options=options)
+    tasks = [f"{job}_{task}" for task in (0, 1)]
+
+    def log(task: str) -> str:
+        return "".join(path.read_text() for path in folder.glob(f"*-{task}.out"))
+
+    try:
+        slurm.wait_for(lambda: all("begins with" in log(task) for task in tasks), seconds=SECONDS)
+        assert all(f"PYTHONPATH={REPO}" in log(task) for task in tasks)
+        slurm.run("scancel", "--signal=USR1", "--batch", job)
+        for task in tasks:
+            slurm.wait_for(lambda task=task: slurm.job(task)["Restarts"] == "1", seconds=SECONDS)
+            assert log(task).count("back into the queue") == 1
+    finally:
+        slurm.run("scancel", job)
+        slurm.run("scancel", "--name=report")
 
 
 @pytest.mark.parametrize(
