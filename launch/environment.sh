@@ -3,6 +3,7 @@
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${VENV:-$repository/.venv}
+case $VENV in /*) ;; *) VENV=$PWD/$VENV ;; esac # the scripts go to the repository's folder
 
 make_environment() { # EXTRAS
   local python=${PYTHON:-python3} extras=$1

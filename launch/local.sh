@@ -19,8 +19,10 @@ export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
 gpus=()
 if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
   IFS=, read -r -a gpus <<<"$CUDA_VISIBLE_DEVICES"
+  case ${gpus[0]} in -1 | NoDevFiles) gpus=() ;; esac # by which they are hidden
 elif [ -z "${CUDA_VISIBLE_DEVICES+set}" ] && command -v nvidia-smi >/dev/null; then
-  mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true)
+  # Of its numbers alone: on standard output it also says that there are no devices, or no driver.
+  mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | grep -xE '[0-9]+' || true)
 fi
 if [ $((${#gpus[@]} % WORKERS)) -ne 0 ]; then
   echo "error: ${#gpus[@]} GPUs cannot be shared evenly by WORKERS=$WORKERS" >&2

@@ -12,8 +12,10 @@ from toy_dataset import write_toy_dataset
 from worker_processes import free_port_range
 
 
-def start(*flags: str, **variables: str) -> subprocess.Popen:
+def start(*flags: str, **variables: str | None) -> subprocess.Popen:
+    """Starts the script; a variable that is `None` is not set."""
     environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", **variables}
+    environment = {name: value for name, value in environment.items() if value is not None}
     return subprocess.Popen(
         ["bash", str(REPO / "launch/local.sh"), *flags], env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
@@ -51,3 +53,34 @@ def test_mistakes_end_with_a_line(variables, message):
     process = start("--epoch=2", **variables)
     assert message in process.communicate(timeout=60)[0]
     assert process.returncode == 2
+
+
+@pytest.mark.parametrize("hidden", ["-1", "NoDevFiles", ""])
+def test_hidden_gpus_are_none(hidden):
+    process = start(WORKERS="2", CUDA_VISIBLE_DEVICES=hidden, PYTHON="/bin/true")
+    assert process.communicate(timeout=60)[0] == "" and process.returncode == 0
+
+
+@pytest.mark.parametrize(("code", "said"), [(6, "No devices were found"), (9, "NVIDIA-SMI has failed: no driver.")])
+def test_what_nvidia_smi_says_of_no_gpu_is_no_gpu(tmp_path, code, said):
+    """It says so on standard output."""
+    command = tmp_path / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\necho '{said}'\nexit {code}\n")
+    command.chmod(0o755)
+    variables = {"CUDA_VISIBLE_DEVICES": None, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "/bin/true"}
+    process = start(WORKERS="2", **variables)
+    assert process.communicate(timeout=60)[0] == "" and process.returncode == 0
+
+
+def test_a_virtual_environment_is_found_from_any_folder(tmp_path):
+    """The quickstart goes to the repository's folder after it has made it."""
+    code = f'source "{REPO}/launch/environment.sh"; cd /; echo "$VENV"'
+    done = subprocess.run(
+        ["bash", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "VENV": "own"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{tmp_path}/own\n"
