@@ -210,6 +210,40 @@ def test_the_best_weights_are_there_before_they_are_restored(tmp_path, slow_writ
     assert checkpoints.blocking_seconds > 0.1
 
 
+class WorkerOfThreads(Workers):
+    """One of two workers, each a thread."""
+
+    def __init__(self, index: int, barrier: threading.Barrier):
+        self.index, self.count, self._barrier = index, 2, barrier
+
+    def exchange(self, topic, value):
+        self._barrier.wait(SECONDS)
+        return [None, None]
+
+
+def test_other_workers_wait_for_the_chief_to_write_the_best_weights(tmp_path, slow_writing):
+    """Weights of the same step may be there already: of a start before, which other devices computed."""
+    barrier = threading.Barrier(2)
+    chief, other = (Checkpoints(str(tmp_path), keep=2, workers=WorkerOfThreads(index, barrier)) for index in (0, 1))
+    made = engine.make_engine(engine.runtime(), backbone="tiny")
+    slow_writing.set()
+    chief.save_best(made.model, made.step, 7)
+    chief.wait()
+    slow_writing.clear()
+    made.train(1)
+    best, position = made.weights(), Position(step=9, best_score=0.5, best_step=7)
+    chief.save_best(made.model, made.step, 7)
+    made.train(1)
+    threading.Timer(0.2, slow_writing.set).start()
+    writing = threading.Thread(target=chief.restore_best, args=(made.model, made.step, position))
+    writing.start()
+    other.restore_best(made.model, made.step, position)
+    found = made.weights()
+    writing.join()
+    for now, then in zip(found, best, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
 def test_a_signal_ends_the_run_when_its_checkpoint_is_complete(data_dir, tmp_path, monkeypatch):
     save = tf.train.CheckpointManager.save
 

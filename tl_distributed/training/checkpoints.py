@@ -259,6 +259,8 @@ class Checkpoints:
           UserError: What was saved could not be written.
         """
         self.wait()
+        # However long the chief writes; and a file of that name may be there of a start before.
+        self._workers.exchange("the best weights are written", None)
         path = self._best_path(position)
         if path is None:
             _LOG.info("No epoch has been validated with a finite measure: the newest weights are taken.")
