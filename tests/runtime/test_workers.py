@@ -95,6 +95,12 @@ def test_a_frozen_worker_ends_the_others_within_the_timeout(talk, culprit):
         assert ("the chief" if culprit == 0 else "worker 1") in logs[index]
 
 
+def test_what_failed_in_time_is_not_said_to_be_late(talk):
+    codes, logs, _ = talk(["exchange=a", "broken=no such device"], ["exchange=a", "exchange=b"], timeout=2)
+    assert codes == [1, 1]
+    assert "InternalError: no such device" in logs[0] and "InternalError: no such device" in logs[1]
+
+
 def test_a_request_to_stop_reaches_all(talk):
     codes, logs, _ = talk(["stopped", "exchange=a"], ["stop=15", "exchange=a"], ["stopped", "exchange=a"])
     assert codes == [0, 0, 0]

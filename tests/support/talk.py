@@ -18,6 +18,10 @@ from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import parse_arguments
 
 
+class InternalError(Exception):
+    """As TensorFlow names what a collective, or much else, may end with."""
+
+
 def talk(group: ClusterWorkers, words: list[str]) -> None:
     for word in words:
         action, _, value = word.partition("=")
@@ -38,6 +42,9 @@ def talk(group: ClusterWorkers, words: list[str]) -> None:
             raise UserError(f"--colour={value}: no such colour")
         elif action == "defect":
             raise ZeroDivisionError("a defect")
+        elif action == "broken":
+            with group.expect_within(0.1, "it took too long"):
+                raise InternalError(value)
         elif action == "stop":
             group.announce_stop(int(value))
         elif action == "stopped":

@@ -115,8 +115,10 @@ class ClusterWorkers(Workers):
     @contextlib.contextmanager
     def expect_within(self, seconds: float, reason: str) -> Iterator[None]:
         self._deadline = (time.monotonic() + seconds, reason)
-        yield
-        self._deadline = None
+        try:
+            yield
+        finally:
+            self._deadline = None
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         lost = None
