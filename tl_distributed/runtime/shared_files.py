@@ -8,7 +8,7 @@ from tl_distributed.errors import UserError
 from tl_distributed.files import matching_files
 from tl_distributed.runtime.workers import Workers
 
-_VISIBLE_SECONDS = 30.0
+_VISIBLE_SECONDS = 90.0  # NFS keeps what it knows of a folder for up to 60 (acdirmax), also that a file is not there
 
 
 def wait_until_visible(path: str, workers: Workers, *, flag: str) -> None:
