@@ -20,6 +20,30 @@ def test_the_smaller_of_machine_and_cgroup(tmp_path, monkeypatch, limit, used, e
     assert machine.free_memory_bytes() == (10**9 if expected is None else expected)
 
 
+@pytest.mark.parametrize(
+    ("version", "counts"),
+    [
+        (2, "anon 250\nfile 600\nshmem 50\ninactive_file 400\nactive_file 150\n"),
+        (1, "cache 1\ninactive_file 1\nactive_file 1\ntotal_inactive_file 400\ntotal_active_file 150\n"),
+    ],
+)
+def test_what_the_page_cache_holds_of_files_is_free(tmp_path, monkeypatch, version, counts):
+    """A job that has copied its data set has used all of its limit for nothing else."""
+    names = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}[version]
+    for name, text in zip((*names, "memory.stat"), ("1000\n", "950\n", counts), strict=True):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(machine, "cgroup_folders", lambda controller: [(str(tmp_path), version)])
+    assert machine.free_memory_bytes() == 1000 - (950 - 550)
+
+
+def test_runs_side_by_side_have_a_share_each(monkeypatch):
+    """All of them look before any of them has taken something."""
+    monkeypatch.setattr(machine, "_cgroup_files", list)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 8000}))
+    monkeypatch.setenv(machine.RUNS_ON_NODE, "8")
+    assert machine.free_memory_bytes() == 1000
+
+
 def test_every_cgroup_from_the_process_to_the_root_is_asked(tmp_path, monkeypatch):
     listing = tmp_path / "cgroup"
     listing.write_text("0::/slurm/job_7\n5:cpu:/other\n4:memory:/old\n")

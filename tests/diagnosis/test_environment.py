@@ -10,6 +10,7 @@ from single_checks import doctor_config, run
 from tl_distributed.diagnosis import environment, gpus
 from tl_distributed.diagnosis.checks import Check, Subject, run_check
 from tl_distributed.diagnosis.report import FACT, FAILED, OK, WARNING, Finding, as_json, as_text
+from tl_distributed.runtime import visible_gpus
 
 
 def test_requirements_are_compared_with_what_is_installed(monkeypatch):
@@ -79,7 +80,7 @@ def play_driver(tmp_path, monkeypatch, script: str) -> list[Finding]:
     version.write_text(
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build  (dvs-builder)\n"
     )
-    monkeypatch.setattr(gpus, "_DRIVER_FILE", str(version))
+    monkeypatch.setattr(visible_gpus, "_DRIVER_FILE", str(version))
     command = tmp_path / "nvidia-smi"
     command.write_text(f"#!/bin/sh\n{script}\n")
     command.chmod(0o755)
@@ -103,8 +104,8 @@ def test_cards_of_the_driver_that_tensorflow_does_not_see(tmp_path, monkeypatch)
     assert unseen.status == WARNING and "CUDA_VISIBLE_DEVICES='-1'" in unseen.remedy
     assert unseen.detail == ("W0000 cuda_executor.cc Cannot dlopen some GPU libraries.",)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f,1")
-    assert "tensorflow[and-cuda]" in gpus._why_unseen(True)
-    assert "built without CUDA" in gpus._why_unseen(False)
+    assert "tensorflow[and-cuda]" in visible_gpus.why_unseen(is_cuda_build=True)
+    assert "built without CUDA" in visible_gpus.why_unseen(is_cuda_build=False)
 
 
 def test_a_driver_that_does_not_answer_is_a_warning(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from paths import REPO
 
 from tl_distributed.errors import UserError
-from tl_distributed.runtime import devices
+from tl_distributed.runtime import devices, visible_gpus
 from tl_distributed.runtime.settings import RuntimeSettings
 from tl_distributed.runtime.workers import Workers
 
@@ -72,6 +72,21 @@ def test_seed_sets_the_initial_weights():
         return keras.layers.Dense(4)(tf.ones([1, 4])).numpy().tolist()
 
     assert weights(1) == weights(1) != weights(2)
+
+
+@pytest.mark.parametrize(("visible", "is_said"), [(None, True), ("0,1", True), ("", False), ("-1", False)])
+def test_training_on_the_cpu_of_a_machine_with_gpus_is_said(tmp_path, monkeypatch, caplog, visible, is_said):
+    """A job that was given GPUs would use none of them in silence, for want of CUDA's libraries say."""
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n")
+    monkeypatch.setattr(visible_gpus, "_DRIVER_FILE", str(driver))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with caplog.at_level("WARNING", logger="tl_distributed"):
+        start()
+    said = "TensorFlow finds no GPU, though this machine has NVIDIA's driver 550.54.15; "
+    assert (said in caplog.text) == is_said
 
 
 @pytest.fixture

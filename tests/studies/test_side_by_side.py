@@ -15,6 +15,7 @@ import pytest
 from paths import REPO
 from toy_dataset import write_toy_dataset
 
+from tl_distributed.data.machine import RUNS_ON_NODE
 from tl_distributed.errors import UserError
 from tl_distributed.studies.devices import Device, confine, devices_of_runs
 from tl_distributed.studies.runner import train_in_process
@@ -28,7 +29,8 @@ COMMON = "backbone=baseline_cnn,transfer=scratch,global_batch_size=30,image_size
     ("visible", "runs", "devices"),
     [
         ("0,1,2,3", 2, ("0", "1")), ("3,5", 2, ("3", "5")), ("GPU-ab, MIG-cd", 2, ("GPU-ab", "MIG-cd")),
-        ("0,1", 1, ("",)), ("", 3, ("", "", "")), (None, 2, ("", "")),
+        ("0,1", 1, ("",)), ("", 3, ("", "", "")), (None, 2, ("", "")), ("-1", 2, ("", "")), ("NoDevFiles", 2, ("", "")),
+        ("0,1,-1,2", 2, ("0", "1")),
     ],
 )  # fmt: skip
 def test_each_run_sees_one_of_the_gpus_that_the_study_was_given(monkeypatch, visible, runs, devices):
@@ -97,11 +99,17 @@ def test_a_run_is_confined_to_its_share(tmp_path):
         for child in psutil.Process().children():
             with contextlib.suppress(psutil.NoSuchProcess):  # it, or what another test has left, has just ended
                 if "tl_distributed.studies.child" in child.cmdline():
-                    seen.append(child.cpu_affinity())
+                    seen.append((child.cpu_affinity(), child.environ().get(RUNS_ON_NODE)))
 
     arguments, log = [f"--data_dir={tmp_path}/none"], tmp_path / "log"
-    assert train_in_process(arguments, log, look, device=Device(cores=(core,))) == 2, log.read_text()
-    assert seen and all(cores == [core] for cores in seen)
+    assert train_in_process(arguments, log, look, device=Device(cores=(core,), runs=3)) == 2, log.read_text()
+    assert seen and all(found == ([core], "3") for found in seen)
+
+
+def test_each_run_knows_how_many_share_the_memory(monkeypatch):
+    for visible in ("", "0,1,2"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert [device.runs for device in devices_of_runs(2)] == [2, 2] and devices_of_runs(1)[0].runs == 1
 
 
 def test_more_runs_than_gpus_are_refused(monkeypatch):

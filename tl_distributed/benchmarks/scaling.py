@@ -7,9 +7,9 @@ from tl_distributed.benchmarks.processes import Outcome, take_turns
 from tl_distributed.benchmarks.report import Layout, chosen, publish
 from tl_distributed.benchmarks.settings import ScalingConfig
 from tl_distributed.benchmarks.step_contenders import ours
-from tl_distributed.diagnosis.gpus import driver_version
 from tl_distributed.errors import UserError
 from tl_distributed.reporting.spread import Spread
+from tl_distributed.runtime.visible_gpus import driver_version
 
 
 def run_scaling(config: ScalingConfig, facts: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from tl_distributed.benchmarks.random_images import random_images
 from tl_distributed.benchmarks.report import OURS
 from tl_distributed.benchmarks.settings import StepConfig
 from tl_distributed.data.machine import usable_cores
-from tl_distributed.diagnosis.gpus import driver_version
+from tl_distributed.runtime.visible_gpus import driver_version
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,17 +4,24 @@ import os
 
 import psutil
 
+RUNS_ON_NODE = "TL_DISTRIBUTED_RUNS_ON_NODE"  # an environment variable: runs of a study that share a node's memory
 _CGROUP_LIST = "/proc/self/cgroup"
 
 
 def free_memory_bytes() -> int:
-    """Returns the smaller of the machine's available memory and what the process's cgroup leaves."""
+    """Returns the smaller of the machine's available memory and what the process's cgroup leaves.
+
+    Of the runs of a study that go on side by side each is told its share. A cgroup's use has in it what the page cache
+    holds of files that its processes read and wrote, such as a copy of the data set: that is free, since the system
+    drops it where memory is wanted.
+    """
     free = psutil.virtual_memory().available
     for limit_file, used_file in _cgroup_files():
         limit, used = _read_number(limit_file), _read_number(used_file)
         if limit is not None and used is not None:
-            free = min(free, max(limit - used, 0))
-    return free
+            cached = _cached_bytes(f"{os.path.dirname(used_file)}/memory.stat")
+            free = min(free, max(limit - max(used - cached, 0), 0))
+    return free // int(os.environ.get(RUNS_ON_NODE) or 1)
 
 
 def total_memory_bytes() -> int:
@@ -63,6 +70,13 @@ def _cgroup_files() -> list[tuple[str, str]]:
         (f"{folder}/{names[version][0]}", f"{folder}/{names[version][1]}")
         for folder, version in cgroup_folders("memory")
     ]
+
+
+def _cached_bytes(stat_file: str) -> int:
+    """Returns the bytes of files' pages, those below the cgroup included, which version 1 lists apart."""
+    counts = dict(line.split(" ", 1) for line in text_of(stat_file).splitlines() if " " in line)
+    names = ("inactive_file", "active_file")
+    return sum(int(counts.get(f"total_{name}", counts.get(name, "0"))) for name in names)
 
 
 def _read_number(path: str) -> int | None:

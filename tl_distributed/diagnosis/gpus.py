@@ -1,23 +1,20 @@
 """Facts about GPUs: the driver, the cards, what TensorFlow sees of them and the libraries that it was built for."""
 
 import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 
-from tl_distributed.data.machine import text_of
 from tl_distributed.diagnosis.checks import Subject
 from tl_distributed.diagnosis.report import FACT, WARNING, Finding
+from tl_distributed.runtime.visible_gpus import driver_version, why_unseen
 
 GPUS = "GPUs"
 
-_DRIVER_FILE = "/proc/driver/nvidia/version"
 _SMI_FIELDS = ("index", "name", "driver_version", "memory.total", "memory.free")
 _SMI_SECONDS = 30
 _FREE_SHARE_WARNED = 0.5  # of a GPU's memory, below which other processes are in the way
-_HIDE_ALL = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES
 
 
 def gpus(subject: Subject) -> Iterator[Finding]:
@@ -46,7 +43,7 @@ def gpus(subject: Subject) -> Iterator[Finding]:
     if not seen and (driver or cards):
         yield Finding(
             topic=GPUS, name="seen by TensorFlow", value="no GPU, though there is a driver", status=WARNING,
-            remedy=_why_unseen(bool(build.get("is_cuda_build"))), detail=_gpu_lines(subject),
+            remedy=why_unseen(is_cuda_build=bool(build.get("is_cuda_build"))), detail=_gpu_lines(subject),
         )  # fmt: skip
         return
     for gpu in seen:
@@ -64,12 +61,6 @@ def gpus(subject: Subject) -> Iterator[Finding]:
             )  # fmt: skip
     if not seen:
         yield Finding(topic=GPUS, name="seen by TensorFlow", value="no GPU: training would run on the CPU")
-
-
-def driver_version() -> str | None:
-    """Returns the version of the kernel's NVIDIA driver, e.g. 550.54.15, or `None` without one."""
-    match = re.search(r"Module(?: for \S+)?\s+(\d[\d.]+)", text_of(_DRIVER_FILE))
-    return match[1] if match else None
 
 
 def _cards() -> Iterator[Finding]:
@@ -103,15 +94,6 @@ def _card(index: str, name: str, driver: str, total: str, free: str) -> Finding:
         topic=GPUS, name=f"card {index}", value=f"{name}, {memory}, driver {driver}", status=status, remedy=remedy,
         data=data,
     )  # fmt: skip
-
-
-def _why_unseen(is_cuda_build: bool) -> str:
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not is_cuda_build:
-        return "this TensorFlow is built without CUDA: pip install tensorflow[and-cuda], or this package with .[gpu]"
-    if hidden is not None and hidden.split(",")[0].strip() in _HIDE_ALL:
-        return f"CUDA_VISIBLE_DEVICES={hidden!r} hides the GPUs: unset it to train on them"
-    return "pip install tensorflow[and-cuda], or this package with .[gpu]; in a container, start it with GPUs (--nv)"
 
 
 def _gpu_lines(subject: Subject) -> tuple[str, ...]:

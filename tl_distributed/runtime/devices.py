@@ -12,6 +12,7 @@ import tensorflow as tf
 from tl_distributed.errors import UserError
 from tl_distributed.runtime.settings import RuntimeSettings
 from tl_distributed.runtime.strategies import start_strategy
+from tl_distributed.runtime.visible_gpus import missed_gpus
 from tl_distributed.runtime.workers import Workers
 
 _LOG = logging.getLogger(__name__)
@@ -100,6 +101,9 @@ def start_runtime(
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         _limit_memory(gpu, settings.gpu_memory_limit_mib)
+    is_cuda_build = bool(tf.sysconfig.get_build_info().get("is_cuda_build"))
+    if not gpus and not settings.virtual_devices and (missed := missed_gpus(is_cuda_build=is_cuda_build)):
+        _LOG.warning("%s", missed)
     strategy, devices = start_strategy(settings, workers, num_gpus=len(gpus))
     replicas = strategy.num_replicas_in_sync
     if global_batch_size % replicas:

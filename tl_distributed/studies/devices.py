@@ -4,8 +4,7 @@ import dataclasses
 import os
 
 from tl_distributed.errors import UserError
-
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+from tl_distributed.runtime.visible_gpus import VISIBLE, named_gpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,10 +14,12 @@ class Device:
     Attributes:
       gpu: The one GPU that it sees, as CUDA_VISIBLE_DEVICES names it; empty: what the study sees.
       cores: The numbers of the cores that it runs on; empty: the study's.
+      runs: How many go on at the same time, which share the node's memory.
     """
 
     gpu: str = ""
     cores: tuple[int, ...] = ()
+    runs: int = 1
 
     def __str__(self) -> str:
         """E.g. ` on GPU 3`, to be put after the name of a run; nothing where it uses all."""
@@ -28,7 +29,7 @@ class Device:
 
 
 WHOLE = Device()
-NO_GPU = Device(gpu="-1")  # CUDA shows the GPUs named before the first number that is none
+NO_GPU = Device(gpu="-1")
 
 
 def devices_of_runs(runs_per_node: int) -> tuple[Device, ...]:
@@ -44,16 +45,16 @@ def devices_of_runs(runs_per_node: int) -> tuple[Device, ...]:
     if runs_per_node == 1:
         return (WHOLE,)
     given = os.environ.get(VISIBLE)
-    names = _gpus_of_node() if given is None else [name.strip() for name in given.split(",") if name.strip()]
+    names = _gpus_of_node() if given is None else named_gpus(given)
     if not names:
-        return tuple(Device(cores=cores) for cores in _shares(runs_per_node))
+        return tuple(Device(cores=cores, runs=runs_per_node) for cores in _shares(runs_per_node))
     if len(names) < runs_per_node:
         where = "of this node" if given is None else f"in {VISIBLE}={given}"
         raise UserError(
             f"--runs_per_node={runs_per_node}: there are {len(names)} GPUs {where}, and each run takes one; use "
             f"--runs_per_node={len(names)}"
         )
-    return tuple(Device(gpu=name) for name in names[:runs_per_node])
+    return tuple(Device(gpu=name, runs=runs_per_node) for name in names[:runs_per_node])
 
 
 def _gpus_of_node() -> list[str]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import tl_distributed
+from tl_distributed.data.machine import RUNS_ON_NODE
 from tl_distributed.studies.devices import VISIBLE, WHOLE, Device, confine
 
 _POLL_SECONDS = 1.0
@@ -38,12 +39,17 @@ def run_in_process(
     root = str(pathlib.Path(tl_distributed.__path__[0]).parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "tl_distributed.studies.child", module, *arguments]
+    environment = {**os.environ, "PYTHONPATH": path}
+    if device.gpu:
+        environment[VISIBLE] = device.gpu
+    if device.runs > 1:
+        environment[RUNS_ON_NODE] = str(device.runs)
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": path, **({VISIBLE: device.gpu} if device.gpu else {})},
+            env=environment,
             start_new_session=True,  # Ctrl-C reaches this process alone: a second signal would end the other at once
         )
         confine(process.pid, device)
