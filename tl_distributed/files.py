@@ -117,7 +117,7 @@ def sync(path: str) -> None:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
-            raise
+            raise OSError(error.errno, error.strerror, path) from None  # a quota of NFS, say; the system names no file
     finally:
         os.close(descriptor)
 

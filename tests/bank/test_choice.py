@@ -6,6 +6,7 @@ import socket
 import subprocess
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 from tiny_runs import config as run_config
@@ -125,3 +126,12 @@ def test_only_unfinished_files_of_dead_builds_of_this_machine_are_removed(tmp_pa
         (tmp_path / name).touch()
     remove_leftovers(str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_leftover_that_another_worker_has_just_removed_is_no_error(tmp_path, monkeypatch):
+    """The tasks of a node come to it at the same time."""
+    leftover = tmp_path / f"train-00000-of-00002.tfrecord.{socket.gethostname()}.1.tmp"
+    leftover.touch()
+    monkeypatch.setattr(psutil, "pid_exists", lambda process: leftover.unlink())
+    remove_leftovers(str(tmp_path))
+    assert not list(tmp_path.iterdir())

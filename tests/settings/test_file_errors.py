@@ -1,6 +1,7 @@
 """Errors of disks and file systems, which are the user's to mend: one line, and no traceback."""
 
 import dataclasses
+import errno
 import os
 import pathlib
 
@@ -112,6 +113,19 @@ def test_an_error_of_a_file_system_is_one_line_with_the_path(tmp_path, capsys):
     assert file_error_line(denied) == (
         "/root/x: permission denied; check who may read and write there, or name another path"
     )
+
+
+def test_a_quota_that_shows_when_a_file_is_synced_names_the_file(tmp_path, monkeypatch):
+    """As on NFS; the system's own error names no file."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", full)
+    path = f"{tmp_path}/out.json"
+    line = f"{path}: disk quota exceeded; make room, or name another path"
+    assert file_error_line(_raised(lambda: write_file(path, b"x"))) == line
+    assert not os.listdir(tmp_path)
 
 
 def test_other_errors_are_defects_and_keep_their_traceback():

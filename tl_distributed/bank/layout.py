@@ -8,6 +8,7 @@ kept. A record is the label, 4 bytes little-endian (or as many labels as any pic
 has fewer), and the features' bytes.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -244,4 +245,5 @@ def remove_leftovers(folder: str) -> None:
     for path in matching_files(folder, f"*{_TEMPORARY}"):
         name, _, process = path.removesuffix(_TEMPORARY).rpartition(".")
         if name.endswith(f".{socket.gethostname()}") and process.isdigit() and not psutil.pid_exists(int(process)):
-            tf.io.gfile.remove(path)
+            with contextlib.suppress(tf.errors.NotFoundError):  # another worker of this machine was faster
+                tf.io.gfile.remove(path)
