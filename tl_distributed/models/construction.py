@@ -9,6 +9,7 @@ from typing import Any
 
 from tl_distributed.errors import DownloadError, UserError
 from tl_distributed.models.backbones import Backbone
+from tl_distributed.models.downloads import take_turns
 from tl_distributed.models.own_networks import as_functional
 
 # Keras downloads without a time limit: behind a firewall that drops packets it would hang for minutes.
@@ -106,6 +107,7 @@ def _from_applications(backbone: Backbone, image_size: int, weights: str) -> Any
     constructor = getattr(keras.applications, backbone.constructor)
     arguments = {"include_top": False, "input_shape": (image_size, image_size, 3)}
     if weights == "imagenet":
+        take_turns()
         with one_line_download_errors(backbone):
             return constructor(weights="imagenet", **arguments)
     model = constructor(weights=None, **arguments)
