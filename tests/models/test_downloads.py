@@ -33,13 +33,18 @@ def begun(monkeypatch):
     return half_done
 
 
+def small_network() -> keras.Model:
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, keras.layers.Conv2D(2, 3)(inputs))
+
+
 def test_no_process_takes_half_a_download_for_the_whole(tmp_path, monkeypatch, begun):
     read = []
 
     def application(**_):
         path = file_utils.get_file("a.h5", "https://example.org/a.h5", cache_subdir="models", cache_dir=str(tmp_path))
         read.append(pathlib.Path(path).read_bytes())
-        return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+        return small_network()
 
     monkeypatch.setattr(keras.applications, "MobileNetV2", application)
 
@@ -60,7 +65,7 @@ def test_a_folder_that_takes_no_lock_is_no_obstacle(tmp_path, monkeypatch, begun
 
     def application(**_):
         file_utils.get_file("a.h5", "https://example.org/a.h5", cache_subdir="models", cache_dir=str(tmp_path))
-        return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+        return small_network()
 
     monkeypatch.setattr(keras.applications, "MobileNetV2", application)
     assert construct(get_backbone("mobilenet_v2"), None, 8, "imagenet").output_shape == (None, 6, 6, 2)
