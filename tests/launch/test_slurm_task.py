@@ -89,7 +89,10 @@ def test_a_copy_that_was_made_before_is_used_and_then_removed(data, disk):
 
 def test_tasks_share_a_copy_at_the_same_time(tmp_path, data, disk):
     """Each goes on when all have begun, of which none could wait for another's end; the last one removes the copy."""
-    all_begun = f"touch {tmp_path}/begun.$$; until [ $(ls {tmp_path} | grep -c begun) -eq 4 ]; do sleep 0.05; done"
+    all_begun = (
+        f"touch {tmp_path}/begun.$$; for i in $(seq 200); do [ $(ls {tmp_path} | grep -c begun) -lt 4 ] || exit 0"
+    )
+    all_begun += "; sleep 0.05; done; exit 1"
     with ThreadPoolExecutor(4) as threads:
         runs = [threads.submit(run_task, data, disk, "bash", "-c", all_begun) for _ in range(4)]
     done = [run.result() for run in runs]
