@@ -1,5 +1,6 @@
 """Devices, strategy, precision and XLA from the flags; GPUs are played by stand-ins."""
 
+import os
 import subprocess
 import sys
 import types
@@ -11,7 +12,9 @@ from paths import REPO
 
 from tl_distributed.errors import UserError
 from tl_distributed.runtime import devices, visible_gpus
+from tl_distributed.runtime.cluster import Cluster
 from tl_distributed.runtime.settings import RuntimeSettings
+from tl_distributed.runtime.strategies import avoid_proxy
 from tl_distributed.runtime.workers import Workers
 
 
@@ -87,6 +90,18 @@ def test_training_on_the_cpu_of_a_machine_with_gpus_is_said(tmp_path, monkeypatc
         start()
     said = "TensorFlow finds no GPU, though this machine has NVIDIA's driver 550.54.15; "
     assert (said in caplog.text) == is_said
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "a,::1"), ({"no_proxy": ".site,b"}, ".site,b,a,::1"), ({"no_proxy": "b", "no_grpc_proxy": "c"}, "c,a,::1")],
+)
+def test_workers_are_reached_past_a_proxy(monkeypatch, given, expected):
+    """A slow test of several workers shows that gRPC goes by it."""
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.setenv(name, given.get(name, ""))
+    avoid_proxy(Cluster(("a:1", "a:2", "[::1]:3"), 0, 4))
+    assert dict(os.environ)["no_grpc_proxy"] == expected
 
 
 @pytest.fixture

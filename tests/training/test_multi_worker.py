@@ -130,7 +130,9 @@ def test_two_workers_of_two_replicas_stream_the_same_data(data_dir, tmp_path, cl
     workers = cluster(2)
     given = settings(data_dir, tmp_path / "many", **shared, virtual_devices=2, strategy="multi_worker")
     for index in (0, 1):
-        workers.start(index, *flags(**given), TF_CONFIG=workers.tf_config_of(index))
+        # Of a cluster whose way into the internet is a proxy, which does not lead to the workers.
+        environment = {"TF_CONFIG": workers.tf_config_of(index), "http_proxy": "http://127.0.0.1:9"}
+        workers.start(index, *flags(**given), **environment)
     assert workers.wait() == [0, 0], workers.log(0) + workers.log(1)
     assert "disk mode" in workers.log(1)
     assert_same_run(tmp_path / "alone", tmp_path / "many")

@@ -1,13 +1,16 @@
 """The `tf.distribute` strategy of a run, on one machine or of several workers, and the devices that it trains on."""
 
+import os
 from typing import Any
 
 import tensorflow as tf
 
 from tl_distributed.errors import UserError
-from tl_distributed.runtime.cluster import Cluster, resolve_cluster
+from tl_distributed.runtime.cluster import Cluster, resolve_cluster, split_address
 from tl_distributed.runtime.settings import RuntimeSettings
 from tl_distributed.runtime.workers import Workers
+
+_NO_GRPC_PROXY = "no_grpc_proxy"  # an environment variable of gRPC, which goes before `no_proxy`
 
 
 def start_strategy(settings: RuntimeSettings, workers: Workers, *, num_gpus: int) -> tuple[Any, list[str]]:
@@ -65,10 +68,19 @@ def _join_collectives(settings: RuntimeSettings, workers: Workers, num_gpus: int
         f"the collective runtime did not start within {settings.worker_timeout_seconds:g} s "
         "(--worker_timeout_seconds), though the workers reach each other"
     )
+    cluster = resolve_cluster(settings)
+    avoid_proxy(cluster)
     with workers.expect_within(settings.worker_timeout_seconds, late):
         _leave_silent_workers_to(settings.worker_timeout_seconds, workers.count)
-        strategy = _multi_worker_strategy(resolve_cluster(settings), num_gpus, settings.virtual_devices)
+        strategy = _multi_worker_strategy(cluster, num_gpus, settings.virtual_devices)
     return strategy, list(strategy.extended.worker_devices)
+
+
+def avoid_proxy(cluster: Cluster) -> None:
+    """Has gRPC connect to the workers themselves: through the proxy of `http_proxy` it would wait for them in vain."""
+    others = next(filter(None, map(os.environ.get, (_NO_GRPC_PROXY, "no_proxy"))), "")
+    hosts = dict.fromkeys(split_address(address)[0] for address in cluster.addresses)
+    os.environ[_NO_GRPC_PROXY] = ",".join(filter(None, [others, *hosts]))
 
 
 def _leave_silent_workers_to(timeout_seconds: float, num_workers: int) -> None:
