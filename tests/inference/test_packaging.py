@@ -108,8 +108,10 @@ def test_inner_normalisation_is_kept(tmp_path):
 
 def _save_with_expectation(packaged: keras.Model, pixels: np.ndarray, folder, name: str) -> np.ndarray:
     packaged.save(folder / f"{name}.keras")
-    with_stock_layers(packaged).save(folder / f"{name}.h5")
+    stock = with_stock_layers(packaged)
+    stock.save(folder / f"{name}.h5")
     np.save(folder / f"{name}.pixels.npy", pixels)
+    np.save(folder / f"{name}.stock.npy", stock.predict(pixels, verbose=0))
     return packaged.predict(pixels, verbose=0)
 
 
@@ -118,11 +120,13 @@ def _assert_strangers_agree(folder, expected: dict[str, np.ndarray]) -> None:
     stranger = subprocess.run([sys.executable, "-c", STRANGER], cwd=folder, capture_output=True, text=True)
     assert stranger.returncode == 0, stranger.stderr
     for name, probabilities in expected.items():
-        # A ConvNeXt of random weights makes a thousandfold of what its other layers in an .h5 round otherwise.
-        tolerances = {"keras": 1e-5, "h5": 5e-3 if name.startswith("convnext") else 1e-5}
-        for ending, tolerance in tolerances.items():
+        stock = np.load(folder / f"{name}.stock.npy")
+        for ending, written in (("keras", probabilities), ("h5", stock)):
             got = np.load(folder / f"{name}.{ending}.npy")
-            np.testing.assert_allclose(got, probabilities, atol=tolerance, err_msg=f"{name}.{ending}")
+            np.testing.assert_allclose(got, written, atol=1e-5, err_msg=f"{name}.{ending}")
+        # A ConvNeXt of random weights makes a thousandfold of what its other layers in an .h5 round otherwise.
+        tolerance = 2e-3 if name.startswith("convnext") else 1e-5
+        np.testing.assert_allclose(stock, probabilities, atol=tolerance, err_msg=name)
 
 
 def _assert_exports_agree(packaged: keras.Model, pixels: np.ndarray, folder, expected: np.ndarray) -> None:
