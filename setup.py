@@ -49,7 +49,6 @@ setup(
         "jinja2>=3.1",
         "scikit-learn>=1.5",
         "scipy>=1.13",
-        "statsmodels>=0.14.4",
         "threadpoolctl>=3.1",
         "tqdm>=4.66",
         "pillow>=10.3",

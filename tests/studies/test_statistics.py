@@ -19,6 +19,19 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
+def test_holm_rejects_what_its_steps_reject():
+    """The smallest p goes by level / n, the next by level / (n - 1), until one does not."""
+    generator = np.random.default_rng(0)
+    for count in (1, 2, 3, 7, 30):
+        p_values = generator.random(count) ** 4
+        adjusted = np.array(holm(p_values))
+        for level in (0.001, 0.01, 0.05, 0.3):
+            order = np.argsort(p_values)
+            kept = p_values[order] > level / np.arange(count, 0, -1)
+            rejected = order[: int(kept.argmax()) if kept.any() else count]
+            assert sorted(np.flatnonzero(adjusted <= level)) == sorted(rejected)
+
+
 @pytest.mark.parametrize(("right", "count"), [(0, 10), (7, 10), (10, 10), (812, 1000)])
 def test_wilson_interval_is_scipys(right, count):
     expected = stats.binomtest(right, count).proportion_ci(method="wilson")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tl_distributed.reporting.intervals import CONFIDENCE, wilson_interval
+from tl_distributed.reporting.intervals import CONFIDENCE, wilson_form, wilson_interval
 
 _NO_SIGN_OF_SEEDS = 0.5  # p of the F test above which the seeds are taken to add nothing of their own
 _ROUNDING = 1e-12
@@ -99,12 +99,8 @@ def interval_of_share(right: np.ndarray) -> tuple[float, float]:
     share = float(right.mean())
     if len(right) == 1 or share in (0.0, 1.0):
         return wilson_interval(share, right.shape[1])
-    half_squared, variance = half_width(_noise(right.astype(np.int8))) ** 2, share * (1 - share)
-    if half_squared == np.inf:
-        return 0.0, 1.0
-    ratio = half_squared / variance
-    middle, half = (share + ratio / 2) / (1 + ratio), np.sqrt(half_squared + ratio**2 / 4) / (1 + ratio)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    half = half_width(_noise(right.astype(np.int8)))
+    return wilson_form(share, half**2 / (share * (1 - share))) if half < np.inf else (0.0, 1.0)
 
 
 def _of_no_spread(mean: float, num_images: int) -> tuple[float, float, float]:
@@ -168,6 +164,8 @@ def _p_value(distance: float, noise: Sequence[Part]) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Returns p values adjusted for their number (Holm 1979), in the order given."""
-    from statsmodels.stats.multitest import multipletests
-
-    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
+    values = np.asarray(p_values, np.float64)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1)
+    return adjusted.tolist()
