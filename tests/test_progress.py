@@ -102,6 +102,19 @@ def test_an_error_inside_is_not_hidden_and_the_last_line_says_where(clock):
     assert _lines(stream)[-1] == "A: 4/9 files (44 %), 4 files/s, stopped after 0:01"
 
 
+def test_what_is_over_before_the_delay_shows_nothing_and_what_takes_longer_does(clock):
+    for seconds, expected in ((4, []), (5, ["A: 1/9 files (11 %), 0.2 files/s, 0:40 left"])):
+        stream = io.StringIO()
+        with Progress(
+            total=9, unit="files", label="A", stream=stream, log_every_seconds=3, delay_seconds=5
+        ) as progress:  # fmt: skip
+            clock.seconds += seconds
+            progress.update(1)
+            progress.update(8)
+        ending = [f"A: 9/9 files (100 %), {9 / seconds:.3g} files/s, in 0:0{seconds}"] if expected else []
+        assert _lines(stream) == expected + ending
+
+
 def test_notes_are_lines_of_their_own_and_nothing_is_a_control_character(clock):
     stream = io.StringIO()
     with Progress(total=2, unit="files", label="A", stream=stream, log_every_seconds=0) as progress:
@@ -138,10 +151,23 @@ with Progress(total=40, unit="images", label="Build") as progress:
 """
 
 
-def _run_on_terminal(columns: int) -> str:
+_DELAYED_SCRIPT = """
+import time
+from tl_distributed.progress import Progress
+with Progress(total=40, unit="images", label="Build") as progress:
+    for label, seconds in (("quick", 0.02), ("long", 0.2)):
+        with Progress(total=4, unit="images", label=label, delay_seconds=0.3) as inner:
+            for i in range(4):
+                time.sleep(seconds)
+                inner.update(1)
+    progress.update(40)
+"""
+
+
+def _run_on_terminal(columns: int, script: str = _TERMINAL_SCRIPT) -> str:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    with subprocess.Popen([sys.executable, "-c", _TERMINAL_SCRIPT], stdin=slave, stdout=slave, stderr=slave) as process:
+    with subprocess.Popen([sys.executable, "-c", script], stdin=slave, stdout=slave, stderr=slave) as process:
         os.close(slave)
         output = b""
         while True:
@@ -162,6 +188,13 @@ def test_terminal_gets_a_bar_and_undamaged_notes():
     assert "Build:  50%" in output and "40/40 [" in output and "images/s, loss 0.5]" in output
     assert output.count("\r") > 5
     assert "a note" in [line.split("\r")[-1] for line in output.replace("\r\n", "\n").split("\n")]
+
+
+def test_a_delayed_bar_comes_below_another_and_goes_at_its_end():
+    output = _run_on_terminal(100, _DELAYED_SCRIPT)
+    assert "quick" not in output and "long:" in output
+    shown = output[output.rindex("long:") :]
+    assert " " * 80 in shown and "Build: 100%" in shown  # wiped, and the other bar goes on
 
 
 def test_terminal_without_width_gets_lines():

@@ -41,6 +41,7 @@ class Progress:
         initial: int = 0,
         stream: TextIO | None = None,
         log_every_seconds: float = LOG_EVERY_SECONDS,
+        delay_seconds: float = 0.0,
         silent: bool = False,
     ):
         """Prepares the display; nothing is written before the context is entered.
@@ -52,11 +53,13 @@ class Progress:
           initial: Units that the run resumed here had done; they count towards the share done, not the speed.
           stream: Where to write; standard error unless given.
           log_every_seconds: Shortest time between two lines when `stream` is not a terminal.
+          delay_seconds: Nothing is shown before: of what mostly is over by then. A bar that came later goes at its end.
           silent: Show nothing: another process shows the same.
         """
         self._total, self._unit, self._label = total, unit, label
         self._initial = self._done = self._line_done = initial
         self._stream, self._log_every_seconds, self._silent = stream, log_every_seconds, silent
+        self._delay_seconds = delay_seconds
         self._values: dict[str, Any] = {}
         self._bar: _Bar | None = None
 
@@ -64,6 +67,7 @@ class Progress:
         if self._stream is None:
             self._stream = sys.stderr
         self._start = self._line_time = time.monotonic()
+        self._has_lines = not self._delay_seconds
         if not self._silent and _takes_a_bar(self._stream):
             self._bar = _Bar(
                 total=self._total,
@@ -73,8 +77,10 @@ class Progress:
                 file=self._stream,
                 dynamic_ncols=True,
                 miniters=1,
+                delay=self._delay_seconds,
+                leave=not self._delay_seconds,
             )
-        else:
+        elif self._has_lines:
             self._write(self._position())
         return self
 
@@ -88,8 +94,10 @@ class Progress:
             return
         now = time.monotonic()
         # The last line is __exit__'s: it knows that nothing follows.
-        if now - self._line_time >= self._log_every_seconds and self._done != self._total:
+        is_due = now - self._line_time >= self._log_every_seconds and now - self._start >= self._delay_seconds
+        if is_due and self._done != self._total:
             self._write_line(now)
+            self._has_lines = True
 
     def note(self, line: str) -> None:
         """Writes a line of its own, above the bar if there is one."""
@@ -103,6 +111,8 @@ class Progress:
     def __exit__(self, error_type: type[BaseException] | None, *_: Any) -> None:
         if self._bar is not None:
             self._bar.close()
+            return
+        if not self._has_lines:
             return
         seconds = time.monotonic() - self._start
         ending = f"{'stopped after' if error_type else 'in'} {format_duration(seconds)}"

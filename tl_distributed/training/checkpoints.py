@@ -62,6 +62,7 @@ class Position:
       stale_epochs: Epochs of this phase since its best score.
       phase_best_score: Highest of this phase; `None` before its first validation.
       validated_epochs: Of this phase, at its last validation; `None` in a checkpoint that does not say.
+      is_validation_left: Whether a signal came before the validation at this step was done.
       seconds: Time spent training so far, over all resumes, and building the feature banks that it trains from.
       banks_counted: Phases whose banks are in `seconds`.
     """
@@ -75,6 +76,7 @@ class Position:
     stale_epochs: int = 0
     phase_best_score: float | None = None
     validated_epochs: int | None = 0
+    is_validation_left: bool = False
     seconds: float = 0.0
     banks_counted: int = 0
 

@@ -7,7 +7,7 @@ the same result.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -126,6 +126,7 @@ class Evaluator:
         use_averages: bool = False,
         keep_probabilities: bool = False,
         temperatures: Sequence[float] = (),
+        on_batch: Callable[[int], None] = lambda num_images: None,
     ) -> Evaluation:
         """Evaluates a split.
 
@@ -136,6 +137,8 @@ class Evaluator:
           keep_probabilities: Whether those of all classes are kept, which take the room of examples times classes.
           temperatures: Above 0, of a task that calibrates; of what they make of each example three numbers are kept,
             whatever the classes.
+          on_batch: Called after each batch with the number of its images, by every worker; what it raises ends the
+            evaluation.
         """
         batch_size = -(-batch_size // self._num_replicas) * self._num_replicas
         keep_probabilities = keep_probabilities or self._task.needs_probabilities
@@ -151,6 +154,7 @@ class Evaluator:
         batches = split.eval_batches(batch_size, rows=own_rows)
         for batch, part in map_in_flight(evaluated, batches, in_flight=self._in_flight):
             parts.append((batch.num_valid, part))
+            on_batch(batch.num_valid)
         columns = {name: _joined([(count, given[name]) for count, given in parts]) for name in parts[0][1]}
         given, probabilities = columns.pop(_LABELS).astype(np.int32), columns.pop(_PROBABILITIES, None)
         columns |= dict(zip(self._numbers, columns.pop(_NUMBERS).T, strict=True))

@@ -24,6 +24,7 @@ from tl_distributed.training.selection import Validation, name_of, validation_of
 from tl_distributed.training.speed import Speedometer
 from tl_distributed.training.step import TrainStep
 from tl_distributed.training.tasks import Task
+from tl_distributed.training.watched import EvaluationStoppedError
 
 _LOGS_AN_EPOCH = 20
 AGAINST_DIVERGENCE = (
@@ -83,6 +84,8 @@ class PhaseRun:
             label=f"Training {self._parts.phase.name}",
             silent=not self._parts.workers.is_chief,
         ) as progress:
+            if self.position.is_validation_left:
+                self._validate_here(progress)
             while self._goes_on():
                 self._to_boundary(progress)
             if self._stopped_early():
@@ -111,11 +114,9 @@ class PhaseRun:
         checkpoint_due = self._checkpoint_due(step, validation_due)
         if (step - self._first) % self._log_every == 0 or validation_due or checkpoint_due or step == self._last:
             self._log_interval(progress)
-        if validation_due:
-            self._end_epoch(progress)
-        elif step == self._last:  # --max_steps: shown, but not part of the choice of the best epoch
-            self._validate(progress)
-        if checkpoint_due and step < self._last:
+        if validation_due or step == self._last:
+            self._validate_here(progress)
+        if checkpoint_due and self._goes_on():  # the last one is `run`'s
             self._save()
 
     def _next_boundary(self, step: int) -> int:
@@ -185,6 +186,19 @@ class PhaseRun:
             "checkpoint_blocking_seconds": checkpoints.blocking_seconds,
             "checkpoint_write_seconds": checkpoints.write_seconds,
         }
+
+    def _validate_here(self, progress: Progress) -> None:
+        """Validates at a boundary; where a signal ends that, it is left to whoever goes on from this position."""
+        step = self.position.step
+        try:
+            if step == self._next_validation(step - 1):
+                self._end_epoch(progress)
+            else:  # --max_steps: shown, but not part of the choice of the best epoch
+                self._validate(progress)
+        except EvaluationStoppedError:
+            self.position = dataclasses.replace(self.position, is_validation_left=True)
+        else:
+            self.position = dataclasses.replace(self.position, is_validation_left=False)
 
     def _end_epoch(self, progress: Progress) -> None:
         """Validates, keeps the best weights, and counts epochs without progress."""

@@ -47,6 +47,7 @@ from tl_distributed.training.step import TrainStep
 from tl_distributed.training.step_settings import step_settings
 from tl_distributed.training.tasks import Task
 from tl_distributed.training.trained_part import open_phase
+from tl_distributed.training.watched import EvaluationStoppedError, WatchedEvaluator
 from tl_distributed.training.workdir import compared_settings, reopen, write_config
 
 _LOG = logging.getLogger(__name__)
@@ -83,8 +84,7 @@ class RunPhases:
 
     def __init__(self, run: Run):
         self._run, self._workers = run, run.runtime.workers
-        self._evaluator: Evaluator | None = None
-        self._evaluated_splits = run.splits
+        self._evaluate: WatchedEvaluator | None = None
         self._speed_by_phase: dict[str, dict[str, float | None]] = {}
         names = [phase.name for phase in run.phases]
         is_chief = self._workers.is_chief
@@ -110,7 +110,11 @@ class RunPhases:
                 log.start(written)
             position, timing, step, finished = self._train(position, log, stop)
             run.checkpoints.restore_best(run.model, step, position)
-            return self._finish(position, timing, log, finished=finished)
+            try:
+                return self._finish(position, timing, log, finished=finished)
+            except EvaluationStoppedError:
+                _LOG.info("Stopped while the best weights were evaluated; the same command does that anew.")
+                raise SystemExit(128 + stop.signal_number) from None
 
     def _run_log(self, position: Position) -> RunLog:
         task = self._run.task
@@ -178,8 +182,7 @@ class RunPhases:
             ),
             runtime,
         )  # fmt: skip
-        self._evaluated_splits = trained.splits
-        self._evaluator = Evaluator(
+        evaluator = Evaluator(
             trained.model,
             features=trained.layout,
             image_size=config.image_size,
@@ -188,6 +191,9 @@ class RunPhases:
             averages=step.averages,
             fit=config.fit,
             task=run.task,
+        )
+        self._evaluate = WatchedEvaluator(
+            evaluator, trained.splits, batch_size=config.global_batch_size, stop=stop, workers=self._workers
         )
         order = BatchOrder(
             global_batch_size=config.global_batch_size, num_replicas=runtime.num_replicas, seed=config.seed,
@@ -211,15 +217,12 @@ class RunPhases:
         )  # fmt: skip
         return PhaseRun(parts, position), loop, step, speed
 
-    def _evaluate(self, split: str, **options: Any) -> Evaluation | None:
-        if split not in self._evaluated_splits:
-            return None
-        return self._evaluator.evaluate(
-            self._evaluated_splits[split], batch_size=self._run.config.global_batch_size, **options
-        )
-
     def _finish(self, position: Position, timing: np.ndarray, log: RunLog, *, finished: bool) -> dict[str, Any]:
-        """Evaluates the best weights once, and writes model, results and plots."""
+        """Evaluates the best weights once, and writes model, results and plots.
+
+        Raises:
+          EvaluationStoppedError: A signal came before all were evaluated.
+        """
         run, config = self._run, self._run.config
         val = self._evaluate("val", temperatures=TEMPERATURES if run.task.calibrates else ())
         # One worker's, so that no rounding can make them differ.
