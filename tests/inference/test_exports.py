@@ -78,6 +78,7 @@ def one_by_one(path: str, images: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("quantize", ["none", "float16", "int8"])
 def test_accuracy_on_the_device_is_printed_beside_the_float_models(run, quantize, tmp_path, capsys):
     workdir, data_dir = run
@@ -93,6 +94,7 @@ def test_accuracy_on_the_device_is_printed_beside_the_float_models(run, quantize
     assert found[0] in pathlib.Path(f"{output}.md").read_text()
 
 
+@pytest.mark.extra
 def test_int8_computes_in_integers_on_pixels_as_they_are(run, tmp_path):
     output = str(tmp_path / "model.tflite")
     export(ExportConfig(workdir=run[0], format="tflite", quantize="int8", output=output, test_images=1), [])
@@ -107,6 +109,7 @@ def test_int8_computes_in_integers_on_pixels_as_they_are(run, tmp_path):
     assert "those of 60 images of train" in pathlib.Path(f"{output}.md").read_text()
 
 
+@pytest.mark.extra
 def test_float16_halves_the_weights(run, tmp_path):
     sizes = {}
     for quantize in ("none", "float16"):
@@ -116,6 +119,7 @@ def test_float16_halves_the_weights(run, tmp_path):
     assert np.float16 not in sizes["none"] and np.float16 in sizes["float16"]
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize(("num_wrong", "is_loud"), [(1, False), (2, True)])
 def test_a_loss_of_more_than_two_points_is_said_loudly(run, num_wrong, is_loud, tmp_path, capsys, monkeypatch):
     """Of 90 pictures one is 1.1 points and two are 2.2."""
@@ -136,6 +140,7 @@ def test_a_loss_of_more_than_two_points_is_said_loudly(run, num_wrong, is_loud, 
     assert (loud in printed.err, "WARNING" in printed.err) == (is_loud, is_loud)
 
 
+@pytest.mark.extra
 def test_quantising_without_the_data_set(run, tmp_path, capsys):
     workdir = tmp_path / "moved"
     workdir.mkdir()
@@ -165,6 +170,7 @@ def test_flags_that_have_no_effect_are_refused(settings, line):
         export(ExportConfig(workdir="nowhere", **settings), [])
 
 
+@pytest.mark.extra
 def test_onnx_gives_what_the_run_gave(run, tmp_path):
     needs("onnx")
     import onnxruntime
@@ -181,6 +187,7 @@ def test_onnx_gives_what_the_run_gave(run, tmp_path):
     assert json.loads((tmp_path / "score.json").read_text())["confusion_matrix"] == results["confusion_matrix"]
 
 
+@pytest.mark.extra
 def test_onnx_that_computes_something_else_is_not_handed_over(run, tmp_path, monkeypatch):
     needs("onnx")
     output = tmp_path / "out" / "model.onnx"
@@ -243,7 +250,10 @@ def stranger(tmp_path_factory):
     return python
 
 
-@pytest.mark.parametrize("kind", ["keras", "h5", "saved_model", "tflite", "onnx"])
+@pytest.mark.parametrize(
+    "kind",
+    ["keras", "h5", "saved_model", *(pytest.param(kind, marks=pytest.mark.extra) for kind in ("tflite", "onnx"))],
+)
 def test_the_script_uses_the_export_without_this_package(run, stranger, kind, tmp_path):
     needs(kind)
     name = {"saved_model": "model"}.get(kind, f"model.{kind}")

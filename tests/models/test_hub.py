@@ -24,6 +24,7 @@ from tl_distributed.models.heads import build_classifier, head_layers  # noqa: E
 from tl_distributed.models.layer_depths import backbone_blocks, rate_multipliers  # noqa: E402
 from tl_distributed.models.weight_licences import weights_licence  # noqa: E402
 
+pytestmark = pytest.mark.extra
 BLOCK_CLASSES = {"vit": "ViTEncoderBlock", "dinov2": "DINOV2Layer", "dinov3": "DINOV3Layer"}
 
 

@@ -84,7 +84,7 @@ class WandbOffline:
         return {tag: sorted(points) for tag, points in found.items()}
 
 
-@pytest.fixture(params=[MlflowFiles, WandbOffline], ids=["mlflow", "wandb"])
+@pytest.fixture(params=[pytest.param(one, id=one.name, marks=pytest.mark.extra) for one in (MlflowFiles, WandbOffline)])
 def tracker(request, tmp_path, monkeypatch):
     return request.param(tmp_path, monkeypatch)
 
