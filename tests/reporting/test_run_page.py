@@ -11,9 +11,11 @@ from finished_runs import TEMPERATURE, write_run
 from toy_dataset import CLASS_NAMES, write_toy_dataset
 
 from tl_distributed.files import to_json_values
+from tl_distributed.inference.compared import Compared
+from tl_distributed.inference.scoring import figures_line
 from tl_distributed.reporting.run_page import write_run_page
 from tl_distributed.reporting.scores import classification_summary
-from tl_distributed.reporting.shown_scores import percentage
+from tl_distributed.reporting.shown_scores import percentage, shown_metric
 from tl_distributed.settings.config import Config
 
 
@@ -97,6 +99,20 @@ def test_of_many_classes_it_is_said_how_many_are_drawn(run, tmp_path):
 )  # fmt: skip
 def test_all_and_none_are_written_of_just_that(share, decimals, text):
     assert percentage(share, decimals) == text
+
+
+def test_lines_say_that_one_of_many_images_is_wrong():
+    share = 1 - 1 / 50_000
+    summary = dict.fromkeys(("macro_f1", "loss", "expected_calibration_error"), 0.5)
+    summary |= {"accuracy": share, "top5_accuracy": 1.0, "balanced_accuracy": share, "num_examples": 50_000}
+    assert figures_line(summary).startswith(
+        "accuracy 99.998% of 50000 images, top-5 100.00%, balanced 99.998%, macro F1 0.5000, loss 0.5000, expected"
+    )
+    line = Compared("test", 50_000, share, 1.0, share).line()
+    assert (
+        line.startswith("accuracy 99.998% on 50,000") and "model 100.00%; both give the same answer for 99.998%" in line
+    )
+    assert shown_metric({"test_accuracy": share, "chosen_by": "val_accuracy"}, "test") == "accuracy 99.998%"
 
 
 def test_page_of_a_model_that_answers_an_image_with_nan(run, tmp_path):

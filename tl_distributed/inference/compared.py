@@ -15,6 +15,7 @@ from tl_distributed.inference.saved import SavedModel
 from tl_distributed.inference.scoring import check_data_set
 from tl_distributed.progress import Progress
 from tl_distributed.reporting.label_scores import THRESHOLD, multi_hot
+from tl_distributed.reporting.shown_scores import percentage
 
 LOUD_POINTS = 2.0  # of accuracy: who loses more is told so
 _BATCH_SIZE = 32
@@ -46,8 +47,8 @@ class Compared:
     def line(self) -> str:
         """Returns the comparison in one line."""
         return (
-            f"accuracy {self.accuracy:.2%} on {self.num_images:,} images of {self.split}, the float model "
-            f"{self.reference_accuracy:.2%}; both give the same answer for {self.agreement:.2%}"
+            f"accuracy {percentage(self.accuracy, 2)}% on {self.num_images:,} images of {self.split}, the float model "
+            f"{percentage(self.reference_accuracy, 2)}%; both give the same answer for {percentage(self.agreement, 2)}%"
         )
 
 

@@ -13,7 +13,14 @@ from tl_distributed.inference.compared import Compared
 from tl_distributed.inference.model_info import ModelInfo
 from tl_distributed.models.weight_licences import weights_licence
 from tl_distributed.reporting.run_facts import about_run
-from tl_distributed.reporting.shown_scores import SHOWN_SCORES, is_classification, metrics_of, scores_of, written
+from tl_distributed.reporting.shown_scores import (
+    SHOWN_SCORES,
+    is_classification,
+    metrics_of,
+    percentage,
+    scores_of,
+    written,
+)
 
 _IN_DATA = ("data set", "SHA-256 of its manifest")
 _FITTED = {
@@ -105,7 +112,7 @@ def _scores(facts: CardFacts) -> list[str]:
             rows += [(f"{title} {name.replace('_', ' ')}", f"{value:.4f}")
                      for name, value in metrics_of(facts.results, split).items()]  # fmt: skip
         elif facts.results.get(f"{split}_accuracy") is not None:
-            rows.append((f"{title} accuracy", f"{100 * facts.results[f'{split}_accuracy']:.2f} %"))
+            rows.append((f"{title} accuracy", f"{percentage(facts.results[f'{split}_accuracy'], 2)} %"))
     found = scores_of(facts.results)
     rows += [(title, written(key, found[key])) for key, title, _ in SHOWN_SCORES
              if key in found and not _is_of_calibration(key)]  # fmt: skip

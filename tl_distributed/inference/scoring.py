@@ -17,8 +17,10 @@ from tl_distributed.reporting import label_scores
 from tl_distributed.reporting.calibration import tempered
 from tl_distributed.reporting.label_scores import multi_hot
 from tl_distributed.reporting.scores import ExampleScores, calibrated_figures, score_examples, summarise
+from tl_distributed.reporting.shown_scores import percentage
 
 _LOG = logging.getLogger(__name__)
+_SHARES = (("accuracy", "accuracy"), ("top-5", "top5_accuracy"), ("balanced", "balanced_accuracy"))
 
 
 def score_model(model_path: str, data_dir: str, *, split: str, batch_size: int) -> dict[str, Any]:
@@ -109,11 +111,10 @@ def figures_line(summary: dict[str, Any]) -> str:
         return f"of {summary['num_examples']} images: " + ", ".join(
             f"{name.replace('_', ' ')} {summary[name]:.4f}" for name in label_scores.FIGURES
         )
-    top = f"top-5 {summary['top5_accuracy']:.2%}, " if "top5_accuracy" in summary else ""
+    accuracy, *others = (f"{name} {percentage(summary[key], 2)}%" for name, key in _SHARES if key in summary)
     line = (
-        f"accuracy {summary['accuracy']:.2%} of {summary['num_examples']} images, {top}"
-        f"balanced {summary['balanced_accuracy']:.2%}, macro F1 {summary['macro_f1']:.4f}, loss {summary['loss']:.4f}, "
-        f"expected calibration error {summary['expected_calibration_error']:.4f}"
+        f"{accuracy} of {summary['num_examples']} images, {', '.join(others)}, macro F1 {summary['macro_f1']:.4f}, "
+        f"loss {summary['loss']:.4f}, expected calibration error {summary['expected_calibration_error']:.4f}"
     )
     if "temperature" not in summary:
         return line

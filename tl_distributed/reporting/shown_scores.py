@@ -43,7 +43,11 @@ def shown_metric(results: Mapping[str, Any], split: str) -> str:
     value = results.get(f"{split}_{name}")
     if value is None:
         return f"{name.replace('_', ' ')} unknown"
-    return f"{name.replace('_', ' ')} {value:.2%}" if name == "accuracy" else f"{name.replace('_', ' ')} {value:.4f}"
+    return (
+        f"{name.replace('_', ' ')} {percentage(value, 2)}%"
+        if name == "accuracy"
+        else f"{name.replace('_', ' ')} {value:.4f}"
+    )
 
 
 def metrics_of(results: Mapping[str, Any], split: str) -> dict[str, float]:

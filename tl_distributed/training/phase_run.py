@@ -13,6 +13,7 @@ from tl_distributed.data.order import steps_for_epochs
 from tl_distributed.data.splits import Split
 from tl_distributed.errors import UserError
 from tl_distributed.progress import Progress
+from tl_distributed.reporting.shown_scores import percentage
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.workers import Workers
 from tl_distributed.settings.config import Config
@@ -235,7 +236,7 @@ class PhaseRun:
             return None
         metrics, task = evaluation.metrics, self._parts.task
         self._write({f"val_{name}": value for name, value in metrics.items()})
-        shown = f"accuracy {metrics['accuracy']:.2%} of" if "accuracy" in metrics else ""
+        shown = f"accuracy {percentage(metrics['accuracy'], 2)}% of" if "accuracy" in metrics else ""
         if not shown and task.chosen_by != "loss":
             shown = f"{task.chosen_by.replace('_', ' ')} {metrics[task.chosen_by]:.4f}, of"
         progress.note(
