@@ -90,6 +90,11 @@ class Position:
                 values[name] = accuracy if accuracy >= 0 else None
         return cls(**{"validated_epochs": None, **values})
 
+    def to_json(self) -> str:
+        """Returns what a checkpoint holds: what earlier versions read, unless a validation is left."""
+        values = dataclasses.asdict(self)
+        return json.dumps({name: value for name, value in values.items() if name != "is_validation_left" or value})
+
 
 class Checkpoints:
     """The two checkpoint folders of a workdir: `checkpoints/` and `checkpoints/best/`.
@@ -228,7 +233,7 @@ class Checkpoints:
         Raises:
           UserError: An earlier one could not be written.
         """
-        content = {**_variables(model, step), "position": json.dumps(dataclasses.asdict(position))}
+        content = {**_variables(model, step), "position": position.to_json()}
         self._best_steps[position.step] = position.best_step
         self._best_steps = dict(sorted(self._best_steps.items())[-self._keep :])
         self._save(self._folder, position.step, self._keep, content)
