@@ -133,7 +133,7 @@ def test_shuffle_is_fair(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shuffle_blocks", [10, 50])
+@pytest.mark.parametrize("shuffle_blocks", [pytest.param(10, marks=pytest.mark.release), 50])
 def test_examples_of_any_block_are_as_likely_anywhere(blocks_of_10, shuffle_blocks):
     """Over epochs: where an example comes is uniform, and of one block and of two alike; the last block is short."""
     num_examples, epochs = 995, 400

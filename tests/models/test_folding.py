@@ -193,10 +193,14 @@ def test_frozen_layers_fold_in_training_and_no_others():
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * max(1.0, np.abs(other).max()))
 
 
-@pytest.mark.parametrize("part", [shortest, pytest.param(whole_network, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in FAMILIES]
-)
+    ("family", "part"),
+    [
+        *(pytest.param(name, shortest, marks=[pytest.mark.slow] if name in SLOW else []) for name in FAMILIES),
+        *(pytest.param(name, whole_network, marks=[pytest.mark.slow, *([pytest.mark.release] if name in SLOW else [])])
+          for name in FAMILIES),
+    ],
+)  # fmt: skip
 def test_every_family(family, part):
     model = part(FAMILIES[family])
     size = model.input.shape[1]

@@ -53,7 +53,7 @@ def assert_same_training(one: engine.Engine, other: engine.Engine, *, rtol: floa
         ("float32", "float32", False, 1e-5),
         ("mixed_float16", "float16", False, 1e-3),
         pytest.param("float32", "float32", True, 1e-5, marks=pytest.mark.slow),
-        pytest.param("mixed_bfloat16", "float32", True, 1e-2, marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", "float32", True, 1e-2, marks=[pytest.mark.slow, pytest.mark.release]),
     ],
 )
 def test_training_is_that_of_one_bucket(precision, dtype, xla, rtol):

@@ -49,11 +49,13 @@ def given(size: int = engine.IMAGE_SIZE) -> Batch:
 
 
 def in_turn(index: int, family: str) -> list:
-    """A family in every precision: one half precision here, of those that are quick; all else among the slow tests."""
+    """A family in every precision: one half precision here, of those that are quick; the others among the slow tests.
+
+    float32, which has no operation that they have not, is for a release.
+    """
     here = PRECISIONS[1 + index % 2] if family in QUICK else ""
-    return [
-        pytest.param(family, precision, marks=[] if precision == here else pytest.mark.slow) for precision in PRECISIONS
-    ]
+    marks = {here: [], "float32": [pytest.mark.slow, pytest.mark.release]}
+    return [pytest.param(family, precision, marks=marks.get(precision, pytest.mark.slow)) for precision in PRECISIONS]
 
 
 @pytest.mark.parametrize(
