@@ -13,6 +13,8 @@ if os.environ.get("TL_DISTRIBUTED_TEST_GPU") != "1":
 
 import pytest
 
+import tl_distributed  # noqa: F401  (before TensorFlow: which kernels it takes)
+
 REPO = pathlib.Path(__file__).resolve().parent.parent
 
 

@@ -12,11 +12,18 @@ Importing this package imports no TensorFlow, so that `--help` and a mistyped fl
 """
 
 import importlib
+import os
+import platform
 import sys
 import types
 from typing import Any
 
 __version__ = "0.2.0"
+
+if platform.machine().lower() in ("x86_64", "amd64"):
+    # TensorFlow takes oneDNN's kernels by itself where a CPU has AVX-512 VNNI or the like; they are faster than its own
+    # on others too. It looks when it is imported; `TF_ENABLE_ONEDNN_OPTS=0` in the environment switches them off.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _HOMES = {
     "Backbone": "tl_distributed.models.backbones",

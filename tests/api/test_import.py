@@ -2,9 +2,12 @@
 
 import ast
 import json
+import os
+import platform
 import subprocess
 import sys
 
+import pytest
 from paths import REPO
 
 import tl_distributed as tl
@@ -12,8 +15,12 @@ import tl_distributed as tl
 PACKAGE = REPO / "tl_distributed"
 
 
-def in_process(program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=False)
+def in_process(program: str, **environment: str) -> str:
+    inherited = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=False,
+        env={**inherited, **environment},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -36,6 +43,17 @@ def test_offers_what_it_says_without_tensorflow():
         "assert set(tl.__all__) <= set(dir(tl)); print('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     assert in_process(program).strip() == "False"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere TensorFlow decides")
+@pytest.mark.parametrize(("environment", "is_used"), [({}, True), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, False)])
+def test_tensorflow_convolves_by_onednn_unless_told_otherwise(environment, is_used):
+    program = (
+        "import tl_distributed, tensorflow as tf; "
+        "print(tf.function(tf.nn.conv2d)(tf.ones([8, 24, 24, 64]), tf.ones([3, 3, 64, 32]), 1, 'SAME').shape)"
+    )
+    printed = in_process(program, ONEDNN_VERBOSE="1", **environment)
+    assert ("exec,cpu,convolution" in printed) == is_used
 
 
 def test_an_unknown_name_is_said():

@@ -26,6 +26,8 @@ def use_fused_kernels(model: keras.Model) -> None:
             layer.call = types.MethodType(_fused_batch_norm, layer)
         elif isinstance(layer, keras.layers.Conv2D) and is_depthwise(layer):
             layer.convolution_op = types.MethodType(_depthwise_convolution, layer)
+        elif isinstance(layer, keras.layers.Conv2D) and _has_wrong_gradient(layer):
+            layer.convolution_op = types.MethodType(_convolution_of_kept_cells, layer)
 
 
 def is_plain_batch_norm(layer: Any) -> bool:
@@ -105,6 +107,27 @@ def _depthwise_convolution(layer: Any, inputs: Any, kernel: Any) -> Any:
     return tf.nn.depthwise_conv2d(
         inputs, kernel, [1, *layer.strides, 1], layer.padding.upper(), dilations=layer.dilation_rate
     )
+
+
+def _has_wrong_gradient(layer: Any) -> bool:
+    """Whether oneDNN gets the kernel's gradient wrong: of strided 1x1 convolutions of few channels, call by call.
+
+    It writes past its workspace where a pixel's channels do not fill a vector, of sixteen at most
+    (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    return (
+        _convolves_as_keras(layer)
+        and tuple(layer.kernel_size) == (1, 1)
+        and max(layer.strides) > 1
+        and layer.data_format == "channels_last"
+        and layer.input_spec.axes[-1] < 16
+    )
+
+
+def _convolution_of_kept_cells(layer: Any, inputs: Any, kernel: Any) -> Any:
+    """`Conv2D.convolution_op` of a kernel of one cell: its strides skip whole cells."""
+    rows, columns = layer.strides
+    return keras.ops.conv(inputs[:, ::rows, ::columns], kernel, data_format="channels_last")
 
 
 @contextlib.contextmanager
