@@ -16,7 +16,8 @@ import tensorflow as tf
 from tiny_backbone import register_tiny_backbones
 
 from tl_distributed.runtime.workers import Workers
-from tl_distributed.training.checkpoints import Checkpoints, Position
+from tl_distributed.training.checkpoints import Checkpoints
+from tl_distributed.training.position import Position
 
 register_tiny_backbones()
 workdir, how = sys.argv[1:]

@@ -19,7 +19,8 @@ from toy_dataset import write_toy_dataset
 
 from tl_distributed.errors import UserError
 from tl_distributed.runtime.workers import Workers
-from tl_distributed.training.checkpoints import Checkpoints, Position
+from tl_distributed.training.checkpoints import Checkpoints
+from tl_distributed.training.position import Position
 from tl_distributed.training.run import train_and_evaluate
 
 SETTINGS = {"checkpoint_every_steps": 2, "epochs": 1}

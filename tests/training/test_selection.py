@@ -10,8 +10,8 @@ from toy_dataset import write_toy_dataset
 
 from tl_distributed.errors import UserError
 from tl_distributed.reporting.scores import figures_of, score_examples
-from tl_distributed.training.checkpoints import Position
 from tl_distributed.training.phase_run import PhaseRun
+from tl_distributed.training.position import Position
 from tl_distributed.training.run import train_and_evaluate
 from tl_distributed.training.selection import Validation, validation_of
 from tl_distributed.training.task_choice import resolved_by_task

@@ -18,8 +18,8 @@ from tl_distributed.models.freezing import parameter_counts
 from tl_distributed.reporting.calibration import fit_temperature
 from tl_distributed.reporting.scores import calibrated_figures
 from tl_distributed.settings.config import Config
-from tl_distributed.training.checkpoints import Position
 from tl_distributed.training.evaluation import Evaluation
+from tl_distributed.training.position import Position
 from tl_distributed.training.tasks import Task
 
 _OLDER_NAME = "top_5_accuracy"  # of a summary; results.json has it by the newer name alone

@@ -17,10 +17,11 @@ from tl_distributed.reporting.shown_scores import percentage
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.workers import Workers
 from tl_distributed.settings.config import Config
-from tl_distributed.training.checkpoints import Checkpoints, Position
+from tl_distributed.training.checkpoints import Checkpoints
 from tl_distributed.training.evaluation import Evaluation
 from tl_distributed.training.loop import TrainLoop
 from tl_distributed.training.phases import Phase
+from tl_distributed.training.position import Position
 from tl_distributed.training.selection import Validation, name_of, validation_of
 from tl_distributed.training.speed import Speedometer
 from tl_distributed.training.step import TrainStep

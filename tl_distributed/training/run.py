@@ -11,10 +11,11 @@ from tl_distributed.errors import UserError, full_disk_to_mend
 from tl_distributed.runtime.join import join_workers, shared_flags
 from tl_distributed.runtime.settings import RuntimeSettings
 from tl_distributed.settings.config import Config
-from tl_distributed.training.checkpoints import Checkpoints, Position
+from tl_distributed.training.checkpoints import Checkpoints
 from tl_distributed.training.class_weights import resolve_class_weights
 from tl_distributed.training.input import fit_of_run, open_splits, read_data_set
 from tl_distributed.training.phases import plan_phases
+from tl_distributed.training.position import Position
 from tl_distributed.training.run_phases import Run, RunPhases
 from tl_distributed.training.start import start_devices, start_model
 from tl_distributed.training.task_choice import choose_task, resolved_by_task

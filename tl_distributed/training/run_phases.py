@@ -26,7 +26,7 @@ from tl_distributed.runtime.devices import Runtime
 from tl_distributed.runtime.preemption import StopRequest
 from tl_distributed.runtime.shared_files import wait_until_visible
 from tl_distributed.settings.config import Config
-from tl_distributed.training.checkpoints import Checkpoints, Position
+from tl_distributed.training.checkpoints import Checkpoints
 from tl_distributed.training.evaluation import Evaluation, Evaluator
 from tl_distributed.training.examples import misclassified, preview
 from tl_distributed.training.loop import TrainLoop
@@ -39,6 +39,7 @@ from tl_distributed.training.outcome import (
 )
 from tl_distributed.training.phase_run import AGAINST_DIVERGENCE, PhaseParts, PhaseRun
 from tl_distributed.training.phases import Phase
+from tl_distributed.training.position import Position
 from tl_distributed.training.scaling import one_replica_speeds
 from tl_distributed.training.settings import OptimizationSettings
 from tl_distributed.training.speed import Speedometer, all_reduce_seconds, summary

@@ -25,7 +25,7 @@ from tl_distributed.runtime.devices import Runtime
 from tl_distributed.settings.command import typed_arguments
 from tl_distributed.settings.config import Config
 from tl_distributed.settings.flags import to_arguments
-from tl_distributed.training.checkpoints import Position
+from tl_distributed.training.position import Position
 
 _LOG = logging.getLogger(__name__)
 
