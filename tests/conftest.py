@@ -16,6 +16,7 @@ import pytest
 import tl_distributed  # noqa: F401  (before TensorFlow: which kernels it takes)
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
+_ROOMS_WITHOUT_CHARTS = {"api", "bank", "campaigns", "data", "inference", "models", "runtime", "settings", "training"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,6 +38,19 @@ def _float32_policy():
     keras.config.set_dtype_policy("float32")
     yield
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _charts(request: pytest.FixtureRequest):
+    """Charts are drawn in the rooms that are about them, and wherever a command runs as a process of its own."""
+    if request.path.relative_to(REPO / "tests").parts[0] not in _ROOMS_WITHOUT_CHARTS:
+        yield
+        return
+    from blank_charts import blank
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tl_distributed.reporting.drawing._saved", blank)
+        yield
 
 
 @pytest.fixture(scope="session")
