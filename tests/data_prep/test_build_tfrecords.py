@@ -247,6 +247,7 @@ def test_source_that_breaks_its_contract_is_a_defect_not_a_data_set(tmp_path, mo
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_cifar10_images(real_data_dir, tmp_path):
     start = time.monotonic()

@@ -465,6 +465,7 @@ def test_classes_in_another_order_are_matched_by_name(run, tmp_path, caplog):
     assert "in another order (label 0 is 'dark' in the model, 'bright' in the data): matched by name" in caplog.text
 
 
+@pytest.mark.slow
 def test_export_prints_its_lines_and_nothing_else(run, tmp_path):
     """In processes of their own: what the converter and Keras have to say comes from C++ and absl too."""
     processes = {}

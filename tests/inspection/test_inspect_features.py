@@ -11,6 +11,7 @@ import image_files
 import keras
 import numpy as np
 import pytest
+from blank_charts import blank_charts
 from PIL import Image
 from tensorboard_server import serve
 from toy_dataset import CLASS_NAMES, write_toy_dataset
@@ -56,7 +57,8 @@ def runs(tmp_path_factory):
     }.items():
         config = dataclasses.replace(common, workdir=str(folder / name), **settings)
         config.validate()
-        train_and_evaluate(config)
+        with blank_charts():
+            train_and_evaluate(config)
     return folder
 
 

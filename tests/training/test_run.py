@@ -109,7 +109,9 @@ def _backbone_weights(workdir) -> list:
     return [weight for weight in model.weights if "head" not in weight.path]
 
 
-@pytest.mark.parametrize(("input_mode", "later_modes"), [("memory", ("device", "disk")), ("disk", ("memory", "disk"))])
+@pytest.mark.parametrize(("input_mode", "later_modes"), [
+    ("memory", ("device", "disk")), pytest.param("disk", ("memory", "disk"), marks=pytest.mark.slow),
+])  # fmt: skip
 def test_stopped_and_resumed_equals_uninterrupted(data_dir, tmp_path, input_mode, later_modes):
     settings = {"dropout": 0.3, "ema_decay": 0.9, "optimizer": "adamw"}
     train_and_evaluate(config(data_dir, tmp_path / "whole", input_mode=input_mode, **settings))
