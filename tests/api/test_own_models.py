@@ -77,8 +77,10 @@ def test_norms_and_biases_alone(flags):
 
 
 @pytest.mark.parametrize("changes", [
-    {"strategy": "mirrored"}, {"xla": "on", "precision": "mixed_bfloat16"}, {"layer_decay": 0.8, "transfer": "full"},
-], ids=["mirrored", "xla", "layer_decay"])  # fmt: skip
+    pytest.param({"strategy": "mirrored"}, id="mirrored"),
+    pytest.param({"xla": "on", "precision": "mixed_bfloat16"}, id="xla", marks=pytest.mark.slow),
+    pytest.param({"layer_decay": 0.8, "transfer": "full"}, id="layer_decay"),
+])  # fmt: skip
 def test_a_subclassed_network_of_tokens(flags, changes):
     pretrained = {"pretrained": True} if "transfer" in changes else {}
     run = tl.train(**{**flags, **changes}, **pretrained, model=own_networks.subclassed, normalization="tf",

@@ -221,6 +221,7 @@ def go_on(process: subprocess.Popen) -> None:
     process.stdin.flush()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_set(tmp_path):
     grown = []
     for count in (1000, 1_000_000):

@@ -15,6 +15,7 @@ PAGE = REPO / "docs" / "howto" / "own_task.md"
 FILES = re.findall(
     r"^```python\n# (\w+\.py), where Python finds it\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL
 )
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -144,7 +144,7 @@ def test_no_layer_can_have_one():
 @pytest.mark.parametrize("changes", [
     pytest.param({}, id="one"),
     pytest.param({"strategy": "mirrored"}, id="mirrored", marks=pytest.mark.slow),
-    pytest.param({"xla": "on"}, id="xla"),
+    pytest.param({"xla": "on"}, id="xla", marks=pytest.mark.slow),
     pytest.param({"precision": "mixed_bfloat16"}, id="bfloat16", marks=pytest.mark.slow),
     pytest.param({"model": own_networks.subclassed, "pooling": "cls"}, id="subclassed", marks=pytest.mark.slow),
     pytest.param({"ema_decay": 0.9, "strategy": "mirrored", "layer_decay": 0.9}, id="averaged"),

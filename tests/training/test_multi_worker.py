@@ -217,6 +217,7 @@ def test_a_dead_or_frozen_worker_ends_the_other_within_the_timeout(data_dir, tmp
     assert last_step(workdir) >= 5
 
 
+@pytest.mark.slow
 def test_a_signal_to_any_worker_stops_all_and_another_layout_goes_on(data_dir, tmp_path, cluster, alone, caplog):
     workdir = tmp_path / "run"
     given = settings(data_dir, workdir, checkpoint_every_steps=2, steps_per_loop=1)
