@@ -2,18 +2,31 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tl_distributed.reporting import drawing
+
+_drawn = drawing._saved
+
+
+def blank_charts() -> contextlib.AbstractContextManager[None]:
+    """Until it ends, this process draws no chart; files that hold charts are written all the same."""
+    return _charts_by(_blank)
+
+
+def real_charts() -> contextlib.AbstractContextManager[None]:
+    """Until it ends, charts are drawn also in a file whose charts are blank."""
+    return _charts_by(_drawn)
+
 
 @contextlib.contextmanager
-def blank_charts() -> Iterator[None]:
-    """Until it ends, this process draws no chart; files that hold charts are written all the same."""
+def _charts_by(save: Callable[..., bytes]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tl_distributed.reporting.drawing._saved", _blank)
+        patch.setattr(drawing, "_saved", save)
         yield
 
 

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from blank_charts import real_charts
 from paths import PYTHONPATH, SUPPORT
 from tiny_runs import assert_identical, config
 from toy_dataset import CLASS_NAMES, write_toy_dataset
@@ -40,14 +41,14 @@ def data_dir(tmp_path_factory):
 def finished(data_dir, tmp_path_factory):
     """A run from scratch, and one in two phases from its weights."""
     folder = tmp_path_factory.mktemp("runs")
-    scratch = train_and_evaluate(config(data_dir, folder / "scratch"))
-    two_phase = train_and_evaluate(
-        config(
-            data_dir, folder / "two_phase", transfer="two_phase", weights=str(folder / "scratch"), head_epochs=2,
-            epochs=3, finetune_learning_rate=0.003, finetune_warmup_fraction=0.0, ema_decay=0.9, label_smoothing=0.1,
-            clip_norm=1.0, mixup=0.2,
-        )
-    )  # fmt: skip
+    settings = {
+        "transfer": "two_phase", "weights": str(folder / "scratch"), "head_epochs": 2, "epochs": 3,
+        "finetune_learning_rate": 0.003, "finetune_warmup_fraction": 0.0, "ema_decay": 0.9, "label_smoothing": 0.1,
+        "clip_norm": 1.0, "mixup": 0.2,
+    }  # fmt: skip
+    with real_charts():  # they are files of the contract
+        scratch = train_and_evaluate(config(data_dir, folder / "scratch"))
+        two_phase = train_and_evaluate(config(data_dir, folder / "two_phase", **settings))
     return folder, scratch, two_phase
 
 
